@@ -126,9 +126,7 @@ def draw(scene: Scene) -> Image.Image:
     return image.reduce(SUPERSAMPLING)
 
 
-def draw_object(
-    pen: ImageDraw.ImageDraw, placed: PlacedShape, paint: Paint, background: Paint, scale: int
-) -> None:
+def draw_object(pen: ImageDraw.ImageDraw, placed: PlacedShape, paint: Paint, background: Paint, scale: int) -> None:
     """Draw one object at `scale` times the canvas size; a ring's hole is filled with the background."""
     x, y, radius = placed.x * scale, placed.y * scale, placed.radius * scale
     if placed.shape in ("circle", "ring"):
