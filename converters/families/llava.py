@@ -1,0 +1,57 @@
+"""LLaVA-1.5: CLIP vision tower, two-layer projector, Llama language model; 24 x 24 visual tokens at 336 pixels."""
+
+from transformers import LlavaConfig
+
+from ..runtime.plan import Grid, Sizes
+from .family import Config, Family, renaming
+
+
+def _recognises(config: Config) -> bool:
+    return config.get("model_type") == "llava" and "vision_config" in config
+
+
+def _sizes(config: Config) -> Sizes:
+    text = LlavaConfig.from_dict(dict(config)).text_config
+    return Sizes(
+        text.hidden_size,
+        text.intermediate_size,
+        text.num_hidden_layers,
+        text.num_attention_heads,
+        text.num_key_value_heads,
+        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+    )
+
+
+def _grid(config: Config) -> Grid:
+    vision = LlavaConfig.from_dict(dict(config)).vision_config
+    side = vision.image_size // vision.patch_size
+    return Grid(side, side)
+
+
+def _image_token(config: Config) -> int:
+    return int(LlavaConfig.from_dict(dict(config)).image_token_id)
+
+
+LLAVA = Family(
+    name="LLaVA-1.5",
+    model_type="llava",
+    architecture="LlavaForConditionalGeneration",
+    yopo_model_type="yopo_llava",
+    yopo_architecture="YopoLlavaForConditionalGeneration",
+    yopo_config="YopoLlavaConfig",
+    recognises=_recognises,
+    # The Hub's layout, the one without `vision_model.` that transformers 5 saves, and the module names.
+    renamings=(
+        renaming(r"(?:model\.)?language_model\.(?:model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq$", None),
+        renaming(r"(?:model\.)?vision_tower\.(?:vision_model\.)?embeddings\.position_ids$", None),
+        renaming(r"(?:model\.)?image_newline$", None),
+        renaming(r"(?:language_model\.)?lm_head\.", "lm_head."),
+        renaming(r"model\.language_model\.(?!model\.|lm_head\.)", "model.language_model."),
+        renaming(r"language_model\.model\.", "model.language_model."),
+        renaming(r"(?:model\.)?vision_tower\.(?:vision_model\.)?", "model.vision_tower."),
+        renaming(r"(?:model\.)?multi_modal_projector\.", "model.multi_modal_projector."),
+    ),
+    sizes=_sizes,
+    grid=_grid,
+    image_token=_image_token,
+)
