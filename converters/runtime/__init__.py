@@ -1,0 +1,13 @@
+"""The forward pass that obeys a plan. These files are copied verbatim beside a converted model's weights."""
+
+RUNTIME_FILES = (
+    "plan.py",
+    "lattice.py",
+    "layout.py",
+    "cache.py",
+    "streams.py",
+    "attention.py",
+    "split_linear.py",
+    "text_model.py",
+    "modeling_yopo_llava.py",
+)

@@ -1,0 +1,134 @@
+"""The masked reference: the same plan written the obvious way, with every mask spelled out and nothing skipped.
+
+Slow on purpose, the twin that the runtime is held against. No cache, all rows, one boolean mask per layer.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .runtime.lattice import phase_of
+from .runtime.layout import LayerLayout, layouts
+from .runtime.plan import Grid, LayerPlan, Plan, from_json, normalise
+
+
+def masked_logits(model: Any, inputs: Any, plan: Plan | None = None, grids: list[list[Grid]] | None = None) -> Tensor:
+    """Logits `[batch, length, vocabulary]` of a prompt under a plan.
+
+    `model` is a converted model, or a dense one in the dense model's order together with a `plan`. `grids` are the grids of each
+    sample's images; by default those of the family's default resolution.
+    """
+    converted = plan is None
+    plan = normalise(from_json(model.config.yopo["plan"]) if plan is None else plan)
+    visual = inputs["input_ids"] == model.config.image_token_id
+    valid = inputs["attention_mask"].bool() if "attention_mask" in inputs else torch.ones_like(visual)
+    grids = _default_grids(model, visual) if grids is None else grids
+    where = _coordinates(visual, grids)
+    rows = _embeddings(model, inputs, visual)
+    text_model = model.model.language_model
+    positions = inputs.get("position_ids")
+    positions = torch.arange(rows.shape[1], device=rows.device)[None] if positions is None else positions
+    rotary = text_model.rotary_emb(rows, positions)
+    for index, layer in enumerate(text_model.layers):
+        layout = layouts(plan)[index] if converted else None
+        rows = _layer(layer, rows, rotary, plan, index, layout, visual, valid, where)
+    return model.lm_head(text_model.norm(rows))
+
+
+def _default_grids(model: Any, visual: Tensor) -> list[list[Grid]]:
+    side = model.config.vision_config.image_size // model.config.vision_config.patch_size
+    return [[Grid(side, side)] * (count // side**2) for count in visual.sum(1).tolist()]
+
+
+def _embeddings(model: Any, inputs: Any, visual: Tensor) -> Tensor:
+    rows = model.get_input_embeddings()(inputs["input_ids"])
+    if "pixel_values" not in inputs:
+        return rows
+    features = torch.cat(list(model.model.get_image_features(inputs["pixel_values"], return_dict=True).pooler_output))
+    return rows.masked_scatter(visual[..., None], features.to(rows.dtype))
+
+
+def _coordinates(visual: Tensor, grids: list[list[Grid]]) -> Tensor:
+    """`[batch, length, 4]`: image, frame, row and column of every visual token, -1 for text."""
+    where = torch.full((*visual.shape, 4), -1, device=visual.device)
+    for sample, images in enumerate(grids):
+        places = iter(visual[sample].nonzero()[:, 0].tolist())
+        for image, grid in enumerate(images):
+            for token in range(grid.tokens):
+                area = grid.rows * grid.columns
+                spot = (image, token // area, token % area // grid.columns, token % grid.columns)
+                where[sample, next(places)] = torch.tensor(spot)
+    return where
+
+
+def _layer(
+    layer: Any, rows: Tensor, rotary: tuple[Tensor, Tensor], plan: Plan, index: int, layout: LayerLayout | None,
+    visual: Tensor, valid: Tensor, where: Tensor,
+) -> Tensor:  # fmt: skip
+    sizes, kept = plan.sizes, plan.layers[index]
+    query_heads = list(layout.query_order) if layout else list(range(sizes.num_attention_heads))
+    neurons = list(layout.neuron_order) if layout else list(range(sizes.intermediate_size))
+    mask = torch.stack([_head_mask(head, kept, plan, index, visual, valid, where) for head in query_heads], 1)
+    heads = torch.tensor([head in kept.self_heads for head in query_heads], device=rows.device)
+    active = torch.tensor([neuron in set(kept.neurons) for neuron in neurons], device=rows.device)
+
+    attention = layer.self_attn
+    normed = layer.input_layernorm(rows)
+    query, key, value = (
+        projection(normed).unflatten(-1, (-1, sizes.head_dim)).transpose(1, 2)
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    query, key = _rotated(query, rotary), _rotated(key, rotary)
+    key, value = key.repeat_interleave(sizes.group, 1), value.repeat_interleave(sizes.group, 1)
+    scores = (query @ key.transpose(2, 3) * attention.scaling).masked_fill(~mask, float("-inf"))
+    seen = (scores.softmax(-1) @ value).transpose(1, 2)
+    seen = seen.masked_fill(visual[..., None, None] & ~heads[:, None], 0.0)
+    update = attention.o_proj(seen.flatten(2))
+    rows = rows + (update.masked_fill(visual[..., None], 0.0) if not kept.self_heads else update)
+
+    ffn = layer.mlp
+    normed = layer.post_attention_layernorm(rows)
+    activation = ffn.act_fn(ffn.gate_proj(normed)) * ffn.up_proj(normed)
+    update = ffn.down_proj(activation.masked_fill(visual[..., None] & ~active, 0.0))
+    return rows + (update.masked_fill(visual[..., None], 0.0) if not kept.neurons else update)
+
+
+def _head_mask(head: int, kept: LayerPlan, plan: Plan, index: int, visual: Tensor, valid: Tensor, where: Tensor) -> Tensor:
+    """`[batch, length, length]`: which keys each query sees in one (dense) head of layer `index`."""
+    length = visual.shape[1]
+    own, read_only = kept.kv_heads(plan.sizes)
+    kv_head = head // plan.sizes.group
+    earlier = torch.ones(length, length, dtype=torch.bool, device=visual.device).tril()
+    visible = earlier & valid[:, None]
+    text_key = ~visual[:, None]
+    readable = torch.full_like(visual, head in kept.read_heads)
+    if kv_head in read_only:
+        phase = (index + read_only.index(kv_head)) % kept.read_phases
+        spots = [[phase_of(row, column, frame, kept.read_phases) == phase for _, frame, row, column in s] for s in where.tolist()]
+        readable = readable & torch.tensor(spots, device=visual.device)
+    by_text = visible & (text_key | readable[:, None])
+    by_visual = visible & text_key
+    if kept.window is None:
+        by_visual = visible
+    else:
+        by_visual = by_visual | (_near(kept.window, plan, where) & valid[:, None] & visual[:, None])
+    mask = torch.where(visual[..., None], by_visual, by_text)
+    return mask | torch.eye(length, dtype=torch.bool, device=mask.device)  # no empty row; padding is never read
+
+
+def _near(window: int, plan: Plan, where: Tensor) -> Tensor:
+    """`[batch, length, length]`: whether a visual key is in a visual query's window, by coordinates."""
+    query, key = where[:, :, None], where[:, None]
+    image, frame, row, column = (query - key).unbind(-1)
+    near = (image == 0) & (row.abs() <= window // 2) & (column.abs() <= window // 2)
+    before = (row > 0) | ((row == 0) & (column >= 0))
+    own_frame = (frame == 0) & (before if plan.locality == "causal" else torch.ones_like(before))
+    earlier_frame = (frame > 0) & ((frame <= plan.window_frames) if plan.window_frames is not None else torch.ones_like(before))
+    return near & (own_frame | earlier_frame)
+
+
+def _rotated(heads: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    cosine, sine = rotary[0][:, None], rotary[1][:, None]
+    first, second = heads.chunk(2, -1)
+    return heads * cosine + torch.cat([-second, first], -1) * sine

@@ -1,0 +1,217 @@
+"""Attention of a pruned layer: text reads by kind of KV head, visual tokens look around themselves in strips.
+
+Everything is ordinary scaled dot-product attention on rectangles; nothing is computed to be masked away but the corners of strips
+and the padding of ragged batches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .cache import TEXT_ONLY, Timeline
+from .layout import LayerLayout
+from .plan import Grid
+from .streams import Image, Streams
+
+STRIP_ROWS = 4
+"""Grid rows whose queries are computed together under a window."""
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """KV heads of a layer that hold the same share of the visual tokens, by their places in the file, and their query heads.
+
+    `phases` is the cache's key: TEXT_ONLY, 1 for all visual tokens, or the number of lattices; then `lattices` has one per KV head.
+    `reads` has one entry per query head: False where the K and V are held for visual queries alone.
+    """
+
+    phases: int
+    kv_heads: tuple[int, ...]
+    query_heads: tuple[int, ...]
+    lattices: tuple[int, ...]
+    reads: tuple[bool, ...]
+
+
+@cache
+def head_kinds(layout: LayerLayout) -> tuple[HeadKind, ...]:
+    """The kinds of a layer's KV heads, at most three, each with at least one head."""
+    group = len(layout.query_order) // len(layout.kv_order)
+    held = [TEXT_ONLY] * len(layout.kv_order)
+    held[: layout.cached_whole] = [1] * layout.cached_whole
+    held[layout.own : layout.own + layout.read_only] = [layout.read_phases] * layout.read_only
+    kinds = []
+    for phases, places in groupby(sorted(range(len(held)), key=lambda place: -held[place]), key=lambda place: held[place]):
+        kv_heads = tuple(sorted(places))
+        query_heads = tuple(kv_head * group + member for kv_head in kv_heads for member in range(group))
+        lattices = tuple(layout.phases[place - layout.own] for place in kv_heads) if phases > 1 else ()
+        kinds.append(HeadKind(phases, kv_heads, query_heads, lattices, tuple(layout.reads[head] for head in query_heads)))
+    return tuple(kinds)
+
+
+def take(tensor: Tensor, places: Sequence[int], dim: int) -> Tensor:
+    """`tensor` at `places` of `dim`: a view where they are consecutive, the tensor itself where they are all."""
+    if len(places) == tensor.shape[dim] and list(places) == list(range(len(places))):
+        return tensor
+    if not places or list(places) == list(range(places[0], places[0] + len(places))):
+        return tensor.narrow(dim, places[0] if places else 0, len(places))
+    return tensor.index_select(dim, torch.tensor(places, device=tensor.device))
+
+
+def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotary embedding of `[batch, heads, rows, head_dim]` by `[batch, rows, head_dim]` or, per head, `[batch, heads, rows, ...]`."""
+    if cosine.dim() == 3:
+        cosine, sine = cosine[:, None], sine[:, None]
+    first, second = heads.chunk(2, -1)
+    return heads * cosine + torch.cat([-second, first], -1) * sine
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, causal: bool = False) -> Tensor:
+    """Scaled dot-product attention `[batch, heads, queries, head_dim]`; fewer KV heads than query heads are shared in groups."""
+    grouped = query.shape[1] != key.shape[1]
+    return functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
+
+
+class TextMasks:
+    """Masks of one call's text queries; layers of the same shape share them."""
+
+    def __init__(self, timeline: Timeline, slots: Tensor, causal: bool) -> None:
+        self.timeline, self.slots, self.causal = timeline, slots, causal
+        self._visible: dict[int, Tensor | None] = {}
+        self._masks: dict[HeadKind, Tensor | None] = {}
+
+    def of(self, kind: HeadKind) -> Tensor | None:
+        """Mask `[batch, 1 or query heads, queries, keys]`, None where every key is seen (or `causal` says it all)."""
+        if self.causal:
+            return None
+        if kind not in self._masks:
+            self._masks[kind] = self._mask(kind)
+        return self._masks[kind]
+
+    def _mask(self, kind: HeadKind) -> Tensor | None:
+        if kind.phases not in self._visible:
+            self._visible[kind.phases] = self.timeline.visible(kind.phases, self.slots)
+        mask = self._visible[kind.phases]
+        group = len(kind.query_heads) // len(kind.kv_heads)
+        if mask is not None and kind.lattices:
+            mask = take(mask, [lattice for lattice in kind.lattices for _ in range(group)], 1)
+        if kind.phases == TEXT_ONLY or all(kind.reads):
+            return mask
+        reads = torch.tensor(kind.reads, device=self.slots.device)[:, None, None]
+        allowed = (reads | self.timeline.text_columns(kind.phases))[None]
+        return allowed if mask is None else mask & allowed
+
+
+def earlier_text(images: Sequence[Image], streams: Streams, slots: Tensor) -> Tensor:
+    """`[images, keys]`: text keys (slots `[batch, keys]`) that come before each image."""
+    first = streams.visual_slots[[image.sample for image in images], [image.start for image in images]]
+    keys = slots[[image.sample for image in images]]
+    return (keys >= 0) & (keys < first[:, None])
+
+
+@dataclass(frozen=True)
+class Strips:
+    """A grid cut into blocks of rows: for each strip its queries, the keys that their windows reach, and who sees whom.
+
+    Tokens are numbered within the image. `queries` `[strips, rows]`, `keys` `[strips, reach]`, `mask` `[strips, rows, reach]`. The
+    last strip is shifted inwards to keep the size; `places` `[tokens]` tells which of the strips' rows is each token's.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    mask: Tensor
+    places: Tensor
+
+
+@cache
+def strips(grid: Grid, window: int, locality: str, window_frames: int | None) -> Strips:
+    """The strips of one image or video. A key block is the rows in reach, clamped into the grid, of the frames in reach."""
+    height = min(STRIP_ROWS, grid.rows)
+    reach = min(grid.rows, height + window - 1)
+    frames_back = grid.frames - 1 if window_frames is None else min(window_frames, grid.frames - 1)
+    area = grid.rows * grid.columns
+    queries, keys, masks = [], [], []
+    for frame in range(grid.frames):
+        first_frame = max(0, frame - frames_back)
+        for top in range(0, grid.rows, height):
+            top = min(top, grid.rows - height)
+            bottom = min(max(0, top - window // 2), grid.rows - reach)
+            query = frame * area + torch.arange(top * grid.columns, (top + height) * grid.columns)
+            block = torch.arange(bottom * grid.columns, (bottom + reach) * grid.columns)
+            key = torch.cat([(first_frame + back) * area + block for back in range(frames_back + 1)])
+            queries.append(query)
+            keys.append(key)
+            masks.append(sees(query[:, None], key[None], grid, window, locality, window_frames))
+    places = torch.cat(queries).argsort(stable=True)[_first_of_each(torch.cat(queries))]
+    return Strips(torch.stack(queries), torch.stack(keys), torch.stack(masks), places)
+
+
+def _first_of_each(numbers: Tensor) -> Tensor:
+    """Where each number first stands in the sorted list."""
+    ordered = numbers.sort().values
+    return torch.cat([torch.tensor([True]), ordered[1:] != ordered[:-1]])
+
+
+def sees(query: Tensor, key: Tensor, grid: Grid, window: int, locality: str, window_frames: int | None) -> Tensor:
+    """Whether a visual query sees a visual key of the same image: in the window, not in a later frame, causal or symmetric."""
+    area = grid.rows * grid.columns
+    frames = query // area - key // area
+    rows = (query % area // grid.columns - key % area // grid.columns).abs()
+    columns = (query % grid.columns - key % grid.columns).abs()
+    near = (rows <= window // 2) & (columns <= window // 2)
+    earlier = (frames > 0) & (frames <= (grid.frames if window_frames is None else window_frames))
+    same = (frames == 0) & ((key <= query) if locality == "causal" else torch.ones_like(near))
+    return near & (earlier | same)
+
+
+def windowed_attention(
+    query: Tensor, key: Tensor, value: Tensor, text_key: Tensor, text_value: Tensor, text_slots: Tensor,
+    streams: Streams, window: int, locality: str, window_frames: int | None, scale: float,
+) -> Tensor:  # fmt: skip
+    """Visual attention under a window, `[batch, heads, visual rows, head_dim]`: strips of every image, with the text before it.
+
+    All images of one grid go together: queries `[images * strips, heads, rows, head_dim]` against the keys of text and reach.
+    """
+    out = torch.zeros_like(query)
+    for grid, images in streams.grids.items():
+        cut = strips(grid, window, locality, window_frames)
+        count, rows = cut.queries.shape
+        sample = torch.tensor([image.sample for image in images], device=query.device)
+        start = torch.tensor([image.start for image in images], device=query.device)[:, None, None]
+        queries, keys = start + cut.queries.to(query.device), start + cut.keys.to(query.device)
+        before = earlier_text(images, streams, text_slots)[:, None, None].expand(-1, count, rows, -1)
+        mask = torch.cat([before, cut.mask.to(query.device).expand(len(images), -1, -1, -1)], -1).flatten(0, 1)
+        seen = attend(
+            _blocks(query, sample, queries),
+            torch.cat([_repeated(text_key, sample, count), _blocks(key, sample, keys)], 2),
+            torch.cat([_repeated(text_value, sample, count), _blocks(value, sample, keys)], 2),
+            mask[:, None],
+            scale,
+        )
+        rows_of_images = seen.transpose(1, 2).unflatten(0, (len(images), count)).flatten(1, 2)
+        tokens = torch.arange(grid.tokens, device=query.device)
+        out[sample[:, None], :, start[:, :, 0] + tokens] = rows_of_images[:, cut.places.to(query.device)]
+    return out
+
+
+def _blocks(tensor: Tensor, sample: Tensor, index: Tensor) -> Tensor:
+    """`[images * strips, heads, rows, head_dim]` of `[batch, heads, rows, head_dim]` at `index` `[images, strips, rows]`."""
+    return tensor[sample[:, None, None], :, index].transpose(2, 3).flatten(0, 1)
+
+
+def _repeated(text: Tensor, sample: Tensor, count: int) -> Tensor:
+    """Text K or V of each image's sample, once per strip."""
+    return text[sample].repeat_interleave(count, 0)
+
+
+def full_attention(query: Tensor, key: Tensor, value: Tensor, slots: Tensor, key_slots: Tensor, scale: float) -> Tensor:
+    """Visual attention without a window: every earlier key, other images included. Slots `[batch, rows]`; padding sees all."""
+    queries = slots.where(slots >= 0, torch.iinfo(slots.dtype).max)[:, None, :, None]
+    mask = (key_slots[:, None, None] <= queries) & (key_slots[:, None, None] >= 0)
+    return attend(query, key, value, mask, scale)

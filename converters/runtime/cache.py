@@ -1,0 +1,181 @@
+"""The KV cache of a pruned model: per layer at most three rectangles, by what their KV heads hold of the visual tokens.
+
+`DynamicCache` objects, those of `generate()` included, are kept and only their layers replaced.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+
+TEXT_ONLY = 0
+"""Key of rectangles without visual tokens. Others have the number of read phases as key; 1 holds all visual tokens."""
+
+
+class Timeline:
+    """The slot of every cached key, shared by the layers of one cache.
+
+    `slots[phases]` is `[batch, max(phases, 1), keys]`, -1 where a sample has no key; `text[phases]` `[keys]` tells text columns.
+    Keys stand in the order of calls, in each call visual before text. `gapless[phases]` is True while no key is missing.
+    """
+
+    def __init__(self, phases: Iterable[int]) -> None:
+        self.seen = 0
+        self.slots: dict[int, Tensor | None] = dict.fromkeys(sorted(set(phases) | {TEXT_ONLY}))
+        self.text: dict[int, Tensor | None] = dict.fromkeys(self.slots)
+        self.gapless = dict.fromkeys(self.slots, True)
+        self.kept: dict[int, Tensor] = {}
+
+    def append(self, length: int, text: Tensor, visual: Callable[[int], Tensor] | None, gapless: bool) -> None:
+        """Add a call of `length` slots: its text slots `[batch, text]` and, by phases, its visual ones `[batch, phases, keys]`."""
+        for phases in self.slots:
+            parts = [text[:, None].expand(-1, max(phases, 1), -1)]
+            if visual is not None and phases != TEXT_ONLY:
+                parts.insert(0, visual(phases))
+                self.gapless[phases] &= bool((parts[0] >= 0).all())
+            self.gapless[phases] &= gapless
+            columns = [torch.full((part.shape[-1],), part is parts[-1], device=text.device) for part in parts]
+            self.slots[phases] = _joined(self.slots[phases], parts)
+            self.text[phases] = _joined(self.text[phases], columns)
+        self.seen += length
+
+    def crop(self, length: int) -> None:
+        """Forget the slots from `length` on; `kept` then holds the columns that remain, for the layers to follow."""
+        for phases, slots in self.slots.items():
+            if slots is None:
+                continue
+            stay = (slots >= 0) & (slots < length)
+            self.kept[phases] = stay.flatten(0, 1).any(0).nonzero()[:, 0]
+            self.slots[phases] = slots.where(stay, -1)[..., self.kept[phases]]
+            self.text[phases] = self._text(phases)[self.kept[phases]]
+            self.gapless[phases] = bool((self._slots(phases) >= 0).all())
+        self.seen = length
+
+    def each_batch(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Apply a change of the batch dimension."""
+        self.slots = {phases: None if slots is None else change(slots) for phases, slots in self.slots.items()}
+
+    def _slots(self, phases: int) -> Tensor:
+        slots = self.slots[phases]
+        assert slots is not None
+        return slots
+
+    def _text(self, phases: int) -> Tensor:
+        text = self.text[phases]
+        assert text is not None
+        return text
+
+    def visible(self, phases: int, queries: Tensor) -> Tensor | None:
+        """Mask `[batch, max(phases, 1), queries, keys]` of keys up to each query's slot `[batch, queries]`; None: all of them.
+
+        A padded query (slot -1) sees every key, so that no row is empty; nobody reads its output.
+        """
+        slots = self._slots(phases)
+        if queries.shape[1] == 1 and self.gapless[phases]:
+            return None
+        queries = queries.where(queries >= 0, self.seen)[:, None, :, None]
+        return (slots[:, :, None] <= queries) & (slots[:, :, None] >= 0)
+
+    def text_columns(self, phases: int) -> Tensor:
+        """`[keys]`, True where a column is text."""
+        return self._text(phases)
+
+
+class SparseLayer(CacheLayerMixin):
+    """One layer's K and V, a rectangle `[batch, KV heads, keys, head_dim]` for each kind of KV head."""
+
+    is_sliding = False
+    is_croppable = True
+    is_compileable = False
+
+    def __init__(self, timeline: Timeline, first: bool) -> None:
+        super().__init__()
+        self.timeline = timeline
+        self.first = first
+        self.rectangles: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def extend(self, phases: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append to the rectangle of this kind; returns it whole."""
+        if phases in self.rectangles:
+            old_keys, old_values = self.rectangles[phases]
+            keys, values = torch.cat([old_keys, keys], 2), torch.cat([old_values, values], 2)
+        self.rectangles[phases] = keys, values
+        self.is_initialized = True
+        return keys, values
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of K and V held."""
+        return sum(tensor.nbytes for pair in self.rectangles.values() for tensor in pair)
+
+    def get_seq_length(self) -> int:
+        return self.timeline.seen
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.timeline.seen + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        return -1
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Remove the last `-tokens_to_remove` tokens, or keep the first `tokens_to_remove` when positive."""
+        if self.first:
+            length = tokens_to_remove if tokens_to_remove > 0 else self.timeline.seen + tokens_to_remove
+            self.timeline.crop(max(0, length))
+        for phases, pair in self.rectangles.items():
+            kept = self.timeline.kept[phases]
+            self.rectangles[phases] = (pair[0].index_select(2, kept), pair[1].index_select(2, kept))
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self._each_batch(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self._each_batch(lambda tensor: tensor.repeat_interleave(repeats, 0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._each_batch(lambda tensor: tensor[indices])
+
+    def _each_batch(self, change: Callable[[Tensor], Tensor]) -> None:
+        if self.first:
+            self.timeline.each_batch(change)
+        self.rectangles = {phases: (change(keys), change(values)) for phases, (keys, values) in self.rectangles.items()}
+
+    def reset(self) -> None:
+        if self.first:
+            self.timeline.__init__(self.timeline.slots)  # type: ignore[misc]
+        self.rectangles = {}
+        self.is_initialized = False
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        raise NotImplementedError("a pruned model's cache is filled by the pruned model alone")
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError("a pruned model's cache is filled by the pruned model alone")
+
+
+def _joined(old: Tensor | None, parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts if old is None else [old, *parts], -1)
+
+
+def sparse_layers(cache: Cache | None, layers: int, phases: Iterable[int]) -> tuple[Cache, list[SparseLayer]]:
+    """The layers of a pruned model's cache, put into `cache` when it is still empty. Raises ValueError for other caches."""
+    cache = DynamicCache() if cache is None else cache
+    held = list(cache.layers)
+    if held and all(isinstance(layer, SparseLayer) for layer in held):
+        return cache, held
+    if type(cache) is not DynamicCache or getattr(cache, "offloading", False):
+        raise ValueError(
+            f"A pruned model keeps its K and V in a plain DynamicCache, not in a {type(cache).__name__}. "
+            "Leave cache_implementation at its default; a static, quantised or offloaded cache cannot hold unequal layers."
+        )
+    if cache.get_seq_length():
+        raise ValueError("This cache was filled by another model. Start with an empty one.")
+    timeline = Timeline(phases)
+    cache.layers = [SparseLayer(timeline, index == 0) for index in range(layers)]
+    cache.layer_class_to_replicate = None
+    return cache, cache.layers

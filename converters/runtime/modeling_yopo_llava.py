@@ -1,0 +1,77 @@
+"""LLaVA-1.5 under a plan. Loads with `AutoModelForImageTextToText.from_pretrained(..., trust_remote_code=True)`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AutoModel, LlavaConfig, LlavaForConditionalGeneration, LlavaModel
+from transformers.models.llama.modeling_llama import LlamaModel
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector, LlavaPreTrainedModel
+
+from .plan import Grid, from_json, normalise
+from .streams import Image, images_of_one_grid
+from .text_model import SparseTextModel
+
+
+class YopoLlavaConfig(LlavaConfig):
+    """LLaVA's config with the section `yopo`: the plan and where it comes from."""
+
+    model_type = "yopo_llava"
+    yopo: dict[str, Any] | None = None
+
+
+class YopoLlamaModel(SparseTextModel, LlamaModel):
+    """Llama whose visual tokens obey a plan."""
+
+
+class YopoLlavaModel(LlavaModel):
+    """LLaVA without its head. Marks the visual tokens for the language model."""
+
+    config: YopoLlavaConfig
+
+    def __init__(self, config: YopoLlavaConfig) -> None:
+        LlavaPreTrainedModel.__init__(self, config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.multi_modal_projector = LlavaMultiModalProjector(config)
+        self.language_model = YopoLlamaModel(config.text_config)
+        self.language_model.bind(normalise(from_json((config.yopo or {}).get("plan"))))
+        self.post_init()
+
+    def forward(self, input_ids: Tensor | None = None, **kwargs: Any) -> Any:
+        visual = None if input_ids is None else input_ids == self.config.image_token_id
+        if visual is None and kwargs.get("pixel_values") is not None:
+            raise ValueError("Pictures need input_ids: inputs_embeds alone do not tell which tokens are visual.")
+        return super().forward(input_ids, visual_mask=visual, images=self.images, **kwargs)
+
+    def images(self, visual: Tensor) -> tuple[Image, ...]:
+        """The images of a call, from its visual tokens `[batch, length]`: all have the grid of the vision tower."""
+        side = self.config.vision_config.image_size // self.config.vision_config.patch_size
+        return images_of_one_grid(visual.sum(1).tolist(), Grid(side, side))
+
+
+class YopoLlavaForConditionalGeneration(LlavaForConditionalGeneration):
+    """LLaVA-1.5 that really skips the visual work its plan leaves out, inside transformers' own `generate()`."""
+
+    config: YopoLlavaConfig
+    _can_compile_fullgraph = False
+
+    def __init__(self, config: YopoLlavaConfig) -> None:
+        LlavaPreTrainedModel.__init__(self, config)
+        self.model = YopoLlavaModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    @contextmanager
+    def dense(self) -> Iterator[None]:
+        """Within this context the plan is switched off: the dense model of the same weights runs."""
+        with self.model.language_model.dense():
+            yield
+
+    def path_report(self) -> str:
+        """Which path runs, in one line."""
+        return self.model.language_model.report()
+
+
+YopoLlavaConfig.register_for_auto_class("AutoConfig")
+YopoLlavaForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")

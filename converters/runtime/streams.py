@@ -1,0 +1,114 @@
+"""Text and visual tokens of one forward call, apart: where each row comes from, and where each visual token stands.
+
+A *slot* is a token's place in the padded sequence, counted from the start of the cache; causal order is slot order. Padding has
+slot -1. Positions (RoPE) are never renumbered and are not kept here.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from .lattice import phase_of
+from .plan import Grid
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image, tile or video: its sample in the batch and its first row in that sample's visual stream."""
+
+    sample: int
+    start: int
+    grid: Grid
+
+
+@dataclass
+class Streams:
+    """Rows of a call that has visual tokens. `*_index` `[batch, rows]` points into the call, `*_slots` is -1 where there is none."""
+
+    text_index: Tensor
+    text_slots: Tensor
+    visual_index: Tensor
+    visual_slots: Tensor
+    images: tuple[Image, ...]
+    _by_phase: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @property
+    def grids(self) -> dict[Grid, list[Image]]:
+        """Images by grid: those of one shape are computed together."""
+        groups: dict[Grid, list[Image]] = defaultdict(list)
+        for image in self.images:
+            groups[image.grid].append(image)
+        return groups
+
+    def by_phase(self, phases: int) -> tuple[Tensor, Tensor]:
+        """Visual rows and slots of each lattice, `[batch, phases, largest lattice]`; absent rows point to 0 and have slot -1."""
+        if phases not in self._by_phase:
+            self._by_phase[phases] = self._gather(phases)
+        return self._by_phase[phases]
+
+    def _gather(self, phases: int) -> tuple[Tensor, Tensor]:
+        batch, tokens = self.visual_index.shape
+        phase = torch.full((batch, tokens), phases, device=self.visual_index.device)
+        for image in self.images:
+            lattice = torch.tensor(token_phases(image.grid, phases), device=phase.device)
+            phase[image.sample, image.start : image.start + image.grid.tokens] = lattice
+        order = phase.argsort(dim=1, stable=True)
+        counts = torch.stack([(phase == number).sum(1) for number in range(phases)], 1)
+        place = torch.arange(int(counts.max()), device=phase.device)
+        present = place < counts[..., None]
+        first = counts.cumsum(1) - counts
+        rows = order.gather(1, (first[..., None] + place).where(present, 0).flatten(1)).view(present.shape)
+        slots = self.visual_slots.gather(1, rows.flatten(1)).view(present.shape)
+        return rows.where(present, 0), slots.where(present, -1)
+
+
+@cache
+def token_phases(grid: Grid, phases: int) -> tuple[int, ...]:
+    """The lattice of every token of a grid, in the order of its tokens."""
+    return tuple(
+        phase_of(row, column, frame, phases)
+        for frame in range(grid.frames)
+        for row in range(grid.rows)
+        for column in range(grid.columns)
+    )
+
+
+def split(visual: Tensor, valid: Tensor | None, seen: int, images: tuple[Image, ...]) -> Streams:
+    """Split a call `[batch, length]` into streams. `visual` and `valid` are masks, `seen` the tokens cached before."""
+    visual = visual if valid is None else visual & valid
+    text = ~visual if valid is None else ~visual & valid
+    text_index, text_slots = _compact(text, seen)
+    visual_index, visual_slots = _compact(visual, seen)
+    return Streams(text_index, text_slots, visual_index, visual_slots, images)
+
+
+def _compact(mask: Tensor, seen: int) -> tuple[Tensor, Tensor]:
+    """Indices of the True places of each row, first ones first, and their slots, -1 beyond a row's count."""
+    counts = mask.sum(1)
+    width = int(counts.max())
+    index = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
+    present = torch.arange(width, device=mask.device) < counts[:, None]
+    return index.where(present, 0), (index + seen).where(present, -1)
+
+
+def images_of_one_grid(counts: Sequence[int], grid: Grid) -> tuple[Image, ...]:
+    """Images of a batch whose images (or tiles) all have the same grid. Raises ValueError when a count is no multiple of it."""
+    for count in counts:
+        if count % grid.tokens:
+            raise ValueError(
+                f"A sample has {count} visual tokens in this call, which is no multiple of the {grid.tokens} of an image. "
+                "Pass whole images: a prompt cannot be cut inside one (no prefill_chunk_size)."
+            )
+    return tuple(
+        Image(sample, start, grid) for sample, count in enumerate(counts) for start in range(0, count, grid.tokens)
+    )
+
+
+def rows_of(index: Tensor, values: Tensor) -> Tensor:
+    """Rows `[batch, rows, width]` of `values` `[batch or 1, length, width]` at `index` `[batch, rows]`."""
+    values = values.expand(index.shape[0], -1, -1)
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))

@@ -1,0 +1,422 @@
+"""The language model's forward pass under a plan: visual work that the plan leaves out is not computed.
+
+Text and visual tokens are two blocks of flat rows. They share one product with the part of a weight that both use, so that every
+weight is read once; text alone goes through the rest. Mixed into a text model of transformers (`class Sparse(SparseTextModel,
+LlamaModel)`), whose modules, parameter names and rotary embedding it uses.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from .attention import HeadKind, TextMasks, attend, full_attention, head_kinds, rotate, take, windowed_attention
+from .cache import TEXT_ONLY, SparseLayer, Timeline, sparse_layers
+from .layout import LayerLayout, layouts
+from .plan import Plan
+from .split_linear import SplitLinear
+from .streams import Streams, rows_of, split
+
+Rotary = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Call:
+    """One forward call: its rows and everything that its layers share.
+
+    `text` `[batch * text rows, hidden]` and `visual` `[batch * visual rows, hidden]` (None: no visual token is in play) change from
+    layer to layer. While visual rows do not change, `unit` keeps them divided by their root mean square, and `lattices` these rows
+    by phase `[batch, phases, largest lattice, hidden]`: frozen layers differ by their norm's weight alone.
+    """
+
+    batch: int
+    text: Tensor
+    visual: Tensor | None
+    streams: Streams | None
+    text_slots: Tensor
+    text_rotary: Rotary
+    visual_rotary: Rotary | None
+    timeline: Timeline
+    masks: TextMasks
+    fresh: bool
+    unit: Tensor | None = None
+    lattices: dict[int, Tensor] = field(default_factory=dict)
+    lattice_rotary: dict[int, Rotary] = field(default_factory=dict)
+
+    def update(self, text: Tensor, visual: Tensor) -> None:
+        """Add to the text rows and to the visual ones, which are new rows from now on."""
+        assert self.visual is not None
+        self.text, self.visual = self.text + text, self.visual + visual
+        self.unit = None
+        self.lattices = {}
+
+    def normalised(self, norm: Any) -> Tensor:
+        """The visual rows after an RMS norm, `norm(visual)` to the bit."""
+        return norm.weight * self._unit(norm)
+
+    def _unit(self, norm: Any) -> Tensor:
+        if self.unit is None:
+            assert self.visual is not None
+            wide = self.visual.float()
+            root = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+            self.unit = (wide * root).to(self.visual.dtype)
+        return self.unit
+
+    def lattice(self, norm: Any, phases: int, phase: int) -> Tensor:
+        """The normalised visual rows of one phase, `[batch * largest lattice, hidden]`."""
+        assert self.streams is not None
+        if phases not in self.lattices:
+            rows, _ = self.streams.by_phase(phases)
+            unit = rows_of(rows.flatten(1), self._unit(norm).unflatten(0, (self.batch, -1)))
+            self.lattices[phases] = unit.unflatten(1, rows.shape[1:])
+        return (norm.weight * self.lattices[phases][:, phase]).flatten(0, 1)
+
+    def rotary_by_phase(self, layout: LayerLayout) -> Rotary:
+        """Cosine and sine of interlaced heads, `[batch, heads, largest lattice, head_dim]`."""
+        assert self.streams is not None and self.visual_rotary is not None
+        phases = layout.read_phases
+        if phases not in self.lattice_rotary:
+            rows, _ = self.streams.by_phase(phases)
+            cosine, sine = (rows_of(rows.flatten(1), part).unflatten(1, rows.shape[1:]) for part in self.visual_rotary)
+            self.lattice_rotary[phases] = cosine, sine
+        cosine, sine = self.lattice_rotary[phases]
+        return take(cosine, layout.phases, 1), take(sine, layout.phases, 1)
+
+
+class SparseTextModel(nn.Module):
+    """A text model of transformers that obeys a plan. `bind` it to one; `dense()` switches the plan off for a while."""
+
+    layers: nn.ModuleList
+    norm: nn.Module
+    rotary_emb: nn.Module
+    config: Any
+
+    def bind(self, plan: Plan) -> None:
+        """Obey this (normalised) plan; the weights are in its kept-first order."""
+        self.plan = plan
+        self.layouts = layouts(plan)
+        self.pruned = True
+        self.split = False
+
+    @contextmanager
+    def dense(self) -> Iterator[None]:
+        """Within this context the plan is switched off: the dense model of the same weights runs."""
+        self.pruned = False
+        try:
+            yield
+        finally:
+            self.pruned = True
+
+    def split_weights(self) -> None:
+        """Cut what visual tokens use out of the matrices whose slices are not contiguous. Done once, one matrix at a time."""
+        for layer, layout in zip(self.layers, self.layouts, strict=True):
+            attention, ffn = layer.self_attn, layer.mlp
+            size = attention.head_dim
+            kept_first = sorted(range(len(layout.computes)), key=lambda head: not layout.computes[head])
+            elements = tuple(head * size + element for head in kept_first for element in range(size))
+            count = sum(layout.computes) * size
+            if 0 < count < len(elements):
+                attention.o_proj = SplitLinear(attention.o_proj, elements, count, dim=1)
+            if kept_first != sorted(kept_first):
+                attention.q_proj = SplitLinear(attention.q_proj, elements, count, dim=0)
+            if 0 < layout.neurons < len(layout.neuron_order):
+                ffn.down_proj = SplitLinear(ffn.down_proj, tuple(range(len(layout.neuron_order))), layout.neurons, dim=1)
+        self.split = True
+
+    def report(self) -> str:
+        """Which path runs, in one line."""
+        if not self.pruned:
+            return "dense: the plan is switched off"
+        plan, updating = self.plan, sum(layout.updates for layout in self.layouts)
+        return (
+            f"pruned: visual tokens leave after layer {plan.visual_depth} of {len(plan.layers)} and are updated in {updating}; "
+            f"K and V of text and visual rows share their products, attention is {self.config._attn_implementation or 'sdpa'} in rectangles"
+        )
+
+    def rotary(self, rows: Tensor, positions: Tensor) -> Rotary:
+        """Cosine and sine `[batch or 1, length, head_dim]` of a call's positions."""
+        cosine, sine = self.rotary_emb(rows, positions)
+        return cosine, sine
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        visual_mask: Tensor | None = None,
+        images: Any = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """`inputs_embeds` `[batch, length, hidden]`; `visual_mask` `[batch, length]` marks visual tokens, `images(mask)` their grids."""
+        if not self.pruned:
+            arguments = dict(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
+            return super().forward(
+                **arguments, past_key_values=past_key_values, inputs_embeds=inputs_embeds, use_cache=use_cache, **kwargs
+            )
+        _refuse(attention_mask, kwargs)
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if not self.split:
+            self.split_weights()
+        phases = [kind.phases for layout in self.layouts for kind in head_kinds(layout)]
+        cache, cached = sparse_layers(past_key_values, len(self.layers), phases)
+        call = self._call(inputs_embeds, attention_mask, position_ids, visual_mask, images, cached[0].timeline)
+        for index, (layer, layout) in enumerate(zip(self.layers, self.layouts, strict=True)):
+            if index == self.plan.visual_depth:
+                call.visual = None
+            self._attention(layer, layout, call, cached[index])
+            self._ffn(layer, layout, call)
+        return BaseModelOutputWithPast(
+            last_hidden_state=_in_place(self.norm(call.text), call, inputs_embeds.shape),
+            past_key_values=cache if use_cache or past_key_values is not None else None,
+        )
+
+    def _call(
+        self, embeds: Tensor, mask: Tensor | None, positions: Tensor | None, visual: Tensor | None, images: Any, timeline: Timeline
+    ) -> Call:
+        batch, length = embeds.shape[:2]
+        seen = timeline.seen
+        if positions is None:
+            positions = torch.arange(seen, seen + length, device=embeds.device)[None]
+        valid = _valid(mask, length)
+        rotary = self.rotary(embeds, positions)
+        if visual is None or length == 1 or not visual.any():
+            slots = torch.arange(seen, seen + length, device=embeds.device).expand(batch, -1)
+            slots = slots if valid is None else slots.where(valid, -1)
+            timeline.append(length, slots, None, gapless=valid is None)
+            causal = seen == 0 and valid is None and length > 1
+            masks = TextMasks(timeline, slots, causal)
+            return Call(batch, embeds.flatten(0, 1), None, None, slots, rotary, None, timeline, masks, seen == 0)
+        streams = split(visual, valid, seen, images(visual if valid is None else visual & valid))
+        timeline.append(
+            length,
+            streams.text_slots,
+            lambda phases: streams.visual_slots[:, None] if phases == 1 else streams.by_phase(phases)[1],
+            gapless=bool((streams.text_slots >= 0).all()),
+        )
+        return Call(
+            batch,
+            rows_of(streams.text_index, embeds).flatten(0, 1),
+            rows_of(streams.visual_index, embeds).flatten(0, 1),
+            streams,
+            streams.text_slots,
+            (rows_of(streams.text_index, rotary[0]), rows_of(streams.text_index, rotary[1])),
+            (rows_of(streams.visual_index, rotary[0]), rows_of(streams.visual_index, rotary[1])),
+            timeline,
+            TextMasks(timeline, streams.text_slots, causal=False),
+            seen == 0,
+        )
+
+    def _attention(self, layer: Any, layout: LayerLayout, call: Call, cached: SparseLayer) -> None:
+        """Self attention of one layer: K and V into the cache, text rows updated, visual rows too where they have heads."""
+        attention, size = layer.self_attn, layer.self_attn.head_dim
+        text = layer.input_layernorm(call.text)
+        queries, own_queries = _queries(layer, layout, call, text)
+        keys, whole_keys, read_keys = _projected(attention.k_proj, layer.input_layernorm, layout, call, text, size)
+        values, whole_values, read_values = _projected(attention.v_proj, layer.input_layernorm, layout, call, text, size)
+        queries, keys = rotate(queries, *call.text_rotary), rotate(keys, *call.text_rotary)
+        if whole_keys is not None and call.visual_rotary is not None:
+            whole_keys = rotate(whole_keys, *call.visual_rotary)
+        if read_keys is not None:
+            read_keys = rotate(read_keys, *call.rotary_by_phase(layout))
+        kinds = head_kinds(layout)
+        held = {}
+        for kind in kinds:
+            new_keys, new_values = take(keys, kind.kv_heads, 1), take(values, kind.kv_heads, 1)
+            if kind.phases == 1 and whole_keys is not None and whole_values is not None:
+                new_keys = torch.cat([take(whole_keys, kind.kv_heads, 1), new_keys], 2)
+                new_values = torch.cat([take(whole_values, kind.kv_heads, 1), new_values], 2)
+            elif kind.phases > 1 and read_keys is not None and read_values is not None:
+                new_keys, new_values = torch.cat([read_keys, new_keys], 2), torch.cat([read_values, new_values], 2)
+            held[kind.phases] = cached.extend(kind.phases, new_keys, new_values)
+        outputs = [
+            attend(take(queries, kind.query_heads, 1), *held[kind.phases], call.masks.of(kind), attention.scaling, call.masks.causal)
+            for kind in kinds
+        ]
+        places = [head for kind in kinds for head in kind.query_heads]
+        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+        if places != sorted(places):
+            output = take(output, sorted(range(len(places)), key=lambda place: places[place]), 1)
+        output = _rows(output)
+        if own_queries is None:
+            call.text = call.text + attention.o_proj(output)
+            return
+        own_keys, own_values = whole_keys, whole_values
+        assert own_keys is not None and own_values is not None and call.visual_rotary is not None
+        own_queries = rotate(own_queries, *call.visual_rotary)
+        seen = self._visual_attention(layout, call, own_queries, own_keys, own_values, (keys, values), held, attention.scaling)
+        call.update(*_output(attention.o_proj, layout, size, output, _rows(seen)))
+
+    def _visual_attention(
+        self, layout: LayerLayout, call: Call, queries: Tensor, keys: Tensor, values: Tensor,
+        text: tuple[Tensor, Tensor], held: dict[int, tuple[Tensor, Tensor]], scale: float,
+    ) -> Tensor:  # fmt: skip
+        """What visual queries `[batch, kept heads, rows, head_dim]` see."""
+        assert call.streams is not None
+        group = len(layout.query_order) // len(layout.kv_order)
+        shared = [head // group for head, computes in enumerate(layout.computes) if computes]
+        if layout.window is None:
+            held_keys, held_values = held[1]
+            slots = call.timeline.slots[1]
+            assert slots is not None
+            return full_attention(
+                queries, take(held_keys, shared, 1), take(held_values, shared, 1), call.streams.visual_slots, slots[:, 0], scale
+            )
+        text_keys, text_values, slots = self._text_seen(layout, call, text, held)
+        return windowed_attention(
+            queries, take(keys, shared, 1), take(values, shared, 1), take(text_keys, shared, 1), take(text_values, shared, 1),
+            slots, call.streams, layout.window, self.plan.locality, self.plan.window_frames, scale,
+        )  # fmt: skip
+
+    def _text_seen(
+        self, layout: LayerLayout, call: Call, text: tuple[Tensor, Tensor], held: dict[int, tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """K and V of all text so far in the KV heads of self heads, and its slots: from the cache when there are earlier calls."""
+        if call.fresh:
+            return text[0][:, : layout.own], text[1][:, : layout.own], call.text_slots
+        parts: list[tuple[Tensor, Tensor]] = []
+        for kind in head_kinds(layout):
+            places = [place for place, head in enumerate(kind.kv_heads) if head < layout.own]
+            if places:
+                columns = call.timeline.text_columns(kind.phases)
+                keys, values = held[kind.phases]
+                parts.append((take(keys, places, 1)[:, :, columns], take(values, places, 1)[:, :, columns]))
+        slots = call.timeline.slots[TEXT_ONLY]
+        assert slots is not None
+        return torch.cat([keys for keys, _ in parts], 1), torch.cat([values for _, values in parts], 1), slots[:, 0]
+
+    def _ffn(self, layer: Any, layout: LayerLayout, call: Call) -> None:
+        """Feed-forward of one layer; visual rows go through the first `neurons` neurons only."""
+        ffn = layer.mlp
+        text = layer.post_attention_layernorm(call.text)
+        if call.visual is None or not layout.neurons:
+            call.text = call.text + ffn.down_proj(ffn.act_fn(ffn.gate_proj(text)) * ffn.up_proj(text))
+            return
+        rows = torch.cat([text, call.normalised(layer.post_attention_layernorm)])
+        kept, count = layout.neurons, text.shape[0]
+        both = ffn.act_fn(_linear(rows, ffn.gate_proj, 0, kept)) * _linear(rows, ffn.up_proj, 0, kept)
+        if not isinstance(ffn.down_proj, SplitLinear):
+            update = ffn.down_proj(both)
+            call.update(update[:count], update[count:])
+            return
+        update = functional.linear(both, ffn.down_proj.kept, ffn.down_proj.bias)
+        rest = ffn.act_fn(_linear(text, ffn.gate_proj, kept)) * _linear(text, ffn.up_proj, kept)
+        call.update(update[:count] + functional.linear(rest, ffn.down_proj.rest), update[count:])
+
+
+def _linear(rows: Tensor, linear: Any, first: int, last: int | None = None) -> Tensor:
+    """Product with rows `first` to `last` of a weight: a contiguous view."""
+    bias = linear.bias
+    return functional.linear(rows, linear.weight[first:last], None if bias is None else bias[first:last])
+
+
+def _heads(rows: Tensor, batch: int, size: int) -> Tensor:
+    """`[batch * rows, heads * head_dim]` as `[batch, heads, rows, head_dim]`."""
+    return rows.view(batch, -1, rows.shape[-1] // size, size).transpose(1, 2)
+
+
+def _rows(heads: Tensor) -> Tensor:
+    """`[batch, heads, rows, head_dim]` as `[batch * rows, heads * head_dim]`."""
+    return heads.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def _queries(layer: Any, layout: LayerLayout, call: Call, text: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Queries of text rows in the file's head order, and of visual rows in the kept order (None without self heads)."""
+    projection, size, count = layer.self_attn.q_proj, layer.self_attn.head_dim, text.shape[0]
+    kept = sum(layout.computes) * size
+    if call.visual is None or not kept:
+        return _heads(projection(text), call.batch, size), None
+    rows = torch.cat([text, call.normalised(layer.input_layernorm)])
+    if isinstance(projection, SplitLinear):
+        kept_bias, rest_bias = projection.biases()
+        both = functional.linear(rows, projection.kept, kept_bias)
+        parts = torch.cat([both[:count], functional.linear(text, projection.rest, rest_bias)], -1)
+        parts = parts[:, projection.places(parts.device)]
+    else:
+        both = _linear(rows, projection, 0, kept)
+        parts = torch.cat([both[:count], _linear(text, projection, kept)], -1)
+    return _heads(parts, call.batch, size), _heads(both[count:], call.batch, size)
+
+
+def _projected(
+    projection: Any, norm: Any, layout: LayerLayout, call: Call, text: Tensor, size: int
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Keys or values of text rows in all KV heads, of all visual rows in the heads that hold them whole, and by lattice.
+
+    `[batch, KV heads, text rows, head_dim]`, `[batch, whole heads, visual rows, head_dim]`, `[batch, interlaced heads, largest
+    lattice, head_dim]`; None where there is none.
+    """
+    if call.visual is None or call.streams is None:
+        return _heads(projection(text), call.batch, size), None, None
+    count = text.shape[0]
+    whole = layout.own + (layout.read_only if layout.read_phases == 1 else 0)
+    parts, whole_part, read_parts = [], None, []
+    if whole:
+        both = _linear(torch.cat([text, call.normalised(norm)]), projection, 0, whole * size)
+        parts.append(both[:count])
+        whole_part = _heads(both[count:], call.batch, size)
+    done = whole
+    while done < layout.own + layout.read_only:
+        phase = layout.phases[done - layout.own]
+        heads = layout.phases.count(phase)
+        rows = torch.cat([text, call.lattice(norm, layout.read_phases, phase)])
+        both = _linear(rows, projection, done * size, (done + heads) * size)
+        parts.append(both[:count])
+        read_parts.append(_heads(both[count:], call.batch, size))
+        done += heads
+    if done < len(layout.kv_order):
+        parts.append(_linear(text, projection, done * size))
+    everything = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+    return _heads(everything, call.batch, size), whole_part, torch.cat(read_parts, 1) if read_parts else None
+
+
+def _output(projection: Any, layout: LayerLayout, size: int, text: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
+    """Output projection of text rows `[rows, all heads]` and of visual rows `[rows, kept heads]`; the kept part is one product."""
+    count = text.shape[0]
+    if not isinstance(projection, SplitLinear):
+        both = projection(torch.cat([text, visual]))
+        return both[:count], both[count:]
+    if projection.order != tuple(range(len(projection.order))):
+        text = text[:, torch.tensor(projection.order, device=text.device)]
+    kept, rest = text[:, : projection.count], text[:, projection.count :]
+    both = functional.linear(torch.cat([kept, visual]), projection.kept, projection.bias)
+    return both[:count] + functional.linear(rest, projection.rest), both[count:]
+
+
+def _valid(mask: Tensor | None, length: int) -> Tensor | None:
+    """Which of a call's tokens `[batch, length]` are no padding; None when all are."""
+    if mask is None:
+        return None
+    mask = mask[:, -length:].bool() if mask.shape[1] >= length else mask.bool()
+    return None if bool(mask.all()) else mask
+
+
+def _in_place(text: Tensor, call: Call, shape: torch.Size) -> Tensor:
+    """Final text rows back in the sequence `[batch, length, hidden]`, zeros where a visual token or padding stands."""
+    if call.streams is None:
+        return text.view(shape)
+    index = call.streams.text_index.where(call.streams.text_slots >= 0, shape[1])
+    sequence = text.new_zeros(shape[0], shape[1] + 1, shape[2])
+    sequence = sequence.scatter(1, index[..., None].expand(-1, -1, shape[2]), text.view(shape[0], -1, shape[2]))
+    return sequence[:, :-1]
+
+
+def _refuse(mask: Tensor | None, arguments: dict[str, Any]) -> None:
+    """Raise ValueError for what a pruned model cannot give, rather than give something else."""
+    if isinstance(mask, dict) or (mask is not None and mask.dim() != 2):
+        raise ValueError("A pruned model takes an attention_mask of [batch, length]; its own sparse masks are made from the plan.")
+    for name in ("output_attentions", "output_hidden_states"):
+        if arguments.get(name):
+            raise ValueError(
+                f"{name} is not available while visual work is skipped: visual rows have no values to return. "
+                "Use `with model.dense():` to inspect the dense model."
+            )
