@@ -1,5 +1,7 @@
 """LLaVA-1.5: CLIP vision tower, two-layer projector, Llama language model; 24 x 24 visual tokens at 336 pixels."""
 
+from typing import Any
+
 from transformers import LlavaConfig
 
 from ..runtime.plan import Grid, Sizes
@@ -11,7 +13,7 @@ def _recognises(config: Config) -> bool:
 
 
 def _sizes(config: Config) -> Sizes:
-    text = LlavaConfig.from_dict(dict(config)).text_config
+    text: Any = LlavaConfig.from_dict(dict(config)).text_config
     return Sizes(
         text.hidden_size,
         text.intermediate_size,
@@ -23,7 +25,7 @@ def _sizes(config: Config) -> Sizes:
 
 
 def _grid(config: Config) -> Grid:
-    vision = LlavaConfig.from_dict(dict(config)).vision_config
+    vision: Any = LlavaConfig.from_dict(dict(config)).vision_config
     side = vision.image_size // vision.patch_size
     return Grid(side, side)
 

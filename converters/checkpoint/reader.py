@@ -1,0 +1,208 @@
+"""Reading a checkpoint lazily, by v5 name, after everything that its headers can tell has been checked."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ..errors import YopoError
+from ..families import FAMILIES, Family, family_of
+from ..runtime.plan import Grid, Plan, PlanError, Sizes, from_json
+from .header import TensorInfo, read_header
+from .manifest import changed_files, read_manifest
+from .pickled import load_pickled, pickled_header
+from .skeleton import check_tensors, native_config, skeleton
+
+CONFIG = "config.json"
+SAMPLE_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's directory: its config, and its tensors by v5 name, none of them read yet."""
+
+    path: Path
+    config: dict[str, Any]
+    family: Family
+    sizes: Sizes
+    grid: Grid
+    tensors: dict[str, TensorInfo]
+    _open: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, mapped from its file: pages are read when touched, and belong to the file."""
+        info = self.tensors[name]
+        if info.file not in self._open:
+            self._open[info.file] = _open_file(info.file)
+        source = self._open[info.file]
+        tensor: Tensor = source[info.name_on_disk] if isinstance(source, dict) else source.get_tensor(info.name_on_disk)
+        return tensor
+
+    @property
+    def bytes(self) -> int:
+        return sum(info.bytes for info in self.tensors.values())
+
+    def fingerprint(self) -> str:
+        """Sha256 of the config, of every tensor's v5 name, dtype and shape, and of its first and last 4 KiB.
+
+        It takes a second where hashing all of a 7B model takes half a minute, and does not depend on layout and sharding. It
+        tells models apart; it does not prove that no byte in the middle of a tensor was changed.
+        """
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        for name in sorted(self.tensors):
+            info = self.tensors[name]
+            digest.update(json.dumps([name, info.dtype, info.shape]).encode())
+            for sample in _samples(self.read(name)):
+                digest.update(sample)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A directory that `convert` wrote, from its config alone. `files` are the sha256 of its files, {} where none are recorded."""
+
+    path: Path
+    config: dict[str, Any]
+    family: Family
+    plan: Plan
+    files: dict[str, str]
+
+    @property
+    def section(self) -> Mapping[str, Any]:
+        """The `yopo` section of config.json."""
+        section: Mapping[str, Any] = self.config["yopo"]
+        return section
+
+    def open_tensors(self) -> Checkpoint:
+        """The dense model that the files hold, in their own kept-first order. Raises YopoError as `open_checkpoint` does."""
+        return _open(self.path, native_config(self.family, self.config), self.family)
+
+    def changed_files(self) -> tuple[str, ...]:
+        """Names of recorded files that are missing or differ from what was written; reads all of them."""
+        return changed_files(self.path, self.files)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a dense checkpoint, and check everything that can be known without reading weights.
+
+    Raises YopoError: not a checkpoint, a converted one, unsupported or quantised; a shard missing, truncated or not what the index
+    says; a tensor unknown, missing or of the wrong shape.
+    """
+    config = read_config(path)
+    if is_converted(config):
+        base = config.get("yopo", {}).get("base", {}).get("name", "the base model")
+        raise YopoError(f"{path} is pruned already.", f"Convert the model it was made from instead: {base}.")
+    family = family_of(config)
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method", "an unnamed method")
+        raise YopoError(f"{path} is quantised ({method}).", "Use the unquantised checkpoint, and quantise what yopo writes.")
+    return _open(path, config, family)
+
+
+def open_converted(path: Path) -> Converted:
+    """Open what `convert` wrote. Raises YopoError if it is something else, or its plan cannot be obeyed by this version."""
+    config = read_config(path)
+    if not is_converted(config):
+        raise YopoError(f"{path} was not written by yopo: its config.json has no plan.", f"Make one: yopo convert {path} --budget 0.25")
+    family = next((family for family in FAMILIES if family.yopo_model_type == config.get("model_type")), None)
+    if family is None:
+        raise YopoError(
+            f"The model type {config.get('model_type')!r} of {path} is unknown.", "A newer version of yopo may have written it."
+        )
+    try:
+        plan = from_json(config["yopo"]["plan"])
+    except (PlanError, KeyError, TypeError) as error:
+        raise YopoError(f"{path} has a plan that cannot be read: {error}", "A newer version of yopo may have written it.") from None
+    return Converted(path, config, family, plan, read_manifest(path))
+
+
+def is_converted(config: Mapping[str, Any]) -> bool:
+    return "yopo" in config or config.get("model_type") in {family.yopo_model_type for family in FAMILIES}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """config.json as an object. Raises YopoError if there is none."""
+    if (path / "adapter_config.json").exists() and not (path / CONFIG).exists():
+        raise YopoError(f"{path} is an adapter, not a model.", "Merge it into its base model first.")
+    return _read_json(path / CONFIG, "Give the folder of a checkpoint in the Hugging Face format.")
+
+
+def _open(path: Path, config: dict[str, Any], family: Family) -> Checkpoint:
+    expected = skeleton(family, config)
+    opened: dict[Path, Any] = {}
+    tensors: dict[str, TensorInfo] = {}
+    for info in _tensors_on_disk(path, opened):
+        name = family.v5_name(info.name_on_disk)
+        if name in tensors:
+            both = f"{tensors[name].name_on_disk!r} and {info.name_on_disk!r}"
+            raise YopoError(f"The tensor {name!r} is there twice, as {both}.", "Remove one of the two layouts.")
+        if name is not None:
+            tensors[name] = info
+    check_tensors(tensors, expected, family)
+    return Checkpoint(path, config, family, family.sizes(config), family.grid(config), tensors, opened)
+
+
+def _tensors_on_disk(path: Path, opened: dict[Path, Any]) -> Iterator[TensorInfo]:
+    """Every tensor of every shard, under the name it has there; what transformers prefers comes first."""
+    for single, index in (("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")):
+        if (path / single).exists():
+            yield from _header(path / single, opened).values()
+            return
+        if (path / index).exists():
+            yield from _indexed(path / index, opened)
+            return
+    raise YopoError(f"{path} has no weights.", "Expected model.safetensors, its index, or pytorch_model.bin.")
+
+
+def _indexed(index: Path, opened: dict[Path, Any]) -> Iterator[TensorInfo]:
+    places = _read_json(index, "Fetch it again.").get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(file, str) and Path(file).name == file for file in places.values()):
+        raise YopoError(f"{index} has no weight_map of file names.", "Fetch it again.")
+    for shard in sorted(set(places.values())):
+        if not (index.parent / shard).exists():
+            raise YopoError(f"The shard {shard} named in {index} is missing.", "Fetch it again, into the same folder.")
+    for shard in sorted(set(places.values())):
+        header = _header(index.parent / shard, opened)
+        listed = {name for name, file in places.items() if file == shard}
+        for name in sorted(listed ^ header.keys()):
+            what = "lacks the tensor" if name in listed else "has a tensor that the index does not place there:"
+            raise YopoError(f"{index.name} and {shard} disagree: the shard {what} {name!r}.", "Fetch both again, from one revision.")
+        yield from header.values()
+
+
+def _header(file: Path, opened: dict[Path, Any]) -> dict[str, TensorInfo]:
+    if file.suffix == ".safetensors":
+        return read_header(file)
+    # A pickle has no header of its own: it is mapped now and kept.
+    opened[file] = load_pickled(file)
+    return pickled_header(file, opened[file])
+
+
+def _open_file(file: Path) -> Any:
+    return safe_open(file, framework="pt") if file.suffix == ".safetensors" else load_pickled(file)
+
+
+def _read_json(file: Path, hint: str) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise YopoError(f"{file} does not exist.", hint) from None
+    except NotADirectoryError:
+        raise YopoError(f"{file.parent} is not a folder.", hint) from None
+    except ValueError as error:
+        raise YopoError(f"{file} is not JSON: {error}.", "Fetch it again.") from None
+    if not isinstance(data, dict):
+        raise YopoError(f"{file} is not a JSON object.", "Fetch it again.")
+    return data
+
+
+def _samples(tensor: Tensor) -> Iterator[bytes]:
+    flat = tensor.contiguous().flatten().view(torch.uint8)
+    yield flat[:SAMPLE_BYTES].numpy().tobytes()
+    yield flat[-SAMPLE_BYTES:].numpy().tobytes()

@@ -1,0 +1,85 @@
+"""What config.json of a converted model says: the base model's config, and the `yopo` section."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from ..families import Family
+from ..planning.cost import cost
+from ..runtime.lattice import skew
+from ..runtime.layout import LayerLayout, layouts
+from ..runtime.plan import Plan, to_json
+from .skeleton import native_config
+from .source import Source
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a plan came about: the command as typed, the budget asked for, the recipe, and the calibration's facts (JSON-ready)."""
+
+    source: Source
+    command: str
+    budget: float | None = None
+    recipe: str | None = None
+    calibration: Mapping[str, Any] | None = None
+
+
+def converted_config(family: Family, config: Mapping[str, Any], plan: Plan, provenance: Provenance, fingerprint: str) -> dict[str, Any]:
+    """config.json of a converted model. The plan must be normalised."""
+    module = f"modeling_{family.yopo_model_type}"
+    classes = {"AutoConfig": family.yopo_config, "AutoModelForImageTextToText": family.yopo_architecture}
+    return native_config(family, config) | {
+        "model_type": family.yopo_model_type,
+        "architectures": [family.yopo_architecture],
+        "auto_map": {auto: f"{module}.{name}" for auto, name in classes.items()},
+        "yopo": {
+            "version": version(),
+            "plan": to_json(plan),
+            "attention": attention(plan),
+            "budget": {"asked": provenance.budget, "reached": cost(plan).share},
+            "recipe": provenance.recipe,
+            "calibration": None if provenance.calibration is None else dict(provenance.calibration),
+            "base": {
+                "name": provenance.source.name,
+                "repository": provenance.source.repository,
+                "revision": provenance.source.revision,
+                "fingerprint": fingerprint,
+            },
+        },
+    }
+
+
+def attention(plan: Plan) -> dict[str, Any]:
+    """The sparse attention in plain numbers, for readers without this project. Derived from the plan, which alone is obeyed."""
+    used = sorted({layer.read_phases for layer in plan.layers} - {1})
+    return {
+        "visual_depth": plan.visual_depth,
+        "locality": plan.locality,
+        "window_frames": plan.window_frames,
+        "grid": {
+            "order": "row-major, rows and columns counted anew in every image and tile",
+            "phase": "(row + skew * column + frame) mod read_phases",
+            "skew": {str(phases): skew(phases) for phases in used},
+        },
+        "layers": [_layer(layout) for layout in layouts(plan)],
+    }
+
+
+def _layer(layout: LayerLayout) -> dict[str, Any]:
+    return {
+        "window": layout.window,
+        "read_phases": layout.read_phases,
+        "read_heads": sum(layout.reads),
+        "self_heads": sum(layout.computes),
+        "kv_heads": {"self_and_read": layout.own_read, "self_only": layout.own - layout.own_read, "read_only": layout.read_only},
+        "phase_of_read_only": list(layout.phases),
+        "neurons": layout.neurons,
+    }
+
+
+def version() -> str:
+    try:
+        return metadata.version("yopo")
+    except metadata.PackageNotFoundError:
+        return "unknown"

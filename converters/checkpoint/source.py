@@ -1,0 +1,95 @@
+"""From what was typed to a directory: a short name, a repository of the Hugging Face Hub, or a folder."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from ..errors import YopoError
+from ..families.names import SHORT_NAMES
+
+SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "README.md", "LICEN[SC]E*", "NOTICE*")
+REPOSITORY = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+FORMS = f"Give a short name ({', '.join(SHORT_NAMES)}), a Hub id such as llava-hf/llava-1.5-7b-hf[@revision], or a folder."
+TOKEN = "Accept its terms on the Hub and log in with `hf auth login`, or set HF_TOKEN."
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from. `name` is short, for default output folders; `revision` is the Hub's commit."""
+
+    name: str
+    path: Path
+    repository: str | None = None
+    revision: str | None = None
+
+
+def resolve(model: str) -> Source:
+    """Find the model, downloading what is not in the Hub's cache yet; HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE hold as usual.
+
+    Short names come first: a folder of the same name is `./NAME`. Raises YopoError.
+    """
+    if model not in SHORT_NAMES and Path(model).expanduser().is_dir():
+        path = Path(model).expanduser()
+        return Source(path.resolve().name, path)
+    match = REPOSITORY.fullmatch(SHORT_NAMES.get(model, model))
+    if match is None or model.startswith(".") or Path(model).expanduser().exists():
+        raise YopoError(f"There is no model {model!r}.", FORMS)
+    path = _download(match["repository"], match["revision"])
+    name = model if model in SHORT_NAMES else match["repository"].partition("/")[2]
+    return Source(name, path, match["repository"], path.name)
+
+
+def _download(repository: str, revision: str | None) -> Path:
+    path = _snapshot(repository, revision, "*.safetensors")
+    return path if any(path.glob("*.safetensors")) else _snapshot(repository, revision, "*.bin")
+
+
+def _snapshot(repository: str, revision: str | None, weights: str) -> Path:
+    """The local folder of a repository's commit. Files in sub-folders (other formats of the same weights) are left out."""
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=[*SMALL_FILES, weights], ignore_patterns=["*/*"]))
+    except (HfHubHTTPError, HFValidationError, EntryNotFoundError, OSError) as error:
+        raise _explained(error, repository, revision) from error
+
+
+def _explained(error: Exception, repository: str, revision: str | None) -> YopoError:
+    """The sentence for what the Hub's client raised; the order matters, some are kinds of others."""
+    if isinstance(error, GatedRepoError):
+        return YopoError(f"The repository {repository} is gated.", TOKEN)
+    if isinstance(error, RepositoryNotFoundError):
+        return YopoError(f"The Hub has no repository {repository}, or it is private.", f"{FORMS} For a private one set HF_TOKEN.")
+    if isinstance(error, RevisionNotFoundError):
+        return YopoError(f"The repository {repository} has no revision {revision!r}.", "Give a branch, a tag or a full commit hash.")
+    if isinstance(error, HFValidationError):
+        return YopoError(f"{repository!r} cannot be the name of a repository on the Hub.", FORMS)
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        return YopoError(f"The Hub refuses access to {repository} (HTTP {error.response.status_code}).", TOKEN)
+    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
+        return _not_cached(error, repository)
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return YopoError(f"Fetching {repository} failed: {reason}", "Run the command again: what has arrived is kept.")
+
+
+def _not_cached(error: Exception, repository: str) -> YopoError:
+    cause = error.__cause__
+    if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403):
+        return _explained(cause, repository, None)
+    if isinstance(error, OfflineModeIsEnabled) or isinstance(cause, OfflineModeIsEnabled):
+        return YopoError(
+            f"{repository} is not in the cache, or not all of it, and offline mode is on.", "Unset HF_HUB_OFFLINE, or give a folder."
+        )
+    return YopoError(
+        f"The Hub cannot be reached, and {repository} is not in the cache, or not all of it.", "Check the network, or give a folder."
+    )

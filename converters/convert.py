@@ -1,0 +1,135 @@
+"""From a checkpoint and a plan to a new checkpoint: decide, validate, then write."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .checkpoint.card import LICENCE_FILES, card
+from .checkpoint.folder import appearing, check_output, check_space, synchronise
+from .checkpoint.manifest import MANIFEST, file_sha256, manifest_text
+from .checkpoint.reader import CONFIG, Checkpoint
+from .checkpoint.section import Provenance, converted_config
+from .checkpoint.skeleton import native_config
+from .checkpoint.writer import MAX_SHARD_BYTES, Entry, index_text, plan_shards, write_shard
+from .errors import YopoError
+from .permutation import Permutation, permutations
+from .runtime import RUNTIME_FILES
+from .runtime.plan import Plan, PlanError, Sizes, normalise, validate
+
+__all__ = ["Provenance", "check_output", "check_plan", "convert"]
+
+# Beside the weights: tokenizer, processor, chat template, generation defaults; the config, index and card are written anew.
+COPIED = ("*.json", "*.jinja", "*.model", "*.txt", *LICENCE_FILES)
+SMALL_FILES_BYTES = 64_000_000
+RUNTIME = Path(__file__).parent / "runtime"
+
+Progress = Callable[[int, int], None]
+
+
+def convert(
+    checkpoint: Checkpoint,
+    plan: Plan | None,
+    output: Path,
+    provenance: Provenance,
+    *,
+    force: bool = False,
+    progress: Progress = lambda done, total: None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Path:
+    """Write the checkpoint, pruned by `plan`, to the folder `output`, which appears when it is whole; None: unpruned, native form.
+
+    `progress` is told bytes done and bytes in all. Raises YopoError for a plan of another model, weights that are not finite, an
+    output that exists (unless `force`) and a full disk; KeyboardInterrupt on signals. Nothing is left behind then.
+    """
+    output = Path(output)
+    check_output(output, force)
+    _check_apart(checkpoint.path, output)
+    plan = None if plan is None else check_plan(plan, checkpoint.sizes)
+    moved = {} if plan is None else permutations(checkpoint.family, plan)
+    if absent := sorted(name for name in moved.keys() - checkpoint.tensors.keys() if name.endswith(".weight")):
+        raise RuntimeError(f"the facts of {checkpoint.family.name} name tensors that are not there: {absent}")
+    entries = [Entry(name, info.dtype, info.shape) for name, info in checkpoint.tensors.items()]
+    shards = plan_shards(entries, max_shard_bytes)
+    check_space(output, checkpoint.bytes + SMALL_FILES_BYTES)
+    tell = _counter(checkpoint.bytes, progress)
+    with appearing(output, force) as folder:
+        _write_small_files(folder, checkpoint, plan, provenance)
+        if len(shards) > 1:
+            _write_text(folder / "model.safetensors.index.json", index_text(shards))
+        files = {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
+        for shard in shards:
+            files[shard.file] = write_shard(folder, shard, lambda name: _permuted(checkpoint, name, moved.get(name)), tell)
+        _write_text(folder / MANIFEST, manifest_text(files))
+    return output
+
+
+def check_plan(plan: Plan, sizes: Sizes) -> Plan:
+    """The plan, normalised. Raises YopoError if it cannot be obeyed by a model of these sizes."""
+    different = [
+        f"{field.name} {getattr(plan.sizes, field.name)} instead of {getattr(sizes, field.name)}"
+        for field in fields(Sizes)
+        if getattr(plan.sizes, field.name) != getattr(sizes, field.name)
+    ]
+    if different:
+        raise YopoError(f"The plan is for another model: {', '.join(different)}.", "Use a plan that was made for this model.")
+    try:
+        return normalise(validate(plan))
+    except PlanError as error:
+        raise YopoError(f"The plan cannot be obeyed: {error}.", "Correct it, or let `yopo convert --dry-run` make one.") from None
+
+
+def _permuted(checkpoint: Checkpoint, name: str, permutation: Permutation | None) -> Tensor:
+    tensor = checkpoint.read(name)
+    return tensor if permutation is None else permutation.apply(tensor)
+
+
+def _check_apart(source: Path, output: Path) -> None:
+    """An output that holds its own input would destroy it when it is replaced."""
+    if source.resolve().is_relative_to(output.resolve()):
+        raise YopoError(f"{output} is the model that is to be converted, or holds it.", "Choose another name with -o.")
+
+
+def _write_small_files(folder: Path, checkpoint: Checkpoint, plan: Plan | None, provenance: Provenance) -> None:
+    for file in _copied_files(checkpoint.path):
+        _write_bytes(folder / file.name, file.read_bytes())
+    if plan is None:
+        config = native_config(checkpoint.family, checkpoint.config)
+    else:
+        config = converted_config(checkpoint.family, checkpoint.config, plan, provenance, checkpoint.fingerprint())
+        for name in RUNTIME_FILES:
+            _write_bytes(folder / name, (RUNTIME / name).read_bytes())
+    _write_text(folder / CONFIG, _json_text(config))
+    _write_text(folder / "README.md", card(checkpoint.family, checkpoint.path, plan, provenance))
+
+
+def _copied_files(path: Path) -> Iterator[Path]:
+    found = {file for pattern in COPIED for file in path.glob(pattern) if file.is_file()}
+    return (file for file in sorted(found) if file.name != CONFIG and not file.name.endswith(".index.json"))
+
+
+def _json_text(data: Any) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def _write_text(file: Path, text: str) -> None:
+    _write_bytes(file, text.encode())
+
+
+def _write_bytes(file: Path, data: bytes) -> None:
+    file.write_bytes(data)
+    synchronise(file)
+
+
+def _counter(total: int, progress: Progress) -> Callable[[int], None]:
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(done, total)
+
+    return count
