@@ -33,7 +33,8 @@ def masked_logits(model: Any, inputs: Any, plan: Plan | None = None, grids: list
     for index, layer in enumerate(text_model.layers):
         layout = layouts(plan)[index] if converted else None
         rows = _layer(layer, rows, rotary, plan, index, layout, visual, valid, where)
-    return model.lm_head(text_model.norm(rows))
+    logits: Tensor = model.lm_head(text_model.norm(rows))
+    return logits
 
 
 def _default_grids(model: Any, visual: Tensor) -> list[list[Grid]]:
@@ -42,7 +43,7 @@ def _default_grids(model: Any, visual: Tensor) -> list[list[Grid]]:
 
 
 def _embeddings(model: Any, inputs: Any, visual: Tensor) -> Tensor:
-    rows = model.get_input_embeddings()(inputs["input_ids"])
+    rows: Tensor = model.get_input_embeddings()(inputs["input_ids"])
     if "pixel_values" not in inputs:
         return rows
     features = torch.cat(list(model.model.get_image_features(inputs["pixel_values"], return_dict=True).pooler_output))
@@ -84,7 +85,7 @@ def _layer(
     scores = (query @ key.transpose(2, 3) * attention.scaling).masked_fill(~mask, float("-inf"))
     seen = (scores.softmax(-1) @ value).transpose(1, 2)
     seen = seen.masked_fill(visual[..., None, None] & ~heads[:, None], 0.0)
-    update = attention.o_proj(seen.flatten(2))
+    update: Tensor = attention.o_proj(seen.flatten(2))
     rows = rows + (update.masked_fill(visual[..., None], 0.0) if not kept.self_heads else update)
 
     ffn = layer.mlp
@@ -97,7 +98,7 @@ def _layer(
 def _head_mask(head: int, kept: LayerPlan, plan: Plan, index: int, visual: Tensor, valid: Tensor, where: Tensor) -> Tensor:
     """`[batch, length, length]`: which keys each query sees in one (dense) head of layer `index`."""
     length = visual.shape[1]
-    own, read_only = kept.kv_heads(plan.sizes)
+    _, read_only = kept.kv_heads(plan.sizes)
     kv_head = head // plan.sizes.group
     earlier = torch.ones(length, length, dtype=torch.bool, device=visual.device).tril()
     visible = earlier & valid[:, None]
@@ -108,11 +109,8 @@ def _head_mask(head: int, kept: LayerPlan, plan: Plan, index: int, visual: Tenso
         spots = [[phase_of(row, column, frame, kept.read_phases) == phase for _, frame, row, column in s] for s in where.tolist()]
         readable = readable & torch.tensor(spots, device=visual.device)
     by_text = visible & (text_key | readable[:, None])
-    by_visual = visible & text_key
-    if kept.window is None:
-        by_visual = visible
-    else:
-        by_visual = by_visual | (_near(kept.window, plan, where) & valid[:, None] & visual[:, None])
+    in_window = visible if kept.window is None else _near(kept.window, plan, where) & valid[:, None]
+    by_visual = (visible & text_key) | (in_window & visual[:, None])
     mask = torch.where(visual[..., None], by_visual, by_text)
     return mask | torch.eye(length, dtype=torch.bool, device=mask.device)  # no empty row; padding is never read
 

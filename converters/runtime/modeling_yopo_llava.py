@@ -39,9 +39,11 @@ class YopoLlavaModel(LlavaModel):
         self.post_init()
 
     def forward(self, input_ids: Tensor | None = None, **kwargs: Any) -> Any:
-        visual = None if input_ids is None else input_ids == self.config.image_token_id
-        if visual is None and kwargs.get("pixel_values") is not None:
+        pictures = kwargs.get("pixel_values") is not None or bool(kwargs.get("mm_encoder_outputs"))
+        if pictures and input_ids is None:
             raise ValueError("Pictures need input_ids: inputs_embeds alone do not tell which tokens are visual.")
+        # A placeholder without a picture, such as one that the model itself generated, is an ordinary token.
+        visual = input_ids == self.config.image_token_id if pictures and input_ids is not None else None
         return super().forward(input_ids, visual_mask=visual, images=self.images, **kwargs)
 
     def images(self, visual: Tensor) -> tuple[Image, ...]:

@@ -36,6 +36,13 @@ class Streams:
     images: tuple[Image, ...]
     _by_phase: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    def phase_size(self, phases: int, phase: int) -> int:
+        """Rows of one lattice, the most that a sample of the batch has."""
+        return max(
+            sum(token_phases(image.grid, phases).count(phase) for image in self.images if image.sample == sample)
+            for sample in range(self.visual_index.shape[0])
+        )
+
     @property
     def grids(self) -> dict[Grid, list[Image]]:
         """Images by grid: those of one shape are computed together."""
@@ -70,10 +77,7 @@ class Streams:
 def token_phases(grid: Grid, phases: int) -> tuple[int, ...]:
     """The lattice of every token of a grid, in the order of its tokens."""
     return tuple(
-        phase_of(row, column, frame, phases)
-        for frame in range(grid.frames)
-        for row in range(grid.rows)
-        for column in range(grid.columns)
+        phase_of(row, column, frame, phases) for frame in range(grid.frames) for row in range(grid.rows) for column in range(grid.columns)
     )
 
 
@@ -103,9 +107,7 @@ def images_of_one_grid(counts: Sequence[int], grid: Grid) -> tuple[Image, ...]:
                 f"A sample has {count} visual tokens in this call, which is no multiple of the {grid.tokens} of an image. "
                 "Pass whole images: a prompt cannot be cut inside one (no prefill_chunk_size)."
             )
-    return tuple(
-        Image(sample, start, grid) for sample, count in enumerate(counts) for start in range(0, count, grid.tokens)
-    )
+    return tuple(Image(sample, start, grid) for sample, count in enumerate(counts) for start in range(0, count, grid.tokens))
 
 
 def rows_of(index: Tensor, values: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from .attention import HeadKind, TextMasks, attend, full_attention, head_kinds, rotate, take, windowed_attention
+from .attention import TextMasks, attend, full_attention, head_kinds, rotate, take, windowed_attention
 from .cache import TEXT_ONLY, SparseLayer, Timeline, sparse_layers
 from .layout import LayerLayout, layouts
 from .plan import Plan
@@ -58,7 +58,8 @@ class Call:
 
     def normalised(self, norm: Any) -> Tensor:
         """The visual rows after an RMS norm, `norm(visual)` to the bit."""
-        return norm.weight * self._unit(norm)
+        weight: Tensor = norm.weight
+        return weight * self._unit(norm)
 
     def _unit(self, norm: Any) -> Tensor:
         if self.unit is None:
@@ -69,17 +70,20 @@ class Call:
         return self.unit
 
     def lattice(self, norm: Any, phases: int, phase: int) -> Tensor:
-        """The normalised visual rows of one phase, `[batch * largest lattice, hidden]`."""
+        """The normalised visual rows of one phase, `[batch * its rows, hidden]`."""
         assert self.streams is not None
         if phases not in self.lattices:
-            rows, _ = self.streams.by_phase(phases)
-            unit = rows_of(rows.flatten(1), self._unit(norm).unflatten(0, (self.batch, -1)))
-            self.lattices[phases] = unit.unflatten(1, rows.shape[1:])
-        return (norm.weight * self.lattices[phases][:, phase]).flatten(0, 1)
+            index, _ = self.streams.by_phase(phases)
+            unit = rows_of(index.flatten(1), self._unit(norm).unflatten(0, (self.batch, -1)))
+            self.lattices[phases] = unit.unflatten(1, index.shape[1:])
+        rows = self.lattices[phases][:, phase, : self.streams.phase_size(phases, phase)]
+        weight: Tensor = norm.weight
+        return (weight * rows).flatten(0, 1)
 
     def rotary_by_phase(self, layout: LayerLayout) -> Rotary:
         """Cosine and sine of interlaced heads, `[batch, heads, largest lattice, head_dim]`."""
-        assert self.streams is not None and self.visual_rotary is not None
+        assert self.streams is not None
+        assert self.visual_rotary is not None
         phases = layout.read_phases
         if phases not in self.lattice_rotary:
             rows, _ = self.streams.by_phase(phases)
@@ -92,9 +96,10 @@ class Call:
 class SparseTextModel(nn.Module):
     """A text model of transformers that obeys a plan. `bind` it to one; `dense()` switches the plan off for a while."""
 
-    layers: nn.ModuleList
-    norm: nn.Module
-    rotary_emb: nn.Module
+    layers: Any
+    norm: Any
+    rotary_emb: Any
+    embed_tokens: Any
     config: Any
 
     def bind(self, plan: Plan) -> None:
@@ -136,7 +141,7 @@ class SparseTextModel(nn.Module):
         plan, updating = self.plan, sum(layout.updates for layout in self.layouts)
         return (
             f"pruned: visual tokens leave after layer {plan.visual_depth} of {len(plan.layers)} and are updated in {updating}; "
-            f"K and V of text and visual rows share their products, attention is {self.config._attn_implementation or 'sdpa'} in rectangles"
+            f"K and V of text and visual rows share their products, attention is SDPA on rectangles"
         )
 
     def rotary(self, rows: Tensor, positions: Tensor) -> Rotary:
@@ -158,10 +163,16 @@ class SparseTextModel(nn.Module):
     ) -> BaseModelOutputWithPast:
         """`inputs_embeds` `[batch, length, hidden]`; `visual_mask` `[batch, length]` marks visual tokens, `images(mask)` their grids."""
         if not self.pruned:
-            arguments = dict(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
-            return super().forward(
-                **arguments, past_key_values=past_key_values, inputs_embeds=inputs_embeds, use_cache=use_cache, **kwargs
+            dense: BaseModelOutputWithPast = super().forward(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                inputs_embeds=inputs_embeds,
+                use_cache=use_cache,
+                **kwargs,
             )
+            return dense
         _refuse(attention_mask, kwargs)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
@@ -250,10 +261,11 @@ class SparseTextModel(nn.Module):
         if own_queries is None:
             call.text = call.text + attention.o_proj(output)
             return
-        own_keys, own_values = whole_keys, whole_values
-        assert own_keys is not None and own_values is not None and call.visual_rotary is not None
+        assert whole_keys is not None
+        assert whole_values is not None
+        assert call.visual_rotary is not None
         own_queries = rotate(own_queries, *call.visual_rotary)
-        seen = self._visual_attention(layout, call, own_queries, own_keys, own_values, (keys, values), held, attention.scaling)
+        seen = self._visual_attention(layout, call, own_queries, whole_keys, whole_values, (keys, values), held, attention.scaling)
         call.update(*_output(attention.o_proj, layout, size, output, _rows(seen)))
 
     def _visual_attention(
@@ -324,6 +336,11 @@ def _heads(rows: Tensor, batch: int, size: int) -> Tensor:
     return rows.view(batch, -1, rows.shape[-1] // size, size).transpose(1, 2)
 
 
+def _padded(heads: Tensor, rows: int) -> Tensor:
+    """`[batch, heads, rows, head_dim]` with zeros up to `rows`, so that lattices of unequal size share a rectangle."""
+    return heads if heads.shape[2] == rows else functional.pad(heads, (0, 0, 0, rows - heads.shape[2]))
+
+
 def _rows(heads: Tensor) -> Tensor:
     """`[batch, heads, rows, head_dim]` as `[batch * rows, heads * head_dim]`."""
     return heads.transpose(1, 2).flatten(2).flatten(0, 1)
@@ -371,7 +388,7 @@ def _projected(
         rows = torch.cat([text, call.lattice(norm, layout.read_phases, phase)])
         both = _linear(rows, projection, done * size, (done + heads) * size)
         parts.append(both[:count])
-        read_parts.append(_heads(both[count:], call.batch, size))
+        read_parts.append(_padded(_heads(both[count:], call.batch, size), call.streams.by_phase(layout.read_phases)[0].shape[-1]))
         done += heads
     if done < len(layout.kv_order):
         parts.append(_linear(text, projection, done * size))

@@ -1,0 +1,49 @@
+"""What the runtime executes in a prefill, counted from its shapes: exactly what PyTorch's FLOP counter must find.
+
+Linear products are the plan's cost to the last FLOP. Attention kernels compute whole rectangles, masked corners included; what a
+strip's rectangle has beyond the visible pairs is the surplus that lies outside the budget.
+"""
+
+from collections.abc import Sequence
+
+from ..runtime.attention import head_kinds, strips
+from ..runtime.cache import TEXT_ONLY
+from ..runtime.layout import LayerLayout, layouts
+from ..runtime.plan import Grid, Plan, normalise
+from .cost import layer_cost, read_tokens
+
+
+def linear_flops(plan: Plan, text_tokens: int) -> int:
+    """FLOPs of all linear products of one prompt with the plan's reference grids, without lm_head."""
+    plan = normalise(plan)
+    sizes = plan.sizes
+    weights = 2 * (sizes.num_attention_heads + sizes.num_key_value_heads) * sizes.head_dim + 3 * sizes.intermediate_size
+    text = 2 * text_tokens * sizes.hidden_size * weights * sizes.num_hidden_layers
+    costs = [layer_cost(layer, index, plan) for index, layer in enumerate(plan.layers)]
+    return text + sum(cost.projections + cost.ffn for cost in costs)
+
+
+def attention_flops(plan: Plan, text_tokens: int) -> int:
+    """FLOPs of all attention rectangles, text and visual, of one prompt with the plan's reference grids."""
+    plan = normalise(plan)
+    return sum(_layer_pairs(layout, plan, text_tokens) for layout in layouts(plan)) * 2 * 2 * plan.sizes.head_dim
+
+
+def _layer_pairs(layout: LayerLayout, plan: Plan, text_tokens: int) -> int:
+    """(query, key) pairs of one layer's rectangles, summed over query heads."""
+    kept = sum(layout.computes)
+    pairs = sum(len(kind.query_heads) * text_tokens * _keys(kind.phases, plan.grids, text_tokens) for kind in head_kinds(layout))
+    if not kept:
+        return pairs
+    if layout.window is None:
+        return pairs + kept * plan.visual_tokens * _keys(1, plan.grids, text_tokens)
+    for grid in plan.grids:
+        count, rows, reach = strips(grid, layout.window, plan.locality, plan.window_frames).mask.shape
+        pairs += kept * count * rows * (text_tokens + reach)
+    return pairs
+
+
+def _keys(phases: int, grids: Sequence[Grid], text_tokens: int) -> int:
+    if phases == TEXT_ONLY:
+        return text_tokens
+    return text_tokens + max(sum(read_tokens(grids, phases, phase)) for phase in range(phases))
