@@ -23,8 +23,8 @@ class SplitLinear(nn.Module):
         self.kept = nn.Parameter(self._take(weight, order[:kept]), requires_grad=trains)
         self.rest = nn.Parameter(self._take(weight, order[kept:]), requires_grad=trains)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=trains)
-        self.register_state_dict_post_hook(_merge)
-        self.register_load_state_dict_pre_hook(_split)
+        self.register_state_dict_post_hook(_merge)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_split)  # type: ignore[no-untyped-call]
 
     def _take(self, weight: Tensor, places: tuple[int, ...]) -> Tensor:
         return weight.detach().index_select(self.dim, torch.tensor(places, dtype=torch.long, device=weight.device))
