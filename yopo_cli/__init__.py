@@ -1,0 +1,1 @@
+"""The command line of yopo: everything that touches the user."""

@@ -1,0 +1,53 @@
+"""The `yopo` command: which commands there are, and how they end."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from .commands.ask import ask
+from .commands.convert import convert
+from .commands.eval import evaluate
+from .commands.inspect import inspect
+from .commands.verify import verify
+from .terminal import INTERRUPTED, guarded, say
+
+COMMANDS: dict[str, Callable[..., None]] = {"convert": convert, "inspect": inspect, "ask": ask, "verify": verify, "eval": evaluate}
+
+app = typer.Typer(
+    name="yopo",
+    help="Prune once: convert a vision-language model so that its language model does only the visual work a budget pays for.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for name, command in COMMANDS.items():
+    app.command(name)(guarded(command))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"yopo {version('yopo')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """Options of `yopo` itself."""
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 told what is wrong, 2 wrong usage, 3 a gate failed, 130 interrupted."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # libraries' notes to developers are not for the user
+    try:
+        app()
+    except KeyboardInterrupt:
+        say("Interrupted.")
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,36 @@
+"""`yopo ask`: one question about one picture or several."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..loader import Dtype, load, locate
+from ..options import Device, DtypeOption, Json
+from ..terminal import say, show_json, show_text
+
+
+def ask(
+    model: Annotated[str, typer.Argument(metavar="OUT|MODEL", help="A converted model, or a dense one.")],
+    question: Annotated[str, typer.Argument(help="The question.")],
+    image: Annotated[list[Path] | None, typer.Option("--image", "-i", help="A picture; give several for several pictures.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    device: Device = None,
+    dtype: DtypeOption = Dtype.AUTO,
+    as_json: Json = False,
+) -> None:
+    """Ask a model a question about pictures; without a picture, a question in words alone."""
+    source = locate(model)
+    from ..answer import generate
+    from ..prompts import encode, prompt
+    from ..samples import open_image
+
+    pictures = [open_image(path) for path in image or []]
+    loaded = load(source.path, device, dtype)
+    say(f"Path: {loaded.path_report()}")
+    inputs = encode(loaded.processor, [prompt(loaded.processor, question, len(pictures))], pictures)
+    answer = generate(loaded, inputs, max_new_tokens)[0]
+    if as_json:
+        show_json({"model": model, "question": question, "answer": answer, "path": loaded.path_report()})
+    else:
+        show_text([answer])

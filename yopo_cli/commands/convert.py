@@ -1,0 +1,162 @@
+"""`yopo convert`: one model, one number, one pruned model."""
+
+import shlex
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from converters.errors import YopoError
+from converters.runtime.plan import Grid, Plan
+
+from ..calibration import Calibration, statistics_of
+from ..loader import Dtype, locate
+from ..memory import PeakMemory
+from ..options import Device, DtypeOption, Json, parse_grid, read_plan
+from ..terminal import byte_bar, say, show_json, show_table, show_text
+
+
+class Recipe(StrEnum):
+    """How a plan is made: names of `converters.planning.recipes.RECIPES`, which is not imported for `--help`."""
+
+    INTERLACED = "interlaced"
+    YOPO = "yopo"
+
+
+def convert(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="demo, a short name (llava-1.5-7b), a Hub id, a Hub id@revision, or a folder.")
+    ],
+    budget: Annotated[
+        float | None, typer.Option("--budget", "-b", help="Share of the dense visual FLOPs to keep, in (0, 1]; 1: only migrate.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write (default: ./NAME-yopo-BUDGET).")] = None,
+    plan: Annotated[Path | None, typer.Option(help="Apply this plan (JSON) instead of making one; no calibration.")] = None,
+    recipe: Annotated[Recipe, typer.Option(help="How the plan is made; yopo: as in the paper.")] = Recipe.INTERLACED,
+    calibration: Annotated[
+        Path | None, typer.Option(help='Samples to calibrate on, a JSONL file of {"image", "question", "answer"?} (default: bundled).')
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Calibration samples to use.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Which samples are drawn.")] = 0,
+    statistics: Annotated[Path | None, typer.Option(help="Reuse the statistics in this file, or write them there.")] = None,
+    grid: Annotated[
+        str | None, typer.Option(metavar="ROWSxCOLUMNS", help="Visual grid that the budget is counted on (default: the samples').")
+    ] = None,
+    device: Device = None,
+    dtype: DtypeOption = Dtype.AUTO,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write no model.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing output folder.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Prune a model: calibrate, plan for the budget, write a checkpoint that transformers loads."""
+    reference = parse_grid(grid)
+    _check_combination(budget, plan, reference, calibration, statistics)
+    started = time.monotonic()
+    with PeakMemory() as memory:
+        source = locate(model)
+        from converters.checkpoint.reader import open_checkpoint
+        from converters.convert import check_output, check_plan
+
+        checkpoint = open_checkpoint(source.path)
+        read = None if plan is None else check_plan(read_plan(plan), checkpoint.sizes)
+        if not dry_run and output is not None:
+            check_output(output, force)
+        request = Calibration(calibration, samples, seed, statistics, device, dtype)
+        decided, facts = (read, None) if read or budget == 1 else _planned(checkpoint, source, request, recipe, reference, budget)
+        target = output or _default_output(source.name, budget, decided)
+        command = _command(model, budget, plan, recipe, calibration, samples, seed, statistics, grid, dtype)
+        if not dry_run:
+            from converters.convert import Provenance, convert
+
+            provenance = Provenance(source, command, budget, None if facts is None else recipe.value, facts)
+            with byte_bar("Writing") as progress:
+                convert(checkpoint, decided, target, provenance, force=force, progress=progress)
+    result = _result(checkpoint, decided, budget, source.name, facts)
+    result |= {"seconds": round(time.monotonic() - started, 3), "peak_memory_bytes": memory.bytes}
+    result |= {"output": None if dry_run else str(target)}
+    _show(result, _plan_or_dense(checkpoint, decided), dry_run, as_json)
+
+
+def _check_combination(
+    budget: float | None, plan: Path | None, grid: Grid | None, calibration: Path | None, statistics: Path | None
+) -> None:
+    if plan is None and budget is None:
+        raise typer.BadParameter("give a budget, such as 0.25, or a plan.", param_hint="--budget / --plan")
+    unused = {"--budget": budget, "--grid": grid, "--calibration": calibration, "--statistics": statistics}
+    if plan is not None and (given := [name for name, value in unused.items() if value is not None]):
+        raise typer.BadParameter(f"a plan is complete: {', '.join(given)} would do nothing.", param_hint="--plan")
+    if budget is not None and not 0 < budget <= 1:
+        raise YopoError(f"The budget is {budget:g}, which is not within 0..1.", "It is the kept share of the visual FLOPs, such as 0.25.")
+
+
+def _planned(
+    checkpoint: Any, source: Any, request: Calibration, recipe: Recipe, grid: Grid | None, budget: float | None
+) -> tuple[Plan, dict[str, Any]]:
+    """A plan for the budget, and the facts of its calibration."""
+    from converters.planning.recipes import make_plan
+
+    statistics, facts = statistics_of(checkpoint, source, request)
+    assert budget is not None
+    grids = statistics.grids if grid is None else (grid,)
+    return make_plan(recipe.value, statistics, checkpoint.sizes, grids, budget), facts
+
+
+def _default_output(name: str, budget: float | None, plan: Plan | None) -> Path:
+    """NAME-yopo-BUDGET in the working folder; a plan from a file goes by the share that it reaches."""
+    from converters.planning.cost import cost
+
+    share = f"{budget:g}" if budget is not None else f"{cost(plan).share:.3g}" if plan is not None else "1"
+    return Path(f"{name}-yopo-{share}")
+
+
+def _command(
+    model: str, budget: float | None, plan: Path | None, recipe: Recipe, calibration: Path | None, samples: int, seed: int,
+    statistics: Path | None, grid: str | None, dtype: Dtype,
+) -> str:  # fmt: skip
+    """The command that makes this model again. Where it was written to is not part of what it is."""
+    words: list[str] = ["yopo", "convert", model]
+    words += [] if budget is None else ["--budget", f"{budget:g}"]
+    words += [] if plan is None else ["--plan", str(plan)]
+    if plan is None and budget != 1:
+        words += [] if recipe is Recipe.INTERLACED else ["--recipe", recipe.value]
+        words += [] if calibration is None else ["--calibration", str(calibration)]
+        words += [] if samples == 100 else ["--samples", str(samples)]
+        words += [] if seed == 0 else ["--seed", str(seed)]
+        words += [] if statistics is None else ["--statistics", str(statistics)]
+        words += [] if grid is None else ["--grid", grid]
+        words += [] if dtype is Dtype.AUTO else ["--dtype", dtype.value]
+    return shlex.join(words)
+
+
+def _plan_or_dense(checkpoint: Any, plan: Plan | None) -> Plan:
+    """The plan, or that of the model as it is: what a migrated one costs."""
+    from converters.runtime.plan import dense_plan
+
+    return dense_plan(checkpoint.sizes, (checkpoint.grid,)) if plan is None else plan
+
+
+def _result(checkpoint: Any, plan: Plan | None, budget: float | None, name: str, facts: dict[str, Any] | None) -> dict[str, Any]:
+    from converters.runtime.plan import to_json
+
+    from ..report import cost_json
+
+    costs = cost_json(_plan_or_dense(checkpoint, plan), budget)
+    return {"model": name, **costs, "calibration": facts, "plan": None if plan is None else to_json(plan)}
+
+
+def _show(result: dict[str, Any], plan: Plan, dry_run: bool, as_json: bool) -> None:
+    from ..picture import picture
+    from ..report import cost_table, share_text
+
+    if as_json:
+        show_json(result)
+        return
+    if dry_run:
+        show_text([*picture(plan), ""])
+    show_table(*cost_table(plan))
+    asked = result["budget"]["asked"]
+    reached = share_text(result["budget"]["reached"])
+    say("" if asked is None else f"Budget asked {share_text(asked)}, reached {reached} of the dense visual FLOPs.")
+    show_text(["" if dry_run else f"Wrote {result['output']}"])

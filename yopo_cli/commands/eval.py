@@ -1,0 +1,119 @@
+"""`yopo eval`: what pruning did to the answers."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from converters.errors import YopoError
+
+from ..evaluation import Answered, Score, by_kind, score, score_json
+from ..loader import Dtype, Loaded, load, locate
+from ..options import Device, DtypeOption, Json
+from ..report import share_text
+from ..samples import BUNDLED, Example, Examples, batches, bundled_examples, read_examples
+from ..terminal import GATE_FAILED, sample_bar, say, show_json, show_table
+
+DEMO_SAMPLES = 500
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="OUT|MODEL", help="A converted model; of a dense one only the dense side is shown.")],
+    task: Annotated[
+        list[str] | None, typer.Option("--task", "-t", help="demo, or a JSONL file of {image, question, answer, kind?}; may be repeated.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Questions per task (default: 500 of demo, all of a file).")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Which questions are drawn.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions answered at a time.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 16,
+    min_retention: Annotated[
+        float | None, typer.Option(min=0, help="Exit with 3 if a task keeps less than this share of the dense accuracy.")
+    ] = None,
+    device: Device = None,
+    dtype: DtypeOption = Dtype.AUTO,
+    as_json: Json = False,
+) -> None:
+    """Compare the pruned model with the dense one on the same questions. The dense one is OUT with its plan switched off."""
+    started = time.monotonic()
+    tasks = _tasks(task or [BUNDLED], samples, seed)
+    loaded = load(locate(model).path, device, dtype)
+    if min_retention is not None and not loaded.pruned:
+        raise YopoError(f"{model} is dense: it has no retention to demand.", "Leave --min-retention out, or give a converted model.")
+    say(f"Path: {loaded.path_report()}")
+    answered = {examples.name: _answered(loaded, examples, batch_size, max_new_tokens) for examples in tasks}
+    if as_json:
+        results = {name: score_json(score(answers)) | {"kinds": _kinds_json(answers)} for name, answers in answered.items()}
+        seconds = round(time.monotonic() - started, 3)
+        show_json({"model": model, "path": loaded.path_report(), "tasks": results, "seconds": seconds})
+    else:
+        show_table(("task", "questions", "dense", "pruned", "retention", "changed"), _rows(answered))
+    _gate({name: score(answers) for name, answers in answered.items()}, min_retention)
+
+
+def _tasks(names: list[str], samples: int | None, seed: int) -> list[Examples]:
+    tasks = [
+        bundled_examples(samples or DEMO_SAMPLES, seed, "eval")
+        if name == BUNDLED
+        else read_examples(Path(name), answers=True, count=samples, seed=seed)
+        for name in names
+    ]
+    seen = [examples.name for examples in tasks]
+    if twice := sorted({name for name in seen if seen.count(name) > 1}):
+        raise YopoError(f"Two tasks are named {', '.join(twice)}.", "A task is named after its file: rename one.")
+    return tasks
+
+
+def _answered(loaded: Loaded, examples: Examples, batch_size: int, max_new_tokens: int) -> list[Answered]:
+    with sample_bar(f"Asking {examples.name}", examples.count) as progress:
+        answered: list[Answered] = []
+        for batch in batches(examples.stream(), batch_size):
+            answered.extend(_batch(loaded, batch, max_new_tokens))
+            progress(len(answered))
+    return answered
+
+
+def _batch(loaded: Loaded, batch: list[Example], max_new_tokens: int) -> Iterator[Answered]:
+    """Both models' answers to the same inputs."""
+    from ..answer import generate
+    from ..prompts import encode_examples
+
+    inputs = encode_examples(loaded.processor, batch)
+    pruned: list[str] | list[None] = [None] * len(batch)
+    if loaded.pruned:
+        pruned = generate(loaded, inputs, max_new_tokens)
+        with loaded.model.dense():
+            dense = generate(loaded, inputs, max_new_tokens)
+    else:
+        dense = generate(loaded, inputs, max_new_tokens)
+    for example, expensive, cheap in zip(batch, dense, pruned, strict=True):
+        yield Answered(example.answer or "", expensive, cheap, example.kind)
+
+
+def _kinds_json(answered: list[Answered]) -> dict[str, Any]:
+    return {kind: score_json(result) for kind, result in by_kind(answered).items()}
+
+
+def _rows(answered: dict[str, list[Answered]]) -> Iterator[tuple[str, ...]]:
+    for name, answers in answered.items():
+        yield _row(name, score(answers))
+        for kind, result in by_kind(answers).items():
+            yield _row(f"  {kind}", result)
+
+
+def _row(name: str, result: Score) -> tuple[str, ...]:
+    shares = (result.dense, result.pruned, result.retention, result.answer_flips)
+    return name, str(result.samples), *map(share_text, shares)
+
+
+def _gate(scores: dict[str, Score], least: float | None) -> None:
+    """Exit with 3 if a task's retention is below `least`, or cannot be told because the dense model has nothing right."""
+    if least is None:
+        return
+    failed = {name: result.retention for name, result in scores.items() if result.retention is None or result.retention < least}
+    for name, retention in failed.items():
+        told = "is unknown, the dense model has nothing right" if retention is None else f"is {retention:.4f}"
+        say(f"Gate failed: the retention on {name} {told}, below {least:g}.")
+    if failed:
+        raise typer.Exit(GATE_FAILED)

@@ -1,0 +1,59 @@
+"""A plan drawn with letters, one line a layer, at most 80 columns: readable in a terminal, in a pipe and in a log."""
+
+from converters.planning.cost import dense_visual_flops, layer_cost
+from converters.runtime.plan import LayerPlan, Plan, normalise
+
+MAP_WIDTH = 32
+BAR_WIDTH = 6
+LEGEND = "heads: # read by text and computed for visual tokens, r read only, s computed only, . neither"
+
+
+def picture(plan: Plan) -> list[str]:
+    """The lines: a header, one for each layer, a legend."""
+    plan = normalise(plan)
+    heads = plan.sizes.num_attention_heads
+    width = max(5, len(head_map(LayerPlan((), (), ()), heads)))
+    lines = [f"layer {'heads':<{width}} read self {'neurons':>12} win every  cost"]
+    layer_dense = dense_visual_flops(plan.sizes, plan.grids) / plan.sizes.num_hidden_layers
+    for index, layer in enumerate(plan.layers):
+        share = layer_cost(layer, index, plan).total / layer_dense
+        bar = bar_text(len(layer.neurons) / plan.sizes.intermediate_size)
+        lines.append(
+            f"{index:>5} {head_map(layer, heads):<{width}} {len(layer.read_heads):>4} {len(layer.self_heads):>4} "
+            f"{bar} {len(layer.neurons):>5} {layer.window or '-':>3} {_every(layer):>5} {share:>5.0%}".rstrip()
+        )
+    each = heads // len(head_map(plan.layers[0], heads))
+    return [*lines, LEGEND + (f"; {each} heads a letter" if each > 1 else ""), *_notes(plan)]
+
+
+def head_map(layer: LayerPlan, heads: int) -> str:
+    """One letter a head, in the dense model's order, or one for each few neighbours where there are many."""
+    each = next(each for each in range(1, heads + 1) if heads % each == 0 and heads // each <= MAP_WIDTH)
+    read, own = set(layer.read_heads), set(layer.self_heads)
+    groups = (range(first, first + each) for first in range(0, heads, each))
+    return "".join(_letter(not read.isdisjoint(group), not own.isdisjoint(group)) for group in groups)
+
+
+def _letter(read: bool, own: bool) -> str:
+    return "#" if read and own else "r" if read else "s" if own else "."
+
+
+def bar_text(share: float) -> str:
+    """A bar of `=`; anything above nothing shows."""
+    filled = 0 if share == 0 else max(1, round(share * BAR_WIDTH))
+    return "=" * filled + "." * (BAR_WIDTH - filled)
+
+
+def _every(layer: LayerPlan) -> str:
+    """How many of the visual tokens a read-only head shows to text."""
+    return "-" if not layer.read_heads else "all" if layer.read_phases == 1 else f"1/{layer.read_phases}"
+
+
+def _notes(plan: Plan) -> list[str]:
+    windows = any(layer.window for layer in plan.layers)
+    notes = [
+        "win: side of the grid window that a visual token sees" + (f", {plan.locality}" if windows else ""),
+        "every: share of the visual tokens that a read-only head shows to text, by turns",
+        f"visual tokens leave after layer {plan.visual_depth} of {len(plan.layers)}" if plan.visual_depth else "text reads no visual token",
+    ]
+    return notes if windows else notes[1:]
