@@ -93,6 +93,20 @@ class Call:
         return take(cosine, layout.phases, 1), take(sine, layout.phases, 1)
 
 
+@dataclass(frozen=True)
+class Shared:
+    """One product: all text rows, then visual ones, times the weights of KV heads `first` to `last`.
+
+    `visual_rows` of each sample after padding, 0 for text alone. The first of a layer with self heads holds all visual rows.
+    """
+
+    rows: Tensor
+    first: int
+    last: int
+    visual_rows: int = 0
+    interlaced: bool = False
+
+
 class SparseTextModel(nn.Module):
     """A text model of transformers that obeys a plan. `bind` it to one; `dense()` switches the plan off for a while."""
 
@@ -231,9 +245,10 @@ class SparseTextModel(nn.Module):
         """Self attention of one layer: K and V into the cache, text rows updated, visual rows too where they have heads."""
         attention, size = layer.self_attn, layer.self_attn.head_dim
         text = layer.input_layernorm(call.text)
-        queries, own_queries = _queries(layer, layout, call, text)
-        keys, whole_keys, read_keys = _projected(attention.k_proj, layer.input_layernorm, layout, call, text, size)
-        values, whole_values, read_values = _projected(attention.v_proj, layer.input_layernorm, layout, call, text, size)
+        shared = _shared_rows(layer.input_layernorm, layout, call, text)
+        queries, own_queries = _queries(attention.q_proj, layout, shared, text, call.batch, size)
+        keys, whole_keys, read_keys = _projected(attention.k_proj, shared, text.shape[0], call.batch, size)
+        values, whole_values, read_values = _projected(attention.v_proj, shared, text.shape[0], call.batch, size)
         queries, keys = rotate(queries, *call.text_rotary), rotate(keys, *call.text_rotary)
         if whole_keys is not None and call.visual_rotary is not None:
             whole_keys = rotate(whole_keys, *call.visual_rotary)
@@ -254,7 +269,7 @@ class SparseTextModel(nn.Module):
             for kind in kinds
         ]
         places = [head for kind in kinds for head in kind.query_heads]
-        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+        output = _joined(outputs, 1)
         if places != sorted(places):
             output = take(output, sorted(range(len(places)), key=lambda place: places[place]), 1)
         output = _rows(output)
@@ -331,6 +346,10 @@ def _linear(rows: Tensor, linear: Any, first: int, last: int | None = None) -> T
     return functional.linear(rows, linear.weight[first:last], None if bias is None else bias[first:last])
 
 
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
 def _heads(rows: Tensor, batch: int, size: int) -> Tensor:
     """`[batch * rows, heads * head_dim]` as `[batch, heads, rows, head_dim]`."""
     return rows.view(batch, -1, rows.shape[-1] // size, size).transpose(1, 2)
@@ -346,54 +365,60 @@ def _rows(heads: Tensor) -> Tensor:
     return heads.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def _queries(layer: Any, layout: LayerLayout, call: Call, text: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Queries of text rows in the file's head order, and of visual rows in the kept order (None without self heads)."""
-    projection, size, count = layer.self_attn.q_proj, layer.self_attn.head_dim, text.shape[0]
-    kept = sum(layout.computes) * size
-    if call.visual is None or not kept:
-        return _heads(projection(text), call.batch, size), None
-    rows = torch.cat([text, call.normalised(layer.input_layernorm)])
-    if isinstance(projection, SplitLinear):
-        kept_bias, rest_bias = projection.biases()
-        both = functional.linear(rows, projection.kept, kept_bias)
-        parts = torch.cat([both[:count], functional.linear(text, projection.rest, rest_bias)], -1)
-        parts = parts[:, projection.places(parts.device)]
-    else:
-        both = _linear(rows, projection, 0, kept)
-        parts = torch.cat([both[:count], _linear(text, projection, kept)], -1)
-    return _heads(parts, call.batch, size), _heads(both[count:], call.batch, size)
+def _shared_rows(norm: Any, layout: LayerLayout, call: Call, text: Tensor) -> list[Shared]:
+    """The products of a layer's K and V: text rows with the visual rows that each range of KV heads holds."""
+    if call.visual is None or call.streams is None:
+        return [Shared(text, 0, len(layout.kv_order))]
+    shared = []
+    done = layout.own + (layout.read_only if layout.read_phases == 1 else 0)
+    if done:
+        shared.append(Shared(torch.cat([text, call.normalised(norm)]), 0, done, call.visual.shape[0] // call.batch))
+    while done < layout.own + layout.read_only:
+        phase = layout.phases[done - layout.own]
+        last = done + layout.phases.count(phase)
+        rows = torch.cat([text, call.lattice(norm, layout.read_phases, phase)])
+        shared.append(Shared(rows, done, last, call.streams.by_phase(layout.read_phases)[0].shape[-1], interlaced=True))
+        done = last
+    if done < len(layout.kv_order):
+        shared.append(Shared(text, done, len(layout.kv_order)))
+    return shared
 
 
-def _projected(
-    projection: Any, norm: Any, layout: LayerLayout, call: Call, text: Tensor, size: int
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _projected(projection: Any, shared: list[Shared], count: int, batch: int, size: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Keys or values of text rows in all KV heads, of all visual rows in the heads that hold them whole, and by lattice.
 
     `[batch, KV heads, text rows, head_dim]`, `[batch, whole heads, visual rows, head_dim]`, `[batch, interlaced heads, largest
     lattice, head_dim]`; None where there is none.
     """
-    if call.visual is None or call.streams is None:
-        return _heads(projection(text), call.batch, size), None, None
-    count = text.shape[0]
-    whole = layout.own + (layout.read_only if layout.read_phases == 1 else 0)
-    parts, whole_part, read_parts = [], None, []
-    if whole:
-        both = _linear(torch.cat([text, call.normalised(norm)]), projection, 0, whole * size)
-        parts.append(both[:count])
-        whole_part = _heads(both[count:], call.batch, size)
-    done = whole
-    while done < layout.own + layout.read_only:
-        phase = layout.phases[done - layout.own]
-        heads = layout.phases.count(phase)
-        rows = torch.cat([text, call.lattice(norm, layout.read_phases, phase)])
-        both = _linear(rows, projection, done * size, (done + heads) * size)
-        parts.append(both[:count])
-        read_parts.append(_padded(_heads(both[count:], call.batch, size), call.streams.by_phase(layout.read_phases)[0].shape[-1]))
-        done += heads
-    if done < len(layout.kv_order):
-        parts.append(_linear(text, projection, done * size))
-    everything = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-    return _heads(everything, call.batch, size), whole_part, torch.cat(read_parts, 1) if read_parts else None
+    if len(shared) == 1 and not shared[0].visual_rows:
+        return _heads(projection(shared[0].rows), batch, size), None, None
+    text, whole, read = [], None, []
+    for part in shared:
+        both = _linear(part.rows, projection, part.first * size, part.last * size)
+        text.append(both[:count])
+        if part.interlaced:
+            read.append(_padded(_heads(both[count:], batch, size), part.visual_rows))
+        elif part.visual_rows:
+            whole = _heads(both[count:], batch, size)
+    return _heads(_joined(text, -1), batch, size), whole, _joined(read, 1) if read else None
+
+
+def _queries(
+    projection: Any, layout: LayerLayout, shared: list[Shared], text: Tensor, batch: int, size: int
+) -> tuple[Tensor, Tensor | None]:
+    """Queries of text rows in the file's head order, and of visual rows in the kept order (None without self heads)."""
+    kept, count = sum(layout.computes) * size, text.shape[0]
+    if not kept or not shared[0].visual_rows:
+        return _heads(projection(text), batch, size), None
+    if isinstance(projection, SplitLinear):
+        kept_bias, rest_bias = projection.biases()
+        both = functional.linear(shared[0].rows, projection.kept, kept_bias)
+        text_queries = torch.cat([both[:count], functional.linear(text, projection.rest, rest_bias)], -1)
+        text_queries = text_queries[:, projection.places(text.device)]
+    else:
+        both = _linear(shared[0].rows, projection, 0, kept)
+        text_queries = torch.cat([both[:count], _linear(text, projection, kept)], -1)
+    return _heads(text_queries, batch, size), _heads(both[count:], batch, size)
 
 
 def _output(projection: Any, layout: LayerLayout, size: int, text: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
