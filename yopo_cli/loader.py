@@ -78,10 +78,24 @@ def load(path: Path, device: str | None, dtype: Dtype) -> Loaded:
 
     import converters.runtime.registration  # noqa: F401  (the Auto classes learn the converted models)
 
+    _check(path)
     where = pick_device(device)
     kind = pick_dtype(dtype, where, path)
-    model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, kind), local_files_only=True)
+    options: dict[str, Any] = {"dtype": getattr(torch, kind), "local_files_only": True, "output_loading_info": True}
+    model, info = AutoModelForImageTextToText.from_pretrained(path, **options)
+    if missing := info["missing_keys"]:
+        raise RuntimeError(f"transformers found no weights for {', '.join(sorted(missing))}")
     return Loaded(model.to(where).eval(), load_processor(path), where, kind)
+
+
+def _check(path: Path) -> None:
+    """Raise YopoError for what is neither a checkpoint that can be read nor a whole converted one; reads no weights."""
+    from converters.checkpoint.reader import is_converted, open_checkpoint, open_converted, read_config
+
+    if is_converted(read_config(path)):
+        open_converted(path).open_tensors()
+    else:
+        open_checkpoint(path)
 
 
 def load_processor(path: Path) -> Any:

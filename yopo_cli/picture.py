@@ -55,5 +55,6 @@ def _notes(plan: Plan) -> list[str]:
         "win: side of the grid window that a visual token sees" + (f", {plan.locality}" if windows else ""),
         "every: share of the visual tokens that a read-only head shows to text, by turns",
         f"visual tokens leave after layer {plan.visual_depth} of {len(plan.layers)}" if plan.visual_depth else "text reads no visual token",
+        "cost: visual FLOPs, as a share of the dense layer's",
     ]
     return notes if windows else notes[1:]

@@ -27,6 +27,7 @@ from converters.errors import YopoError
 from converters.runtime.plan import PlanError
 
 FAILED, GATE_FAILED, INTERRUPTED = 1, 3, 130
+PIPE_WIDTH = 1000
 
 Arguments = ParamSpec("Arguments")
 
@@ -79,14 +80,15 @@ def show_text(lines: Iterable[str]) -> None:
         print(line)
 
 
-def show_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """A table on stdout; every column but the first is a number, aligned to the right."""
+def show_table(columns: Iterable[str], rows: Iterable[Iterable[str]], numbers: bool = True) -> None:
+    """A table on stdout; with `numbers`, every column but the first is aligned to the right. Nothing is cut off in a pipe."""
+    console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+        table.add_column(column, justify="right" if index and numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
-    Console(highlight=False).print(table)
+    console.print(table, width=None if console.is_terminal else PIPE_WIDTH, crop=False)
 
 
 class _Rate(ProgressColumn):

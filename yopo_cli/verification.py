@@ -99,4 +99,4 @@ def _runtime(loaded: Loaded, inputs: Any) -> str:
     limit = TOLERANCES[loaded.dtype]
     if not difference <= limit:  # so that NaN fails
         raise YopoError(f"logits differ from the masked reference by {difference:.1e}, more than {limit:.0e}")
-    return f"logits equal the masked reference to {difference:.1e} ({loaded.dtype})"
+    return f"equals the masked reference to {difference:.1e} ({loaded.dtype})"

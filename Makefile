@@ -1,0 +1,34 @@
+# `make demo` and `make test` work from a clean clone, each alone and in any order: both make the environment first.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test check
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SCRATCH := build/demo
+
+demo: $(VENV)/.ready
+	mkdir -p $(SCRATCH)
+	for budget in 0.25 0.12; do \
+		$(BIN)/yopo convert demo --budget $$budget -o $(SCRATCH)/demo-yopo-$$budget --statistics $(SCRATCH)/demo.statistics --force; \
+		$(BIN)/yopo eval $(SCRATCH)/demo-yopo-$$budget --task demo; \
+	done
+	$(BIN)/yopo inspect $(SCRATCH)/demo-yopo-0.12
+
+test: check
+	$(BIN)/pytest
+
+check: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The exact versions that the project is tested with. torch comes first: pinned alone, pip takes a local build where there is one.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,onnx-gpu]'
+	touch $@
