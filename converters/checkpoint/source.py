@@ -40,11 +40,13 @@ def resolve(model: str) -> Source:
 
     Short names come first: a folder of the same name is `./NAME`. Raises YopoError.
     """
-    if model not in SHORT_NAMES and Path(model).expanduser().is_dir():
+    if model and model not in SHORT_NAMES and Path(model).expanduser().is_dir():
         path = Path(model).expanduser()
         return Source(path.resolve().name, path)
+    if model not in SHORT_NAMES and Path(model).expanduser().is_file():
+        raise YopoError(f"{model} is a file, not the folder of a checkpoint.", FORMS)
     match = REPOSITORY.fullmatch(SHORT_NAMES.get(model, model))
-    if match is None or model.startswith(".") or Path(model).expanduser().exists():
+    if match is None or model.startswith("."):
         raise YopoError(f"There is no model {model!r}.", FORMS)
     path = _download(match["repository"], match["revision"])
     name = model if model in SHORT_NAMES else match["repository"].partition("/")[2]
@@ -79,7 +81,7 @@ def _explained(error: Exception, repository: str, revision: str | None) -> YopoE
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
         return _not_cached(error, repository)
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return YopoError(f"Fetching {repository} failed: {reason}", "Run the command again: what has arrived is kept.")
+    return YopoError(f"Fetching {repository} failed: {reason}", "Run the command again: files that have arrived are kept.")
 
 
 def _not_cached(error: Exception, repository: str) -> YopoError:

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from transformers import LlavaConfig
-
 from ..runtime.plan import Grid, Sizes
 from .family import Config, Family, renaming
 
@@ -12,8 +10,16 @@ def _recognises(config: Config) -> bool:
     return config.get("model_type") == "llava" and "vision_config" in config
 
 
+def _parsed(config: Config) -> Any:
+    """The config as transformers understands it, defaults filled in."""
+    # Imported here, since names of models are looked up without it and it takes seconds.
+    from transformers import LlavaConfig
+
+    return LlavaConfig.from_dict(dict(config))
+
+
 def _sizes(config: Config) -> Sizes:
-    text: Any = LlavaConfig.from_dict(dict(config)).text_config
+    text = _parsed(config).text_config
     return Sizes(
         text.hidden_size,
         text.intermediate_size,
@@ -25,13 +31,13 @@ def _sizes(config: Config) -> Sizes:
 
 
 def _grid(config: Config) -> Grid:
-    vision: Any = LlavaConfig.from_dict(dict(config)).vision_config
+    vision = _parsed(config).vision_config
     side = vision.image_size // vision.patch_size
     return Grid(side, side)
 
 
 def _image_token(config: Config) -> int:
-    return int(LlavaConfig.from_dict(dict(config)).image_token_id)
+    return int(_parsed(config).image_token_id)
 
 
 LLAVA = Family(

@@ -1,0 +1,122 @@
+"""The part of the Hugging Face Hub's HTTP API that fetching a model needs, on loopback, over repositories in memory."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass(frozen=True)
+class Repository:
+    """Files by revision (branch or tag). `token`: what a request must bring; `gated`: whether its terms were not accepted."""
+
+    revisions: Mapping[str, Mapping[str, bytes]]
+    token: str | None = None
+    gated: bool = False
+
+    def commit(self, revision: str) -> str | None:
+        """The full hash that a branch, a tag or the hash itself stands for."""
+        commits = {name: hashlib.sha1(name.encode()).hexdigest() for name in self.revisions}
+        return commits.get(revision) or (revision if revision in commits.values() else None)
+
+    def files(self, commit: str) -> Mapping[str, bytes]:
+        return next(files for name, files in self.revisions.items() if self.commit(name) == commit)
+
+
+@dataclass
+class Hub:
+    """A running server: its address and the requests it got. `cut` files end after so many bytes, once."""
+
+    address: str
+    repositories: dict[str, Repository]
+    requests: list[tuple[str, str, Mapping[str, str]]] = field(default_factory=list)
+    cut: dict[str, int] = field(default_factory=dict)
+
+
+@contextmanager
+def hub(repositories: dict[str, Repository]) -> Iterator[Hub]:
+    state = Hub("", repositories)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": state}))
+    state.address = f"http://127.0.0.1:{server.server_port}"
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: Hub
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        path = unquote(urlsplit(self.path).path).strip("/").split("/")
+        self.state.requests.append((self.command, self.path, {name.lower(): value for name, value in self.headers.items()}))
+        api = path[:2] == ["api", "models"]
+        name = "/".join(path[2:4] if api else path[:2])
+        action, revision, *file = path[4:] if api else path[2:]
+        repository = self.state.repositories.get(name)
+        if repository is None:
+            return self._refuse(404, "RepoNotFound", "Repository not found")
+        if repository.token and self.headers.get("Authorization") != f"Bearer {repository.token}":
+            return self._refuse(401, "RepoNotFound", "Invalid username or password.")
+        if repository.gated:
+            return self._refuse(403, "GatedRepo", "Access to this model is restricted.")
+        commit = repository.commit(revision)
+        if commit is None:
+            return self._refuse(404, "RevisionNotFound", "Invalid rev id")
+        files = repository.files(commit)
+        if action == "revision":
+            return self._json({"id": name, "sha": commit, "siblings": [{"rfilename": file} for file in files]})
+        if action == "tree":
+            return self._json([{"type": "file", "path": path, "size": len(data), "oid": _oid(data)} for path, data in files.items()])
+        return self._file("/".join(file), files, commit)
+
+    def _file(self, path: str, files: Mapping[str, bytes], commit: str) -> None:
+        if path not in files:
+            return self._refuse(404, "EntryNotFound", "Entry not found")
+        data, total = files[path], len(files[path])
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        headers = {"ETag": f'"{_oid(data)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{total - 1}/{total}"
+        self._send(206 if start else 200, data[start:], headers, self.state.cut.pop(path, None) if self.command == "GET" else None)
+
+    def _json(self, data: Any) -> None:
+        self._send(200, json.dumps(data).encode(), {"Content-Type": "application/json"})
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        self._send(status, b"{}", {"X-Error-Code": code, "X-Error-Message": message})
+
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str], cut: int | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": str(len(body))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        self.wfile.write(body[:cut])
+        if cut is not None:
+            self.close_connection = True
+
+
+def _oid(data: bytes) -> str:
+    """Git's name for a file of these bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
