@@ -60,10 +60,9 @@ class Path:
 def make_plan(recipe: str, statistics: Statistics | None, sizes: Sizes, grids: tuple[Grid, ...], budget: float) -> Plan:
     """The recipe's plan for a budget, the kept share of dense visual FLOPs on these grids, in (0, 1); normalised.
 
-    It costs at most the budget and less than one neuron below it (more where one head costs more than a layer's neurons, as in no
-    model of use); a budget above the normalised dense plan's cost gives that
-    plan. Without statistics heads and neurons count as alike. Raises YopoError for an unknown recipe, a budget out of range or
-    below the smallest plan, and statistics of other sizes.
+    It costs at most the budget, and less than one neuron below it (unless one head costs more than all neurons of a layer); a
+    budget above the normalised dense plan's cost gives that plan. Without statistics heads and neurons count as alike. Raises
+    YopoError for an unknown recipe, a budget out of range or below the smallest plan, and statistics of other sizes.
     """
     if recipe not in RECIPES:
         raise YopoError(f"There is no recipe {recipe!r}.", f"Recipes: {', '.join(RECIPES)}.")
