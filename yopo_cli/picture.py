@@ -5,7 +5,7 @@ from converters.runtime.plan import LayerPlan, Plan, normalise
 
 MAP_WIDTH = 32
 BAR_WIDTH = 6
-LEGEND = "heads: # read by text and computed for visual tokens, r read only, s computed only, . neither"
+LEGEND = "heads: r read by text, s computed for visual tokens, # both, . neither"
 
 
 def picture(plan: Plan) -> list[str]:
@@ -23,7 +23,7 @@ def picture(plan: Plan) -> list[str]:
             f"{bar} {len(layer.neurons):>5} {layer.window or '-':>3} {_every(layer):>5} {share:>5.0%}".rstrip()
         )
     each = heads // len(head_map(plan.layers[0], heads))
-    return [*lines, LEGEND + (f"; {each} heads a letter" if each > 1 else ""), *_notes(plan)]
+    return [*lines, LEGEND + (f"; {each} a letter" if each > 1 else ""), *_notes(plan)]
 
 
 def head_map(layer: LayerPlan, heads: int) -> str:
@@ -51,10 +51,10 @@ def _every(layer: LayerPlan) -> str:
 
 def _notes(plan: Plan) -> list[str]:
     windows = any(layer.window for layer in plan.layers)
-    notes = [
-        "win: side of the grid window that a visual token sees" + (f", {plan.locality}" if windows else ""),
-        "every: share of the visual tokens that a read-only head shows to text, by turns",
-        f"visual tokens leave after layer {plan.visual_depth} of {len(plan.layers)}" if plan.visual_depth else "text reads no visual token",
-        "cost: visual FLOPs, as a share of the dense layer's",
+    depth = plan.visual_depth
+    return [
+        *([f"win: side of the {plan.locality} grid window that a visual token sees"] if windows else []),
+        "every: share of the visual tokens that a read-only head shows text",
+        "cost: visual FLOPs as a share of the dense layer's",
+        f"visual tokens leave after layer {depth} of {len(plan.layers)}" if depth else "text reads no visual token",
     ]
-    return notes if windows else notes[1:]

@@ -1,8 +1,9 @@
 """Costs in words and tables: the same figures for `convert`, `inspect` and their JSON."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
-from converters.planning.cost import cost, kv_cache_bytes
+from converters.planning.cost import Cost, cost, kv_cache_bytes
 from converters.runtime.plan import Plan, dense_plan
 
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -21,32 +22,61 @@ def share_text(share: float | None) -> str:
     return "-" if share is None else f"{share:.2%}".replace("%", " %")
 
 
-def cost_rows(plan: Plan) -> list[tuple[str, float, float, str]]:
-    """(what, dense, pruned, unit) for each of the four ways in which the same work is counted, and the KV cache."""
+@dataclass(frozen=True)
+class Bill:
+    """What a prefill costs: FLOPs, and bytes of K and V at two bytes a value, pruned and dense, on the plan's reference grids."""
+
+    spent: Cost
+    cache: int
+    cache_dense: int
+    visual_tokens: int
+
+
+def bill(plan: Plan) -> Bill:
+    """The cost of a plan."""
     spent = cost(plan)
+    pruned = kv_cache_bytes(plan, plan.grids, spent.text_tokens, CACHE_BYTES_PER_VALUE)
+    text = kv_cache_bytes(dense_plan(plan.sizes, plan.grids), (), spent.text_tokens, CACHE_BYTES_PER_VALUE)
+    # The dense model keeps every visual token in every layer, although nothing reads what the last layer computes for them.
+    return Bill(spent, pruned, text * (spent.text_tokens + plan.visual_tokens) // spent.text_tokens, plan.visual_tokens)
+
+
+def dense_bill(plan: Plan) -> Bill:
+    """The cost of the dense model on the plan's grids, which computes also what nothing reads."""
+    pruned = bill(plan)
+    spent = replace(pruned.spent, visual=pruned.spent.visual_dense, total=pruned.spent.total_dense)
+    return replace(pruned, spent=spent, cache=pruned.cache_dense)
+
+
+def cost_rows(costs: Bill) -> list[tuple[str, str, float, float]]:
+    """(what, unit, dense, pruned) for each of the four ways in which the same work is counted, and the KV cache."""
+    spent = costs.spent
     with_text = f"visual + {spent.text_tokens} text"
     return [
-        ("visual", spent.visual_dense, spent.visual, "FLOPs"),
-        ("visual", spent.visual_dense / 2, spent.visual / 2, "multiply-adds"),
-        (with_text, spent.total_dense, spent.total, "FLOPs"),
-        (with_text, spent.total_dense / 2, spent.total / 2, "multiply-adds"),
-        (f"KV cache, {with_text}", *_cache(plan, spent.text_tokens), "bytes"),
+        ("visual", "FLOPs", spent.visual_dense, spent.visual),
+        ("visual", "multiply-adds", spent.visual_dense / 2, spent.visual / 2),
+        (with_text, "FLOPs", spent.total_dense, spent.total),
+        (with_text, "multiply-adds", spent.total_dense / 2, spent.total / 2),
+        (f"KV cache, {with_text}", "bytes", costs.cache_dense, costs.cache),
     ]
 
 
-def cost_table(plan: Plan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Columns and rows of the costs for the terminal."""
+def cost_table(costs: Bill) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Columns and rows for the terminal."""
     rows: list[tuple[str, ...]] = [
-        (what, unit, count_text(dense), count_text(pruned), share_text(pruned / dense if dense else None))
-        for what, dense, pruned, unit in cost_rows(plan)
+        (what, unit, count_text(dense), count_text(pruned), share_text(pruned / dense)) for what, unit, dense, pruned in cost_rows(costs)
     ]
     return ("prefill", "counted in", "dense", "pruned", "share"), rows
 
 
-def cost_json(plan: Plan, asked: float | None) -> dict[str, Any]:
-    """`budget`, `flops` and `kv_cache_bytes` of a plan."""
-    spent = cost(plan)
-    dense, pruned = _cache(plan, spent.text_tokens)
+def dense_table(costs: Bill) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The same for a model without a plan."""
+    return ("prefill", "counted in", "dense"), [(what, unit, count_text(dense)) for what, unit, dense, _ in cost_rows(costs)]
+
+
+def cost_json(costs: Bill, asked: float | None) -> dict[str, Any]:
+    """`budget`, `flops` and `kv_cache_bytes`."""
+    spent = costs.spent
     return {
         "budget": {"asked": asked, "reached": spent.share},
         "flops": {
@@ -55,12 +85,7 @@ def cost_json(plan: Plan, asked: float | None) -> dict[str, Any]:
             "total": spent.total,
             "total_dense": spent.total_dense,
         },
-        "kv_cache_bytes": {"pruned": pruned, "dense": dense, "visual_tokens": plan.visual_tokens, "text_tokens": spent.text_tokens},
+        "kv_cache_bytes": {"pruned": costs.cache, "dense": costs.cache_dense},
+        "visual_tokens": costs.visual_tokens,
+        "text_tokens": spent.text_tokens,
     }
-
-
-def _cache(plan: Plan, text_tokens: int) -> tuple[int, int]:
-    """Bytes of K and V, dense and pruned. Every visual token of every layer is in the dense one, although the last is not read."""
-    pruned = kv_cache_bytes(plan, plan.grids, text_tokens, CACHE_BYTES_PER_VALUE)
-    text = kv_cache_bytes(dense_plan(plan.sizes, plan.grids), (), text_tokens, CACHE_BYTES_PER_VALUE)
-    return text * (text_tokens + plan.visual_tokens) // text_tokens, pruned

@@ -9,13 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from converters.errors import YopoError
-from converters.runtime.plan import Grid, Plan
+from converters.planning.cost import cost
+from converters.runtime.plan import Grid, Plan, dense_plan, to_json
 
 from ..calibration import Calibration, statistics_of
 from ..loader import Dtype, locate
 from ..memory import PeakMemory
 from ..options import Device, DtypeOption, Json, parse_grid, read_plan
-from ..terminal import byte_bar, say, show_json, show_table, show_text
+from ..picture import picture
+from ..report import Bill, bill, cost_json, cost_table, dense_bill, dense_table
+from ..terminal import byte_bar, show_json, show_table, show_text
 
 
 class Recipe(StrEnum):
@@ -76,7 +79,7 @@ def convert(
     result = _result(checkpoint, decided, budget, source.name, facts)
     result |= {"seconds": round(time.monotonic() - started, 3), "peak_memory_bytes": memory.bytes}
     result |= {"output": None if dry_run else str(target)}
-    _show(result, _plan_or_dense(checkpoint, decided), dry_run, as_json)
+    _show(result, checkpoint, decided, dry_run, as_json)
 
 
 def _check_combination(
@@ -105,8 +108,6 @@ def _planned(
 
 def _default_output(name: str, budget: float | None, plan: Plan | None) -> Path:
     """NAME-yopo-BUDGET in the working folder; a plan from a file goes by the share that it reaches."""
-    from converters.planning.cost import cost
-
     share = f"{budget:g}" if budget is not None else f"{cost(plan).share:.3g}" if plan is not None else "1"
     return Path(f"{name}-yopo-{share}")
 
@@ -130,33 +131,23 @@ def _command(
     return shlex.join(words)
 
 
-def _plan_or_dense(checkpoint: Any, plan: Plan | None) -> Plan:
-    """The plan, or that of the model as it is: what a migrated one costs."""
-    from converters.runtime.plan import dense_plan
-
-    return dense_plan(checkpoint.sizes, (checkpoint.grid,)) if plan is None else plan
+def _bill(checkpoint: Any, plan: Plan | None) -> Bill:
+    """The plan's cost, or that of the dense model where there is none."""
+    return dense_bill(dense_plan(checkpoint.sizes, (checkpoint.grid,))) if plan is None else bill(plan)
 
 
 def _result(checkpoint: Any, plan: Plan | None, budget: float | None, name: str, facts: dict[str, Any] | None) -> dict[str, Any]:
-    from converters.runtime.plan import to_json
-
-    from ..report import cost_json
-
-    costs = cost_json(_plan_or_dense(checkpoint, plan), budget)
+    costs = cost_json(_bill(checkpoint, plan), budget)
     return {"model": name, **costs, "calibration": facts, "plan": None if plan is None else to_json(plan)}
 
 
-def _show(result: dict[str, Any], plan: Plan, dry_run: bool, as_json: bool) -> None:
-    from ..picture import picture
-    from ..report import cost_table, share_text
-
+def _show(result: dict[str, Any], checkpoint: Any, plan: Plan | None, dry_run: bool, as_json: bool) -> None:
     if as_json:
         show_json(result)
         return
-    if dry_run:
+    if dry_run and plan is not None:
         show_text([*picture(plan), ""])
-    show_table(*cost_table(plan))
-    asked = result["budget"]["asked"]
-    reached = share_text(result["budget"]["reached"])
-    say("" if asked is None else f"Budget asked {share_text(asked)}, reached {reached} of the dense visual FLOPs.")
-    show_text(["" if dry_run else f"Wrote {result['output']}"])
+    costs = _bill(checkpoint, plan)
+    show_table(*(dense_table(costs) if plan is None else cost_table(costs)))
+    if not dry_run:
+        show_text([f"Wrote {result['output']}"])

@@ -5,9 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from converters.runtime.plan import Plan
+from converters.runtime.plan import Plan, dense_plan, from_json, to_json
 
+from ..loader import locate_config
 from ..options import Json, read_plan
+from ..picture import picture
+from ..report import bill, cost_json, cost_table, dense_bill, dense_table
+from ..terminal import show_json, show_table, show_text
+
+FACTS = ("version", "recipe", "base", "calibration", "attention")
 
 
 def inspect(
@@ -15,39 +21,39 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show a plan: a picture of every layer, and its cost in all four ways of counting. Reads no weights."""
-    from ..picture import picture
-    from ..report import cost_json, cost_table
-    from ..terminal import show_json, show_table, show_text
-
-    title, plan, section = _plan_of(model)
-    asked = section.get("budget", {}).get("asked")
-    if as_json:
-        from converters.runtime.plan import to_json
-
-        facts = {key: section.get(key) for key in ("version", "recipe", "base", "calibration", "attention")}
-        show_json({"model": model, **facts, **cost_json(plan, asked), "visual_depth": plan.visual_depth, "plan": to_json(plan)})
-        return
-    show_text([title, *_origin(section), "", *picture(plan), ""])
-    show_table(*cost_table(plan))
-
-
-def _plan_of(model: str) -> tuple[str, Plan, dict[str, Any]]:
-    """A title, the plan, and the `yopo` section of a converted model ({} for others)."""
     if model.endswith(".json") and Path(model).is_file():
-        plan = read_plan(Path(model))
-        return f"Plan {model}: {_sizes(plan)}", plan, {}
-    from ..loader import locate_config
-
+        _show_plan(f"Plan {model}", read_plan(Path(model)), {}, as_json)
+        return
     name, config = locate_config(model)
-    from converters.families import family_of
-    from converters.runtime.plan import dense_plan, from_json, normalise
-
     if "yopo" in config:
-        plan = from_json(config["yopo"].get("plan"))
-        return f"{name}: {_sizes(plan)}", plan, config["yopo"]
+        _show_plan(name, from_json(config["yopo"].get("plan")), config["yopo"], as_json)
+    else:
+        _show_dense(name, config, as_json)
+
+
+def _show_plan(name: str, plan: Plan, section: dict[str, Any], as_json: bool) -> None:
+    """`section` is the one that `yopo` wrote into config.json, {} for a bare plan."""
+    costs = bill(plan)
+    if as_json:
+        facts = {key: section.get(key) for key in FACTS}
+        asked = section.get("budget", {}).get("asked")
+        show_json({"model": name, **cost_json(costs, asked), "visual_depth": plan.visual_depth, **facts, "plan": to_json(plan)})
+        return
+    show_text([f"{name}: {_sizes(plan)}", *_origin(section), "", *picture(plan), ""])
+    show_table(*cost_table(costs))
+
+
+def _show_dense(name: str, config: dict[str, Any], as_json: bool) -> None:
+    from converters.families import family_of
+
     family = family_of(config)
-    plan = normalise(dense_plan(family.sizes(config), (family.grid(config),)))
-    return f"{name}, dense {family.name}: {_sizes(plan)}", plan, {}
+    plan = dense_plan(family.sizes(config), (family.grid(config),))
+    costs = dense_bill(plan)
+    if as_json:
+        show_json({"model": name, "family": family.name, **cost_json(costs, None), "visual_depth": plan.visual_depth, "plan": None})
+        return
+    show_text([f"{name}, a dense {family.name}: {_sizes(plan)}", ""])
+    show_table(*dense_table(costs))
 
 
 def _sizes(plan: Plan) -> str:
@@ -60,6 +66,7 @@ def _sizes(plan: Plan) -> str:
 
 
 def _origin(section: dict[str, Any]) -> list[str]:
+    """Lines on where a converted model comes from."""
     if not section:
         return []
     base, calibration, budget = section.get("base", {}), section.get("calibration"), section.get("budget", {})

@@ -25,6 +25,8 @@ def verify(
         results = [{"name": check.name, "passed": check.passed, "detail": check.detail} for check in done]
         show_json({"model": model, "passed": passed, "checks": results})
     else:
-        show_table(("check", "result", "detail"), [(check.name, "ok" if check.passed else "FAILED", check.detail) for check in done], numbers=False)
+        show_table(
+            ("check", "result", "detail"), [(check.name, "ok" if check.passed else "FAILED", check.detail) for check in done], numbers=False
+        )
     if not passed:
         raise typer.Exit(FAILED)

@@ -1,0 +1,25 @@
+"""What all tests share: two threads, no network, and one converted demo model."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from typer.testing import CliRunner
+
+from yopo_cli.app import app
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session")
+def converted_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model at a budget of 0.12, calibrated on a few samples. Not to be changed: copy it first."""
+    output = tmp_path_factory.mktemp("converted") / "demo-yopo-0.12"
+    result = CliRunner().invoke(app, ["convert", "demo", "--budget", "0.12", "--samples", "8", "-o", str(output)])
+    assert result.exit_code == 0, result.stderr
+    return output
