@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from ..runtime.lattice import phase_sizes
-from ..runtime.layout import layer_layout
+from ..runtime.layout import layer_layout, read_only_phases
 from ..runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise
 
 REFERENCE_TEXT_TOKENS = 64
@@ -60,10 +60,10 @@ def dense_flops(sizes: Sizes, tokens: int) -> int:
 def layer_cost(layer: LayerPlan, index: int, plan: Plan) -> LayerCost:
     """Visual FLOPs executed in layer `index` of a normalised plan."""
     sizes = plan.sizes
-    layout = layer_layout(layer, index, sizes)
+    own, phases = layer.kv_heads(sizes)[0], read_only_phases(layer, index, sizes).values()
     tokens, width = plan.visual_tokens, 2 * sizes.hidden_size * sizes.head_dim
-    read = sum(sum(read_tokens(plan.grids, layer.read_phases, phase)) for phase in layout.phases)
-    projections = width * (tokens * 2 * (len(layer.self_heads) + layout.own) + read * 2)
+    read = sum(sum(read_tokens(plan.grids, layer.read_phases, phase)) for phase in phases)
+    projections = width * (tokens * 2 * (len(layer.self_heads) + len(own)) + read * 2)
     pairs = visible_pairs(plan.grids, layer.window, plan.locality, plan.window_frames)
     scores = 2 * 2 * sizes.head_dim * pairs * len(layer.self_heads)
     return LayerCost(projections, scores, 2 * 3 * tokens * sizes.hidden_size * len(layer.neurons))

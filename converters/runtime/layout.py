@@ -44,13 +44,18 @@ class LayerLayout:
         return self.own > 0 or self.neurons > 0
 
 
+def read_only_phases(layer: LayerPlan, index: int, sizes: Sizes) -> dict[int, int]:
+    """The lattice of each read-only KV head of layer `index`, in ascending order of the dense model's heads."""
+    return {head: (index + place) % layer.read_phases for place, head in enumerate(layer.kv_heads(sizes)[1])}
+
+
 def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
     """The layout of layer `index` (counted from 0) of a normalised plan."""
     own, read_only = layer.kv_heads(sizes)
     reads, computes = set(layer.read_heads), set(layer.self_heads)
     read_groups = {head // sizes.group for head in reads}
     own_read = [head for head in own if head in read_groups]
-    phase = {head: (index + place) % layer.read_phases for place, head in enumerate(read_only)}
+    phase = read_only_phases(layer, index, sizes)
     by_phase = sorted(read_only, key=lambda head: (phase[head], head))
     first = own_read + [head for head in own if head not in read_groups] + by_phase
     kv_order = first + [head for head in range(sizes.num_key_value_heads) if head not in set(first)]
