@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from converters.checkpoint.folder import appearing, check_space
+from converters.checkpoint.folder import appearing, check_output, check_space
 from converters.checkpoint.manifest import changed_files, manifest_text, read_manifest
 from converters.checkpoint.writer import Entry, Shard, check_finite, header_bytes, index_text, plan_shards, write_shard
 from converters.errors import YopoError
@@ -150,7 +151,13 @@ def test_a_disk_that_fills_up(number: int, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_not_be_written_is_known_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(YopoError, match="may not be written"):
+        check_output(tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 

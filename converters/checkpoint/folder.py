@@ -22,6 +22,8 @@ def check_output(output: Path, force: bool = False) -> None:
     parent = output.absolute().parent
     if not parent.is_dir():
         raise YopoError(f"The folder {parent} does not exist.", f"Make it first: mkdir -p {parent}")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise YopoError(f"The folder {parent} may not be written.", "Choose another place with -o.")
     if not os.path.lexists(output):
         return
     if not force:
