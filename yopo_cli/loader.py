@@ -54,17 +54,17 @@ def quiet() -> None:
     logging.disable_progress_bar()
 
 
-def locate(model: str) -> Any:
-    """What MODEL means: `demo`, a short name, a Hub id or a folder. Raises YopoError."""
+def locate(model: str, weights: bool = True) -> Any:
+    """What MODEL means: `demo`, a short name, a Hub id or a folder; without `weights` its config is enough. Raises YopoError."""
     quiet()
     from converters.checkpoint.source import Source, resolve
 
-    return Source(DEMO, demo_folder()) if model == DEMO else resolve(model)
+    return Source(DEMO, demo_folder()) if model == DEMO else resolve(model, weights)
 
 
 def locate_config(model: str) -> tuple[str, dict[str, Any]]:
     """The name and config.json of MODEL. Raises YopoError."""
-    source = locate(model)
+    source = locate(model, weights=False)
     from converters.checkpoint.reader import read_config
 
     return source.name, read_config(source.path)

@@ -5,7 +5,7 @@ from converters.runtime.plan import LayerPlan, Plan, normalise
 
 MAP_WIDTH = 32
 BAR_WIDTH = 6
-LEGEND = "heads: r read by text, s computed for visual tokens, # both, . neither"
+LEGEND = "r read by text, s computed for visual, # both, . none"
 
 
 def picture(plan: Plan) -> list[str]:
@@ -23,7 +23,8 @@ def picture(plan: Plan) -> list[str]:
             f"{bar} {len(layer.neurons):>5} {layer.window or '-':>3} {_every(layer):>5} {share:>5.0%}".rstrip()
         )
     each = heads // len(head_map(plan.layers[0], heads))
-    return [*lines, LEGEND + (f"; {each} a letter" if each > 1 else ""), *_notes(plan)]
+    several = f" ({each} a letter)" if each > 1 else ""
+    return [*lines, f"heads{several}: {LEGEND}", *_notes(plan)]
 
 
 def head_map(layer: LayerPlan, heads: int) -> str:

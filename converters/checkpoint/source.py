@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 from ..errors import YopoError
 from ..families.names import SHORT_NAMES
 
+CONFIG = "config.json"
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "README.md", "LICEN[SC]E*", "NOTICE*")
 REPOSITORY = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 FORMS = f"Give a short name ({', '.join(SHORT_NAMES)}), a Hub id such as llava-hf/llava-1.5-7b-hf[@revision], or a folder."
@@ -35,10 +36,10 @@ class Source:
     revision: str | None = None
 
 
-def resolve(model: str) -> Source:
+def resolve(model: str, weights: bool = True) -> Source:
     """Find the model, downloading what is not in the Hub's cache yet; HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE hold as usual.
 
-    Short names come first: a folder of the same name is `./NAME`. Raises YopoError.
+    Short names come first: a folder of the same name is `./NAME`. Without `weights` only config.json is fetched. Raises YopoError.
     """
     if model and model not in SHORT_NAMES and Path(model).expanduser().is_dir():
         path = Path(model).expanduser()
@@ -48,20 +49,21 @@ def resolve(model: str) -> Source:
     match = REPOSITORY.fullmatch(SHORT_NAMES.get(model, model))
     if match is None or model.startswith("."):
         raise YopoError(f"There is no model {model!r}.", FORMS)
-    path = _download(match["repository"], match["revision"])
-    name = model if model in SHORT_NAMES else match["repository"].partition("/")[2]
-    return Source(name, path, match["repository"], path.name)
+    repository, revision = match["repository"], match["revision"]
+    path = _download(repository, revision) if weights else _snapshot(repository, revision, [CONFIG])
+    name = model if model in SHORT_NAMES else repository.partition("/")[2]
+    return Source(name, path, repository, path.name)
 
 
 def _download(repository: str, revision: str | None) -> Path:
-    path = _snapshot(repository, revision, "*.safetensors")
-    return path if any(path.glob("*.safetensors")) else _snapshot(repository, revision, "*.bin")
+    path = _snapshot(repository, revision, [*SMALL_FILES, "*.safetensors"])
+    return path if any(path.glob("*.safetensors")) else _snapshot(repository, revision, [*SMALL_FILES, "*.bin"])
 
 
-def _snapshot(repository: str, revision: str | None, weights: str) -> Path:
+def _snapshot(repository: str, revision: str | None, patterns: list[str]) -> Path:
     """The local folder of a repository's commit. Files in sub-folders (other formats of the same weights) are left out."""
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=[*SMALL_FILES, weights], ignore_patterns=["*/*"]))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except (HfHubHTTPError, HFValidationError, EntryNotFoundError, OSError) as error:
         raise _explained(error, repository, revision) from error
 
