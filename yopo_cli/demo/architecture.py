@@ -1,7 +1,6 @@
 """The untrained demo model: a LLaVA-1.5 architecture small enough to train on a laptop, and its processor."""
 
 from pathlib import Path
-from typing import cast
 
 import torch
 from tokenizers import AddedToken, Tokenizer
@@ -9,6 +8,7 @@ from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
+from torch import nn
 from transformers import (
     CLIPVisionConfig,
     GenerationConfig,
@@ -31,6 +31,7 @@ IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 WORD_EMBEDDING_STD = 0.5  # large enough that sums of a few word embeddings stay apart; the projector is aligned to such sums
 LINEAR_STD = 0.05
+QUERY_STD = 0.12  # a patch that holds the word then scores about two above one that does not
 # LLaVA-1.5's turns, with the end of sequence after each answer; a turn's content is a string or a list of parts.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -114,7 +115,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=VISUAL_TOKENS,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
@@ -127,16 +128,33 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForCondit
     """The model with random weights; the projector starts at the usual scale of a linear layer, not at a language model's."""
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(build_config(tokenizer))
-    torch.nn.init.normal_(model.get_input_embeddings().weight, std=WORD_EMBEDDING_STD)
+    nn.init.normal_(model.model.language_model.embed_tokens.weight, std=WORD_EMBEDDING_STD)
     model.model.multi_modal_projector.linear_1.reset_parameters()
     model.model.multi_modal_projector.linear_2.reset_parameters()
+    for layer in model.model.language_model.layers:
+        prefer_equal_tokens(layer.self_attn)
     return model
+
+
+def prefer_equal_tokens(attention: nn.Module) -> None:
+    """Start with keys equal to queries, so that a word attends to the patches that contain its embedding.
+
+    Attention then binds a question's words to the picture from the first step, where random weights need thousands. Rotary
+    embeddings turn the fast half of each head's dimensions too quickly to match at a distance: the slow half is made larger.
+    """
+    query, key, head_dim = attention.q_proj.weight, attention.k_proj.weight, attention.head_dim
+    fast = torch.arange(query.shape[0]) % (head_dim // 2) < head_dim // 4
+    nn.init.normal_(query, std=QUERY_STD)
+    with torch.no_grad():
+        query[fast] *= 0.5
+        key.copy_(query)
 
 
 def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> None:
     """Write a complete Hugging Face folder with bfloat16 weights; the model in memory stays as it is."""
     weights = {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()}
-    copy = cast(LlavaForConditionalGeneration, LlavaForConditionalGeneration(model.config).to(torch.bfloat16))
+    copy = LlavaForConditionalGeneration(model.config)
+    nn.Module.to(copy, torch.bfloat16)
     copy.load_state_dict(weights)
     tokenizer = processor.tokenizer
     copy.generation_config = GenerationConfig(
