@@ -1,0 +1,81 @@
+"""What a method hands to the language model of each picture: all of its visual tokens, or fewer where it works before it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .schedule import Schedule
+from .selection import at_random, attention_of, contextual, dominant, most_diverse, pooled
+
+VISIONZIP_CONTEXTUAL = 10 / 64
+"""Of VisionZip's tokens, those that are merged ones: 54 dominant ones, the class token among them, and 10."""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """What VisionZip takes from the vision tower's layer whose output the projector reads, class token first.
+
+    `hidden` `[pictures, 1 + tokens, width]` is its output, `attention` `[pictures, heads, tokens]` what its class token pays,
+    `keys` `[pictures, 1 + tokens, head_dim]` its keys averaged over heads.
+    """
+
+    hidden: Tensor
+    attention: Tensor
+    keys: Tensor
+
+
+def pictures(model: Any, pixel_values: Tensor, schedule: Schedule, seed: int = 0) -> Tensor:
+    """Visual tokens that enter the language model, `[pictures, tokens, hidden]`. `model` is transformers' own."""
+    if schedule.method == "visionzip":
+        return merged(model, look(model, pixel_values), schedule)
+    features = torch.stack(list(model.model.get_image_features(pixel_values, return_dict=True).pooler_output))
+    return chosen(features, schedule, seed)
+
+
+def chosen(features: Tensor, schedule: Schedule, seed: int = 0) -> Tensor:
+    """Of each picture's features `[pictures, tokens, hidden]`, those that a method other than VisionZip lets in."""
+    count = entering(schedule)
+    match schedule.method:
+        case "divprune":
+            return torch.stack([picture[most_diverse(picture, count)] for picture in features])
+        case "random":
+            return features[:, at_random(features.shape[1], count, seed).to(features.device)]
+        case "downsample":
+            assert schedule.coarse is not None
+            fine = (schedule.grids[0].rows, schedule.grids[0].columns)
+            return torch.stack([pooled(picture, fine, (schedule.coarse.rows, schedule.coarse.columns)) for picture in features])
+    return features
+
+
+def entering(schedule: Schedule) -> int:
+    """Visual tokens of one picture that enter the language model."""
+    return schedule.entering // len(schedule.grids)
+
+
+def merged(model: Any, tower: Tower, schedule: Schedule) -> Tensor:
+    """VisionZip (arXiv 2412.04467): class token and dominant ones in the picture's order, then the contextual ones; projected."""
+    count = entering(schedule)
+    some = min(count - 1, round(count * VISIONZIP_CONTEXTUAL))
+    kept = []
+    for hidden, attention, keys in zip(tower.hidden, tower.attention, tower.keys, strict=True):
+        best = torch.cat([torch.zeros(1, dtype=torch.long, device=hidden.device), dominant(attention, count - some - 1) + 1])
+        others = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
+        others[best] = False
+        kept.append(torch.cat([hidden[best], *([contextual(hidden[others], keys[others], some)[0]] if some else [])]))
+    projected: Tensor = model.model.multi_modal_projector(torch.stack(kept))
+    return projected
+
+
+def look(model: Any, pixel_values: Tensor) -> Tower:
+    """Run the vision tower and take from one of its layers what VisionZip needs; only the class token's attention is computed."""
+    place = model.config.vision_feature_layer
+    states = model.model.vision_tower(pixel_values, output_hidden_states=True, return_dict=True).hidden_states
+    layer = model.model.vision_tower.encoder.layers[place if place < 0 else place - 1]
+    attention, before = layer.self_attn, layer.layer_norm1(states[place - 1])
+    shape = (len(before), -1, attention.num_heads, attention.head_dim)
+    keys = attention.k_proj(before).view(shape).transpose(1, 2)
+    query = attention.q_proj(before[:, :1]).view(shape).transpose(1, 2)
+    paid = torch.stack([attention_of(one, some, attention.scale)[:, 0] for one, some in zip(query, keys, strict=True)])
+    return Tower(states[place], paid[..., 1:], keys.mean(1))

@@ -1,0 +1,64 @@
+"""A batch of sequences from which tokens can leave, and what is needed to go on decoding when layers have lost different ones."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PADDING, TEXT, VISUAL = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Hidden states `[batch, length, hidden]`, positions and kinds `[batch, length]`, padded on the left.
+
+    `seen` `[batch]` counts every token that a sample was given: where the next one stands while positions are kept.
+    """
+
+    hidden: Tensor
+    positions: Tensor
+    kinds: Tensor
+    seen: Tensor
+
+    @property
+    def padded(self) -> bool:
+        return bool((self.kinds == PADDING).any())
+
+    def of_kind(self, sample: int, kind: int) -> Tensor:
+        """Where the tokens of a kind stand in a sample."""
+        return (self.kinds[sample] == kind).nonzero()[:, 0]
+
+    def mask(self) -> Tensor | None:
+        """Who sees whom, `[batch, 1, length, length]`; None for plain causal order. Padding sees itself, so that no row is empty."""
+        if not self.padded:
+            return None
+        length = self.kinds.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=self.kinds.device).tril()
+        own = torch.eye(length, dtype=torch.bool, device=self.kinds.device)
+        return (causal & (self.kinds != PADDING)[:, None, None]) | own
+
+    def take(self, places: list[Tensor]) -> "Rows":
+        """The tokens at `places` of each sample, padded on the left to the longest."""
+        width = max(map(len, places))
+        index = torch.stack([torch.cat([place.new_zeros(width - len(place)), place]) for place in places])
+        lengths = torch.tensor([len(place) for place in places], device=index.device)
+        present = torch.arange(width, device=index.device) >= width - lengths[:, None]
+        return Rows(
+            self.hidden.gather(1, index[..., None].expand(-1, -1, self.hidden.shape[2])),
+            self.positions.gather(1, index).where(present, 0),
+            self.kinds.gather(1, index).where(present, PADDING),
+            self.seen,
+        )
+
+    def renumbered(self) -> "Rows":
+        """The same tokens, as if those that left had never been there."""
+        present = self.kinds != PADDING
+        positions = (present.cumsum(1) - 1).clamp(min=0)
+        return Rows(self.hidden, positions, self.kinds, present.sum(1))
+
+
+def insert(places: Tensor, new: int, after: int, length: int) -> Tensor:
+    """`places` with `new` tokens that are appended at `length` and stand right after place `after`."""
+    split = int((places <= after).sum())
+    added = torch.arange(length, length + new, device=places.device)
+    return torch.cat([places[:split], added, places[split:]])
