@@ -100,7 +100,7 @@ def _write_small_files(folder: Path, checkpoint: Checkpoint, plan: Plan | None, 
         config = native_config(checkpoint.family, checkpoint.config)
     else:
         config = converted_config(checkpoint.family, checkpoint.config, plan, provenance, checkpoint.fingerprint())
-        for name in RUNTIME_FILES:
+        for name in (*RUNTIME_FILES, f"modeling_{checkpoint.family.yopo_model_type}.py"):
             _write_bytes(folder / name, (RUNTIME / name).read_bytes())
     _write_text(folder / CONFIG, _json_text(config))
     _write_text(folder / "README.md", card(checkpoint.family, checkpoint.path, plan, provenance))

@@ -3,6 +3,7 @@
 Slow on purpose, the twin that the runtime is held against. No cache, all rows, one boolean mask per layer.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from .runtime.lattice import phase_of
 from .runtime.layout import LayerLayout, layouts
-from .runtime.plan import Grid, LayerPlan, Plan, from_json, normalise
+from .runtime.plan import Grid, LayerPlan, Plan, Sizes, from_json, normalise
 
 
 def masked_logits(model: Any, inputs: Any, plan: Plan | None = None, grids: list[list[Grid]] | None = None) -> Tensor:
@@ -21,15 +22,13 @@ def masked_logits(model: Any, inputs: Any, plan: Plan | None = None, grids: list
     """
     converted = plan is None
     plan = normalise(from_json(model.config.yopo["plan"]) if plan is None else plan)
-    visual = inputs["input_ids"] == model.config.image_token_id
+    placeholders = [getattr(model.config, name, None) for name in ("image_token_id", "video_token_id")]
+    visual = sum((inputs["input_ids"] == token for token in placeholders if token is not None), start=torch.tensor(False))
     valid = inputs["attention_mask"].bool() if "attention_mask" in inputs else torch.ones_like(visual)
-    grids = _default_grids(model, visual) if grids is None else grids
-    where = _coordinates(visual, grids)
-    rows = _embeddings(model, inputs, visual)
+    rows, positions = _entering(model, inputs)
+    where = _coordinates(visual, _default_grids(model, visual & valid, positions) if grids is None else grids)
     text_model = model.model.language_model
-    positions = inputs.get("position_ids")
-    positions = torch.arange(rows.shape[1], device=rows.device)[None] if positions is None else positions
-    rotary = text_model.rotary_emb(rows, positions)
+    rotary = text_model.rotary_emb(rows, _rotary_positions(rows, positions))
     for index, layer in enumerate(text_model.layers):
         layout = layouts(plan)[index] if converted else None
         rows = _layer(layer, rows, rotary, plan, index, layout, visual, valid, where)
@@ -37,17 +36,40 @@ def masked_logits(model: Any, inputs: Any, plan: Plan | None = None, grids: list
     return logits
 
 
-def _default_grids(model: Any, visual: Tensor) -> list[list[Grid]]:
+class _EnteredError(Exception):
+    """Carries what reaches the language model."""
+
+
+def _entering(model: Any, inputs: Any) -> tuple[Tensor, Tensor | None]:
+    """Embeddings with the visual features in place, and positions, as the model itself hands them to its language model."""
+
+    def stop(module: Any, arguments: Any, keywords: dict[str, Any]) -> None:
+        raise _EnteredError(keywords["inputs_embeds"], keywords.get("position_ids"))
+
+    hook = model.model.language_model.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        model(**inputs)
+    except _EnteredError as entered:
+        rows, positions = entered.args
+        return rows, positions
+    finally:
+        hook.remove()
+    raise RuntimeError("the language model was never called")
+
+
+def _rotary_positions(rows: Tensor, positions: Tensor | None) -> Tensor:
+    """Positions of a direct call by default; of text, t, h and w the last three turn."""
+    if positions is None:
+        return torch.arange(rows.shape[1], device=rows.device)[None]
+    return positions[-3:] if positions.dim() == 3 else positions
+
+
+def _default_grids(model: Any, visual: Tensor, positions: Tensor | None) -> list[list[Grid]]:
+    if hasattr(model.model, "images"):
+        images = model.model.images(visual, positions) if visual.any() else ()
+        return [[image.grid for image in images if image.sample == sample] for sample in range(visual.shape[0])]
     side = model.config.vision_config.image_size // model.config.vision_config.patch_size
     return [[Grid(side, side)] * (count // side**2) for count in visual.sum(1).tolist()]
-
-
-def _embeddings(model: Any, inputs: Any, visual: Tensor) -> Tensor:
-    rows: Tensor = model.get_input_embeddings()(inputs["input_ids"])
-    if "pixel_values" not in inputs:
-        return rows
-    features = torch.cat(list(model.model.get_image_features(inputs["pixel_values"], return_dict=True).pooler_output))
-    return rows.masked_scatter(visual[..., None], features.to(rows.dtype))
 
 
 def _coordinates(visual: Tensor, grids: list[list[Grid]]) -> Tensor:
@@ -76,10 +98,7 @@ def _layer(
 
     attention = layer.self_attn
     normed = layer.input_layernorm(rows)
-    query, key, value = (
-        projection(normed).unflatten(-1, (-1, sizes.head_dim)).transpose(1, 2)
-        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
+    query, key, value = (part.unflatten(-1, (-1, sizes.head_dim)).transpose(1, 2) for part in _qkv(attention, normed, sizes))
     query, key = _rotated(query, rotary), _rotated(key, rotary)
     key, value = key.repeat_interleave(sizes.group, 1), value.repeat_interleave(sizes.group, 1)
     scores = (query @ key.transpose(2, 3) * attention.scaling).masked_fill(~mask, float("-inf"))
@@ -90,9 +109,26 @@ def _layer(
 
     ffn = layer.mlp
     normed = layer.post_attention_layernorm(rows)
-    activation = ffn.act_fn(ffn.gate_proj(normed)) * ffn.up_proj(normed)
+    activation = _activation(ffn, normed)
     update = ffn.down_proj(activation.masked_fill(visual[..., None] & ~active, 0.0))
     return rows + (update.masked_fill(visual[..., None], 0.0) if not kept.neurons else update)
+
+
+def _qkv(attention: Any, rows: Tensor, sizes: Sizes) -> Sequence[Tensor]:
+    if hasattr(attention, "qkv_proj"):
+        heads = (sizes.num_attention_heads, sizes.num_key_value_heads, sizes.num_key_value_heads)
+        parts: Sequence[Tensor] = attention.qkv_proj(rows).split([count * sizes.head_dim for count in heads], -1)
+        return parts
+    return [projection(rows) for projection in (attention.q_proj, attention.k_proj, attention.v_proj)]
+
+
+def _activation(ffn: Any, rows: Tensor) -> Tensor:
+    if hasattr(ffn, "gate_up_proj"):
+        gate, up = ffn.gate_up_proj(rows).chunk(2, -1)
+        fused: Tensor = ffn.activation_fn(gate) * up
+        return fused
+    separate: Tensor = ffn.act_fn(ffn.gate_proj(rows)) * ffn.up_proj(rows)
+    return separate
 
 
 def _head_mask(head: int, kept: LayerPlan, plan: Plan, index: int, visual: Tensor, valid: Tensor, where: Tensor) -> Tensor:

@@ -1,22 +1,23 @@
 """The runtime against its slow twin, and against the dense model."""
 
-import random
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import random_plans
 import torch
+from random_plans import permuted
 from tiny import tiny_inputs, tiny_llava
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, StaticCache
 
+from converters.families import Layer
 from converters.planning.cost import kv_cache_bytes
 from converters.planning.execution import attention_flops, linear_flops
 from converters.reference import masked_logits
-from converters.runtime.layout import layouts
 from converters.runtime.modeling_yopo_llava import YopoLlavaConfig, YopoLlavaForConditionalGeneration
-from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan, normalise, to_json
+from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan
 from converters.runtime.streams import Image, images_of_one_grid
 
 
@@ -33,50 +34,11 @@ def sizes_of(config: Any) -> Sizes:
 
 
 def random_plan(config: Any, seed: int, side: int = 4) -> Plan:
-    """Random heads, neurons, windows and phases; about every fourth set is empty."""
-    choose = random.Random(seed)
-    sizes = sizes_of(config)
-
-    def some(limit: int) -> tuple[int, ...]:
-        count = choose.choice([0, choose.randint(1, limit), choose.randint(1, limit), limit])
-        return tuple(sorted(choose.sample(range(limit), count)))
-
-    layers = tuple(
-        LayerPlan(
-            some(sizes.num_attention_heads),
-            some(sizes.num_attention_heads),
-            some(sizes.intermediate_size),
-            choose.choice([None, 1, 3, 5]),
-            choose.choice([1, 2, 3, 5]),
-        )
-        for _ in range(sizes.num_hidden_layers)
-    )
-    return Plan(sizes, layers, (Grid(side, side),), choose.choice(["causal", "symmetric"]))
+    return random_plans.random_plan(sizes_of(config), seed, (Grid(side, side),))
 
 
-def converted(model: Any, config: Any, plan: Plan) -> YopoLlavaForConditionalGeneration:
-    """The converted model, permuted in memory with nothing but indexing."""
-    plan = normalise(plan)
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    size = plan.sizes.head_dim
-    for index, layout in enumerate(layouts(plan)):
-        prefix = f"model.language_model.layers.{index}."
-        for name, order, axis in (
-            ("self_attn.q_proj", layout.query_order, 0),
-            ("self_attn.k_proj", layout.kv_order, 0),
-            ("self_attn.v_proj", layout.kv_order, 0),
-            ("self_attn.o_proj", layout.query_order, 1),
-        ):
-            elements = [head * size + element for head in order for element in range(size)]
-            state[f"{prefix}{name}.weight"] = state[f"{prefix}{name}.weight"].index_select(axis, torch.tensor(elements))
-            if f"{prefix}{name}.bias" in state and axis == 0:
-                state[f"{prefix}{name}.bias"] = state[f"{prefix}{name}.bias"][elements]
-        for name, axis in (("gate_proj", 0), ("up_proj", 0), ("down_proj", 1)):
-            key = f"{prefix}mlp.{name}.weight"
-            state[key] = state[key].index_select(axis, torch.tensor(layout.neuron_order))
-    own = YopoLlavaForConditionalGeneration(YopoLlavaConfig(**{**config.to_dict(), "yopo": {"plan": to_json(plan)}})).eval()
-    own.load_state_dict(state)
-    return own
+def converted(model: Any, plan: Plan) -> Any:
+    return permuted(model, plan, YopoLlavaConfig, YopoLlavaForConditionalGeneration, Layer())
 
 
 PROMPTS = {
@@ -95,7 +57,7 @@ def text_rows(inputs: Any, config: Any) -> torch.Tensor:
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_full_plan_is_the_dense_model(prompt: str, kv_heads: int) -> None:
     model, config = tiny_llava(layers=3, kv_heads=kv_heads)
-    own = converted(model, config, dense_plan(sizes_of(config), (Grid(4, 4),)))
+    own = converted(model, dense_plan(sizes_of(config), (Grid(4, 4),)))
     inputs = tiny_inputs(config, *PROMPTS[prompt]["prompts"], images=PROMPTS[prompt].get("images", 1))
     rows = text_rows(inputs, config)
     with torch.inference_mode():
@@ -105,11 +67,11 @@ def test_full_plan_is_the_dense_model(prompt: str, kv_heads: int) -> None:
 
 
 @pytest.mark.parametrize("kv_heads", [8, 2])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_random_plan_is_the_masked_reference(seed: int, kv_heads: int) -> None:
     model, config = tiny_llava(layers=4, heads=8, kv_heads=kv_heads, hidden=64, attention_bias=seed % 2 == 0)
     plan = random_plan(config, seed)
-    own = converted(model, config, plan)
+    own = converted(model, plan)
     for prompt in PROMPTS.values():
         inputs = tiny_inputs(config, *prompt["prompts"], images=prompt.get("images", 1))
         rows = text_rows(inputs, config)
@@ -143,7 +105,7 @@ def forward_parts(own: Any, inputs: Any, cut: int) -> torch.Tensor:
 def test_second_turn_on_the_same_cache(seed: int) -> None:
     model, config = tiny_llava(layers=3, heads=8, kv_heads=4, hidden=64)
     plan = random_plan(config, seed + 100)
-    own = converted(model, config, plan)
+    own = converted(model, plan)
     one, two = tiny_inputs(config, (3, 5), (1, 2), seed=1), tiny_inputs(config, (4, 3), (4, 3), seed=2)
     inputs = {name: torch.cat([one[name], two[name]], 1) for name in ("input_ids", "attention_mask")}
     inputs["pixel_values"] = torch.stack([one["pixel_values"], two["pixel_values"]], 1).flatten(0, 1)
@@ -156,7 +118,7 @@ def test_second_turn_on_the_same_cache(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_cache_follows_crop_and_batch_changes(seed: int) -> None:
     model, config = tiny_llava(layers=3, heads=8, hidden=64)
-    own = converted(model, config, random_plan(config, seed))
+    own = converted(model, random_plan(config, seed))
     inputs = tiny_inputs(config, (3, 9), (2, 6))
     with torch.inference_mode():
         cache = DynamicCache()
@@ -178,7 +140,7 @@ def test_cache_follows_crop_and_batch_changes(seed: int) -> None:
 
 def test_generation_modes_agree() -> None:
     model, config = tiny_llava(layers=3, heads=8, hidden=64)
-    own = converted(model, config, random_plan(config, 3))
+    own = converted(model, random_plan(config, 3))
     inputs = tiny_inputs(config, (3, 9), (2, 6))
     alone = tiny_inputs(config, (3, 9))
     limits = {"max_new_tokens": 8, "do_sample": False}
@@ -196,7 +158,7 @@ def test_generation_modes_agree() -> None:
 def test_cache_bytes_are_the_predicted_ones(seed: int) -> None:
     model, config = tiny_llava(layers=4, heads=8, kv_heads=4, hidden=64)
     plan = random_plan(config, seed)
-    own = converted(model, config, plan)
+    own = converted(model, plan)
     inputs = tiny_inputs(config, (3, 5), images=2)
     with torch.inference_mode():
         cache = own(**inputs, use_cache=True).past_key_values
@@ -207,7 +169,7 @@ def test_cache_bytes_are_the_predicted_ones(seed: int) -> None:
 def test_flop_counter_finds_the_predicted_flops(seed: int) -> None:
     model, config = tiny_llava(layers=4, heads=8, kv_heads=8 if seed % 2 else 4, hidden=64, side=6)
     plan = random_plan(config, seed, side=6)
-    own = converted(model, config, plan)
+    own = converted(model, plan)
     inputs = tiny_inputs(config, (3, 5))
     text_model = own.model.language_model
     embeds = torch.zeros(1, inputs["input_ids"].shape[1], 64)
@@ -226,7 +188,7 @@ def test_flop_counter_finds_the_predicted_flops(seed: int) -> None:
 
 def test_running_leaves_the_saved_weights_alone(tmp_path: Any) -> None:
     model, config = tiny_llava(layers=3, heads=8, kv_heads=2, hidden=64, attention_bias=True)
-    own = converted(model, config, random_plan(config, 5))
+    own = converted(model, random_plan(config, 5))
     before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
     inputs = tiny_inputs(config, (3, 5))
     with torch.inference_mode():
@@ -248,15 +210,15 @@ def test_text_only_logits_are_the_dense_models() -> None:
     inputs = tiny_inputs(config, (3, 9), images=0)
     with torch.inference_mode():
         expected = model(**inputs).logits
-        assert converted(model, config, frozen)(**inputs).logits.equal(expected)  # nothing is permuted
+        assert converted(model, frozen)(**inputs).logits.equal(expected)  # nothing is permuted
         for seed in range(5):
-            logits = converted(model, config, random_plan(config, seed))(**inputs).logits
+            logits = converted(model, random_plan(config, seed))(**inputs).logits
             torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
 
 
 def test_what_cannot_be_given_is_refused() -> None:
     model, config = tiny_llava()
-    own = converted(model, config, random_plan(config, 1))
+    own = converted(model, random_plan(config, 1))
     inputs = tiny_inputs(config, (3, 5))
     with pytest.raises(ValueError, match="output_attentions is not available"):
         own(**inputs, output_attentions=True)
@@ -274,7 +236,7 @@ def test_what_cannot_be_given_is_refused() -> None:
 
 def test_report_names_the_path() -> None:
     model, config = tiny_llava()
-    own = converted(model, config, dense_plan(sizes_of(config), (Grid(4, 4),)))
+    own = converted(model, dense_plan(sizes_of(config), (Grid(4, 4),)))
     assert own.path_report().startswith("pruned: visual tokens leave after layer 2 of 2 and are updated in 1")
     with own.dense():
         assert own.path_report() == "dense: the plan is switched off"
@@ -285,7 +247,7 @@ def test_video_frames_and_unequal_grids() -> None:
     model, config = tiny_llava(layers=3, heads=8, hidden=64)
     for seed, grids in enumerate([[[Grid(2, 4, 3)], [Grid(3, 5), Grid(4, 2)]], [[Grid(5, 3)], [Grid(1, 1), Grid(2, 2, 2)]]]):
         plan = replace(random_plan(config, seed + 40), window_frames=1 if seed else None)
-        own = converted(model, config, plan)
+        own = converted(model, plan)
         counts = [sum(grid.tokens for grid in images) for images in grids]
         width = max(counts) + 8
         ids = torch.zeros(2, width, dtype=torch.long)
@@ -297,7 +259,7 @@ def test_video_frames_and_unequal_grids() -> None:
         embeds = torch.randn(2, width, 64)
         visual = ids == config.image_token_id
 
-        def images(_: Any, grids: Any = grids) -> tuple[Image, ...]:
+        def images(_: Any, positions: Any, grids: Any = grids) -> tuple[Image, ...]:
             starts = [[sum(grid.tokens for grid in row[:place]) for place in range(len(row))] for row in grids]
             return tuple(Image(sample, starts[sample][place], grid) for sample, row in enumerate(grids) for place, grid in enumerate(row))
 

@@ -1,5 +1,6 @@
 """The forward pass that obeys a plan. These files are copied verbatim beside a converted model's weights."""
 
+# Every family's; its own `modeling_<model type>.py` goes with them.
 RUNTIME_FILES = (
     "plan.py",
     "lattice.py",
@@ -9,5 +10,4 @@ RUNTIME_FILES = (
     "attention.py",
     "split_linear.py",
     "text_model.py",
-    "modeling_yopo_llava.py",
 )

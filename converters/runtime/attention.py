@@ -63,11 +63,17 @@ def take(tensor: Tensor, places: Sequence[int], dim: int) -> Tensor:
 
 
 def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary embedding of `[batch, heads, rows, head_dim]` by `[batch, rows, head_dim]` or, per head, `[batch, heads, rows, ...]`."""
+    """Rotary embedding of `[batch, heads, rows, head_dim]` by `[batch, rows, size]` or `[batch, heads, rows, size]`.
+
+    Where `size` is less than head_dim, the first elements turn.
+    """
     if cosine.dim() == 3:
         cosine, sine = cosine[:, None], sine[:, None]
-    first, second = heads.chunk(2, -1)
-    return heads * cosine + torch.cat([-second, first], -1) * sine
+    size = cosine.shape[-1]
+    turning, rest = heads[..., :size], heads[..., size:]
+    first, second = turning.chunk(2, -1)
+    turned = turning * cosine + torch.cat([-second, first], -1) * sine
+    return turned if size == heads.shape[-1] else torch.cat([turned, rest], -1)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, causal: bool = False) -> Tensor:

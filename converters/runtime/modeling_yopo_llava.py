@@ -46,7 +46,7 @@ class YopoLlavaModel(LlavaModel):
         visual = input_ids == self.config.image_token_id if pictures and input_ids is not None else None
         return super().forward(input_ids, visual_mask=visual, images=self.images, **kwargs)
 
-    def images(self, visual: Tensor) -> tuple[Image, ...]:
+    def images(self, visual: Tensor, positions: Tensor | None) -> tuple[Image, ...]:
         """The images of a call, from its visual tokens `[batch, length]`: all have the grid of the vision tower."""
         side = self.config.vision_config.image_size // self.config.vision_config.patch_size
         return images_of_one_grid(visual.sum(1).tolist(), Grid(side, side))

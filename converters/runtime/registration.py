@@ -2,7 +2,14 @@
 
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from .modeling_yopo_internvl import YopoInternVLConfig, YopoInternVLForConditionalGeneration
 from .modeling_yopo_llava import YopoLlavaConfig, YopoLlavaForConditionalGeneration
+from .modeling_yopo_qwen2_vl import YopoQwen2VLConfig, YopoQwen2VLForConditionalGeneration
 
-AutoConfig.register(YopoLlavaConfig.model_type, YopoLlavaConfig, exist_ok=True)
-AutoModelForImageTextToText.register(YopoLlavaConfig, YopoLlavaForConditionalGeneration, exist_ok=True)
+for config, model in (
+    (YopoLlavaConfig, YopoLlavaForConditionalGeneration),
+    (YopoQwen2VLConfig, YopoQwen2VLForConditionalGeneration),
+    (YopoInternVLConfig, YopoInternVLForConditionalGeneration),
+):
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoModelForImageTextToText.register(config, model, exist_ok=True)

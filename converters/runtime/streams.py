@@ -114,3 +114,29 @@ def rows_of(index: Tensor, values: Tensor) -> Tensor:
     """Rows `[batch, rows, width]` of `values` `[batch or 1, length, width]` at `index` `[batch, rows]`."""
     values = values.expand(index.shape[0], -1, -1)
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def images_of_runs(visual: Tensor, positions: Tensor) -> tuple[Image, ...]:
+    """Images and videos of a batch whose grids differ, from its multimodal positions `[3 or 4, batch, length]` (t, h, w last).
+
+    Every unbroken run of visual tokens is one image or video; rows and columns are what its positions span.
+    """
+    found = []
+    for sample, mask in enumerate(visual.cpu()):
+        places = mask.nonzero()[:, 0]
+        breaks = (places.diff() != 1).nonzero()[:, 0] + 1
+        start = 0
+        for run in places.tensor_split(breaks.tolist()):
+            if not len(run):
+                continue
+            where = positions[-2:, sample if positions.shape[1] > 1 else 0, run.to(positions.device)]
+            rows, columns = (where.amax(1) - where.amin(1) + 1).tolist()
+            frames, rest = divmod(len(run), rows * columns)
+            if rest:
+                raise ValueError(
+                    f"A run of {len(run)} visual tokens does not fill a grid of {rows} x {columns}. "
+                    "Pass whole images: a prompt cannot be cut inside one (no prefill_chunk_size)."
+                )
+            found.append(Image(sample, start, Grid(rows, columns, frames)))
+            start += len(run)
+    return tuple(found)

@@ -94,6 +94,20 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Projections:
+    """The linear layers of one decoder layer, and the activation between them; fused ones appear as views of their parts."""
+
+    query: Any
+    key: Any
+    value: Any
+    output: Any
+    gate: Any
+    up: Any
+    down: Any
+    activation: Any
+
+
+@dataclass(frozen=True)
 class Shared:
     """One product: all text rows, then visual ones, times the weights of KV heads `first` to `last`.
 
@@ -142,7 +156,7 @@ class SparseTextModel(nn.Module):
             count = sum(layout.computes) * size
             if 0 < count < len(elements):
                 attention.o_proj = SplitLinear(attention.o_proj, elements, count, dim=1)
-            if kept_first != sorted(kept_first):
+            if count and kept_first != sorted(kept_first):
                 attention.q_proj = SplitLinear(attention.q_proj, elements, count, dim=0)
             if 0 < layout.neurons < len(layout.neuron_order):
                 ffn.down_proj = SplitLinear(ffn.down_proj, tuple(range(len(layout.neuron_order))), layout.neurons, dim=1)
@@ -158,8 +172,16 @@ class SparseTextModel(nn.Module):
             f"K and V of text and visual rows share their products, attention is SDPA on rectangles"
         )
 
-    def rotary(self, rows: Tensor, positions: Tensor) -> Rotary:
-        """Cosine and sine `[batch or 1, length, head_dim]` of a call's positions."""
+    def projections(self, layer: Any) -> Projections:
+        """The linear layers of a decoder layer."""
+        attention, ffn = layer.self_attn, layer.mlp
+        linear = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, ffn.gate_proj, ffn.up_proj, ffn.down_proj)
+        return Projections(*linear, ffn.act_fn)
+
+    def rotary(self, rows: Tensor, positions: Tensor | None, seen: int) -> Rotary:
+        """Cosine and sine `[batch or 1, length, head_dim]` of a call's positions, by default those after the `seen` ones."""
+        if positions is None:
+            positions = torch.arange(seen, seen + rows.shape[1], device=rows.device)[None]
         cosine, sine = self.rotary_emb(rows, positions)
         return cosine, sine
 
@@ -175,7 +197,10 @@ class SparseTextModel(nn.Module):
         images: Any = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """`inputs_embeds` `[batch, length, hidden]`; `visual_mask` `[batch, length]` marks visual tokens, `images(mask)` their grids."""
+        """`inputs_embeds` `[batch, length, hidden]`; `visual_mask` `[batch, length]` marks visual tokens.
+
+        `images(mask, positions)` tells which images they make up.
+        """
         if not self.pruned:
             dense: BaseModelOutputWithPast = super().forward(
                 input_ids=input_ids,
@@ -210,10 +235,8 @@ class SparseTextModel(nn.Module):
     ) -> Call:
         batch, length = embeds.shape[:2]
         seen = timeline.seen
-        if positions is None:
-            positions = torch.arange(seen, seen + length, device=embeds.device)[None]
         valid = _valid(mask, length)
-        rotary = self.rotary(embeds, positions)
+        rotary = self.rotary(embeds, positions, seen)
         if visual is None or length == 1 or not visual.any():
             slots = torch.arange(seen, seen + length, device=embeds.device).expand(batch, -1)
             slots = slots if valid is None else slots.where(valid, -1)
@@ -221,7 +244,7 @@ class SparseTextModel(nn.Module):
             causal = seen == 0 and valid is None and length > 1
             masks = TextMasks(timeline, slots, causal)
             return Call(batch, embeds.flatten(0, 1), None, None, slots, rotary, None, timeline, masks, seen == 0)
-        streams = split(visual, valid, seen, images(visual if valid is None else visual & valid))
+        streams = split(visual, valid, seen, images(visual if valid is None else visual & valid, positions))
         timeline.append(
             length,
             streams.text_slots,
@@ -243,12 +266,12 @@ class SparseTextModel(nn.Module):
 
     def _attention(self, layer: Any, layout: LayerLayout, call: Call, cached: SparseLayer) -> None:
         """Self attention of one layer: K and V into the cache, text rows updated, visual rows too where they have heads."""
-        attention, size = layer.self_attn, layer.self_attn.head_dim
+        parts, size, scale = self.projections(layer), layer.self_attn.head_dim, layer.self_attn.scaling
         text = layer.input_layernorm(call.text)
         shared = _shared_rows(layer.input_layernorm, layout, call, text)
-        queries, own_queries = _queries(attention.q_proj, layout, shared, text, call.batch, size)
-        keys, whole_keys, read_keys = _projected(attention.k_proj, shared, text.shape[0], call.batch, size)
-        values, whole_values, read_values = _projected(attention.v_proj, shared, text.shape[0], call.batch, size)
+        queries, own_queries = _queries(parts.query, layout, shared, text, call.batch, size)
+        keys, whole_keys, read_keys = _projected(parts.key, shared, text.shape[0], call.batch, size)
+        values, whole_values, read_values = _projected(parts.value, shared, text.shape[0], call.batch, size)
         queries, keys = rotate(queries, *call.text_rotary), rotate(keys, *call.text_rotary)
         if whole_keys is not None and call.visual_rotary is not None:
             whole_keys = rotate(whole_keys, *call.visual_rotary)
@@ -265,8 +288,7 @@ class SparseTextModel(nn.Module):
                 new_keys, new_values = torch.cat([read_keys, new_keys], 2), torch.cat([read_values, new_values], 2)
             held[kind.phases] = cached.extend(kind.phases, new_keys, new_values)
         outputs = [
-            attend(take(queries, kind.query_heads, 1), *held[kind.phases], call.masks.of(kind), attention.scaling, call.masks.causal)
-            for kind in kinds
+            attend(take(queries, kind.query_heads, 1), *held[kind.phases], call.masks.of(kind), scale, call.masks.causal) for kind in kinds
         ]
         places = [head for kind in kinds for head in kind.query_heads]
         output = _joined(outputs, 1)
@@ -274,14 +296,14 @@ class SparseTextModel(nn.Module):
             output = take(output, sorted(range(len(places)), key=lambda place: places[place]), 1)
         output = _rows(output)
         if own_queries is None:
-            call.text = call.text + attention.o_proj(output)
+            call.text = call.text + parts.output(output)
             return
         assert whole_keys is not None
         assert whole_values is not None
         assert call.visual_rotary is not None
         own_queries = rotate(own_queries, *call.visual_rotary)
-        seen = self._visual_attention(layout, call, own_queries, whole_keys, whole_values, (keys, values), held, attention.scaling)
-        call.update(*_output(attention.o_proj, layout, size, output, _rows(seen)))
+        seen = self._visual_attention(layout, call, own_queries, whole_keys, whole_values, (keys, values), held, scale)
+        call.update(*_output(parts.output, layout, size, output, _rows(seen)))
 
     def _visual_attention(
         self, layout: LayerLayout, call: Call, queries: Tensor, keys: Tensor, values: Tensor,
@@ -323,21 +345,21 @@ class SparseTextModel(nn.Module):
 
     def _ffn(self, layer: Any, layout: LayerLayout, call: Call) -> None:
         """Feed-forward of one layer; visual rows go through the first `neurons` neurons only."""
-        ffn = layer.mlp
+        parts = self.projections(layer)
         text = layer.post_attention_layernorm(call.text)
         if call.visual is None or not layout.neurons:
-            call.text = call.text + ffn.down_proj(ffn.act_fn(ffn.gate_proj(text)) * ffn.up_proj(text))
+            call.text = call.text + parts.down(parts.activation(parts.gate(text)) * parts.up(text))
             return
         rows = torch.cat([text, call.normalised(layer.post_attention_layernorm)])
         kept, count = layout.neurons, text.shape[0]
-        both = ffn.act_fn(_linear(rows, ffn.gate_proj, 0, kept)) * _linear(rows, ffn.up_proj, 0, kept)
-        if not isinstance(ffn.down_proj, SplitLinear):
-            update = ffn.down_proj(both)
+        both = parts.activation(_linear(rows, parts.gate, 0, kept)) * _linear(rows, parts.up, 0, kept)
+        if not isinstance(parts.down, SplitLinear):
+            update = parts.down(both)
             call.update(update[:count], update[count:])
             return
-        update = functional.linear(both, ffn.down_proj.kept, ffn.down_proj.bias)
-        rest = ffn.act_fn(_linear(text, ffn.gate_proj, kept)) * _linear(text, ffn.up_proj, kept)
-        call.update(update[:count] + functional.linear(rest, ffn.down_proj.rest), update[count:])
+        update = functional.linear(both, parts.down.kept, parts.down.bias)
+        rest = parts.activation(_linear(text, parts.gate, kept)) * _linear(text, parts.up, kept)
+        call.update(update[:count] + functional.linear(rest, parts.down.rest), update[count:])
 
 
 def _linear(rows: Tensor, linear: Any, first: int, last: int | None = None) -> Tensor:

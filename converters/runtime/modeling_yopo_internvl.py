@@ -1,0 +1,130 @@
+"""InternVL under a plan: tiles of one grid each; Llama, Qwen2 or Phi-3 as language model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModel
+from transformers.models.internvl.configuration_internvl import InternVLConfig
+from transformers.models.internvl.modeling_internvl import (
+    InternVLForConditionalGeneration,
+    InternVLModel,
+    InternVLMultiModalProjector,
+    InternVLPreTrainedModel,
+)
+from transformers.models.llama.modeling_llama import LlamaModel
+from transformers.models.phi3.modeling_phi3 import Phi3Model
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
+
+from .plan import Grid, from_json, normalise
+from .streams import Image, images_of_one_grid
+from .text_model import Projections, SparseTextModel
+
+
+class YopoInternVLConfig(InternVLConfig):
+    """InternVL's config with the section `yopo`: the plan and where it comes from."""
+
+    model_type = "yopo_internvl"
+    yopo: dict[str, Any] | None = None
+
+
+class YopoInternVLLlamaModel(SparseTextModel, LlamaModel):
+    """Llama (InternLM2, InternLM2.5), whose visual tokens obey a plan."""
+
+
+class YopoInternVLQwen2Model(SparseTextModel, Qwen2Model):
+    """Qwen2, whose visual tokens obey a plan."""
+
+
+class RowsOf:
+    """Rows `first` to `last` of a fused linear layer, as a layer of their own without a copy."""
+
+    def __init__(self, linear: nn.Linear, first: int, last: int) -> None:
+        self.weight = linear.weight[first:last]
+        self.bias = None if linear.bias is None else linear.bias[first:last]
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return functional.linear(rows, self.weight, self.bias)
+
+
+class YopoInternVLPhi3Model(SparseTextModel, Phi3Model):
+    """Phi-3, whose q, k and v are one matrix, and gate and up another."""
+
+    def projections(self, layer: Any) -> Projections:
+        """The fused matrices by their parts."""
+        attention, ffn, sizes = layer.self_attn, layer.mlp, self.plan.sizes
+        query = sizes.num_attention_heads * sizes.head_dim
+        key = query + sizes.num_key_value_heads * sizes.head_dim
+        value = key + sizes.num_key_value_heads * sizes.head_dim
+        return Projections(
+            RowsOf(attention.qkv_proj, 0, query),
+            RowsOf(attention.qkv_proj, query, key),
+            RowsOf(attention.qkv_proj, key, value),
+            attention.o_proj,
+            RowsOf(ffn.gate_up_proj, 0, sizes.intermediate_size),
+            RowsOf(ffn.gate_up_proj, sizes.intermediate_size, 2 * sizes.intermediate_size),
+            ffn.down_proj,
+            ffn.activation_fn,
+        )
+
+
+TEXT_MODELS = {"llama": YopoInternVLLlamaModel, "qwen2": YopoInternVLQwen2Model, "phi3": YopoInternVLPhi3Model}
+
+
+class YopoInternVLModel(InternVLModel):
+    """InternVL without its head. Marks the visual tokens for the language model."""
+
+    config: YopoInternVLConfig
+
+    def __init__(self, config: YopoInternVLConfig) -> None:
+        InternVLPreTrainedModel.__init__(self, config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.multi_modal_projector = InternVLMultiModalProjector(config)
+        self.language_model = TEXT_MODELS[config.text_config.model_type](config.text_config)
+        self.language_model.bind(normalise(from_json((config.yopo or {}).get("plan"))))
+        self.post_init()
+
+    def forward(self, input_ids: Tensor | None = None, **kwargs: Any) -> Any:
+        pictures = kwargs.get("pixel_values") is not None or bool(kwargs.get("mm_encoder_outputs"))
+        if pictures and input_ids is None:
+            raise ValueError("Pictures need input_ids: inputs_embeds alone do not tell which tokens are visual.")
+        visual = input_ids == self.config.image_token_id if pictures and input_ids is not None else None
+        return super().forward(input_ids, visual_mask=visual, images=self.images, **kwargs)
+
+    def images(self, visual: Tensor, positions: Tensor | None) -> tuple[Image, ...]:
+        """The tiles of a call, thumbnails included: each is an image of its own, since their arrangement is not known here."""
+        vision = self.config.vision_config
+        sides = (
+            int(size // patch * self.config.downsample_ratio) for size, patch in zip(vision.image_size, vision.patch_size, strict=True)
+        )
+        return images_of_one_grid(visual.sum(1).tolist(), Grid(*sides))
+
+
+class YopoInternVLForConditionalGeneration(InternVLForConditionalGeneration):
+    """InternVL that really skips the visual work its plan leaves out, inside transformers' own `generate()`."""
+
+    config: YopoInternVLConfig
+    _can_compile_fullgraph = False
+
+    def __init__(self, config: YopoInternVLConfig) -> None:
+        InternVLPreTrainedModel.__init__(self, config)
+        self.model = YopoInternVLModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    @contextmanager
+    def dense(self) -> Iterator[None]:
+        """Within this context the plan is switched off: the dense model of the same weights runs."""
+        with self.model.language_model.dense():
+            yield
+
+    def path_report(self) -> str:
+        """Which path runs, in one line."""
+        report: str = self.model.language_model.report()
+        return report
+
+
+YopoInternVLConfig.register_for_auto_class("AutoConfig")
+YopoInternVLForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")

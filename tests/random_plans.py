@@ -1,0 +1,58 @@
+"""Random plans, and models permuted by them in memory with nothing but indexing."""
+
+import random
+from typing import Any
+
+from converters.families import Layer
+from converters.runtime.layout import layouts
+from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise, to_json
+
+
+def random_plan(sizes: Sizes, seed: int, grids: tuple[Grid, ...]) -> Plan:
+    """Random heads, neurons, windows and phases; about every fourth set is empty."""
+    choose = random.Random(seed)
+
+    def some(limit: int) -> tuple[int, ...]:
+        count = choose.choice([0, choose.randint(1, limit), choose.randint(1, limit), limit])
+        return tuple(sorted(choose.sample(range(limit), count)))
+
+    layers = tuple(
+        LayerPlan(
+            some(sizes.num_attention_heads),
+            some(sizes.num_attention_heads),
+            some(sizes.intermediate_size),
+            choose.choice([None, 1, 3, 5]),
+            choose.choice([1, 2, 3, 5]),
+        )
+        for _ in range(sizes.num_hidden_layers)
+    )
+    return Plan(sizes, layers, grids, choose.choice(["causal", "symmetric"]))
+
+
+def permuted(model: Any, plan: Plan, config_class: Any, model_class: Any, names: Layer) -> Any:
+    """The converted model of a dense one."""
+    plan = normalise(plan)
+    sizes, size = plan.sizes, plan.sizes.head_dim
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for index, layout in enumerate(layouts(plan)):
+        queries = [head * size + element for head in layout.query_order for element in range(size)]
+        kv = [head * size + element for head in layout.kv_order for element in range(size)]
+        neurons = list(layout.neuron_order)
+        if names.query == names.key:  # fused: q rows, then k, then v; gate rows, then up
+            keys = sizes.num_attention_heads * size
+            values = keys + sizes.num_key_value_heads * size
+            rows = {names.query: queries + [keys + place for place in kv] + [values + place for place in kv]}
+            rows[names.gate] = neurons + [sizes.intermediate_size + place for place in neurons]
+        else:
+            rows = {names.query: queries, names.key: kv, names.value: kv, names.gate: neurons, names.up: neurons}
+        prefix = f"model.language_model.layers.{index}."
+        for name, order in rows.items():
+            for ending in ("weight", "bias"):
+                if f"{prefix}{name}.{ending}" in state:
+                    state[f"{prefix}{name}.{ending}"] = state[f"{prefix}{name}.{ending}"][order]
+        for name, order in ((names.output, queries), (names.down, neurons)):
+            state[f"{prefix}{name}.weight"] = state[f"{prefix}{name}.weight"][:, order]
+    data = model.config.to_dict()
+    own = model_class(config_class(**{**data, "yopo": {"plan": to_json(plan)}})).eval()
+    own.load_state_dict(state)
+    return own
