@@ -122,7 +122,7 @@ def test_everything_is_there(tmp_path: Path) -> None:
     assert len(shards) > 1
     copied = {"generation_config.json", "tokenizer_config.json", "chat_template.jinja", "LICENSE.txt"}
     written = {"config.json", "README.md", "SHA256SUMS", "model.safetensors.index.json"}
-    assert names == shards | copied | written | set(RUNTIME_FILES)
+    assert names == shards | copied | written | set(RUNTIME_FILES) | {"modeling_yopo_llava.py"}
     assert converted.files.keys() == names - {"SHA256SUMS"}
     assert converted.changed_files() == ()
     assert converted.plan == normalise(plan)
@@ -139,7 +139,7 @@ def test_everything_is_there(tmp_path: Path) -> None:
     assert section["attention"]["visual_depth"] == plan.visual_depth
     assert section["attention"]["grid"]["skew"] == ({"3": 1} if plan.visual_depth > 1 else {})
     assert [layer["neurons"] for layer in section["attention"]["layers"]] == [len(layer.neurons) for layer in normalise(plan).layers]
-    for name in RUNTIME_FILES:
+    for name in (*RUNTIME_FILES, "modeling_yopo_llava.py"):
         assert (out / name).read_bytes() == (Path("converters/runtime") / name).read_bytes()
 
 
