@@ -134,7 +134,14 @@ def test_merging_equals_calibrating_on_all() -> None:
     whole = calibrate(model, batches, fingerprint="model")
     assert_equal(merge(first, second), whole)
     assert_equal(merge(second, first), whole)
-    assert first.data != second.data
+
+
+def test_the_hash_is_of_tokens_and_pixels() -> None:
+    model, config = tiny_llava()
+    batches = [single(config, 0), single(config, 0), single(config, 0)]
+    batches[1]["pixel_values"][0, 0, 0, 0] += 1
+    batches[2]["input_ids"][0, 0] += 1
+    assert len({calibrate(model, [batch], fingerprint="model").data for batch in batches}) == 3
 
 
 def test_several_images_are_the_grids_of_one_sample() -> None:
@@ -205,6 +212,15 @@ def test_quantiles_are_votes() -> None:
     assert (ratios > alpha).sum() == 40
     assert value_exceeded_by(counts, 99.5) < ratios[1]
     assert value_exceeded_by(counts, 0) > ratios[-1]
+
+
+def test_quantiles_lie_within_a_bin_by_share() -> None:
+    """Four ratios in bin 160 and two in bin 170: three exceed what lies three quarters up bin 160, one the middle of bin 170."""
+    counts = torch.zeros(2, BINS, dtype=torch.int32)
+    counts[:, 160], counts[:, 170] = 4, 2
+    bins = torch.tensor([160.75, 170.5], dtype=torch.float64)
+    found = torch.stack([value_exceeded_by(counts, 3)[0], value_exceeded_by(counts, 1)[1]])
+    torch.testing.assert_close(found, torch.exp2(bins / 16 - 24))
 
 
 def test_ratios_beyond_the_bins_are_counted_in_the_outermost() -> None:
