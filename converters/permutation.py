@@ -1,7 +1,7 @@
 """The kept-first permutation of a model's tensors: exact, since rows and columns of neighbouring products move together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ class Permutation:
         blocks = tensor.reshape(*shape[: self.dimension], -1, self.block, *shape[self.dimension + 1 :])
         return blocks.index_select(self.dimension, index).reshape(shape)
 
+    def followed_by(self, other: "Permutation") -> "Permutation":
+        """Of a fused tensor: the other one's part comes after this one's."""
+        return replace(self, order=self.order + tuple(len(self.order) + place for place in other.order))
+
 
 def permutations(family: Family, plan: Plan) -> Mapping[str, Permutation]:
     """The permutation of every tensor that moves, by v5 name; biases are named whether the model has them or not.
@@ -51,11 +55,15 @@ def permutations(family: Family, plan: Plan) -> Mapping[str, Permutation]:
 
 
 def _rows(family: Family, layout: LayerLayout, head_dim: int) -> dict[str, Permutation]:
-    """Projections whose outputs move, with their biases."""
+    """Projections whose outputs move, with their biases; those of one name are one matrix, part by part."""
     names = family.layer
     queries, kv = Permutation(0, layout.query_order, head_dim), Permutation(0, layout.kv_order, head_dim)
     neurons = Permutation(0, layout.neuron_order)
-    return {names.query: queries, names.key: kv, names.value: kv, names.gate: neurons, names.up: neurons}
+    parts = ((names.query, queries), (names.key, kv), (names.value, kv), (names.gate, neurons), (names.up, neurons))
+    rows: dict[str, Permutation] = {}
+    for name, part in parts:
+        rows[name] = rows[name].followed_by(part) if name in rows else part
+    return rows
 
 
 def _columns(family: Family, layout: LayerLayout, head_dim: int) -> dict[str, Permutation]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import YopoError
+from ..families.family import Change
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -33,12 +34,16 @@ DOWNLOAD_AGAIN = "The file is damaged or its download was cut short: fetch it ag
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor is and what it looks like; `dtype` is safetensors' name of it."""
+    """Where a tensor is and what it looks like; `dtype` is safetensors' name of it.
+
+    With a `change`, `shape` is that of what it makes of the tensor on disk.
+    """
 
     name_on_disk: str
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    change: Change | None = None
 
     @property
     def bytes(self) -> int:

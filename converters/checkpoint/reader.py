@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import YopoError
-from ..families import FAMILIES, Family, family_of
+from ..families import FAMILIES, Family, converted_family, family_of
 from ..runtime.plan import Grid, Plan, PlanError, Sizes, from_json
 from .header import TensorInfo, read_header
 from .manifest import changed_files, read_manifest
@@ -42,7 +42,7 @@ class Checkpoint:
             self._open[info.file] = _open_file(info.file)
         source = self._open[info.file]
         tensor: Tensor = source[info.name_on_disk] if isinstance(source, dict) else source.get_tensor(info.name_on_disk)
-        return tensor
+        return tensor if info.change is None else info.change.apply(tensor)
 
     @property
     def bytes(self) -> int:
@@ -110,8 +110,7 @@ def open_converted(path: Path) -> Converted:
     config = read_config(path)
     if not is_converted(config):
         raise YopoError(f"{path} was not written by yopo: its config.json has no plan.", f"Make one: yopo convert {path} --budget 0.25")
-    family = next((family for family in FAMILIES if family.yopo_model_type == config.get("model_type")), None)
-    if family is None:
+    if (family := converted_family(config)) is None:
         raise YopoError(
             f"The model type {config.get('model_type')!r} of {path} is unknown.", "A newer version of yopo may have written it."
         )
@@ -134,18 +133,33 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _open(path: Path, config: dict[str, Any], family: Family) -> Checkpoint:
-    expected = skeleton(family, config)
     opened: dict[Path, Any] = {}
+    native = dict(family.native(config, path))
+    expected, tensors = skeleton(family, native), _tensors(path, config, family, opened)
+    check_tensors(tensors, expected, family)
+    if expected.tied & tensors.keys():
+        native = _untied(native)
+    return Checkpoint(path, native, family, family.sizes(config), family.grid(config), tensors, opened)
+
+
+def _untied(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a model whose output head is its own, whatever a default says: transformers would tie it, or warn and not."""
+    text = config.get("text_config")
+    nested = {"text_config": text | {"tie_word_embeddings": False}} if text and text.get("tie_word_embeddings") else {}
+    return config | nested | {"tie_word_embeddings": False}
+
+
+def _tensors(path: Path, config: dict[str, Any], family: Family, opened: dict[Path, Any]) -> dict[str, TensorInfo]:
+    """Every tensor of the model by v5 name, wherever and in whatever form it is on disk."""
     tensors: dict[str, TensorInfo] = {}
     for info in _tensors_on_disk(path, opened):
-        name = family.v5_name(info.name_on_disk)
-        if name in tensors:
-            both = f"{tensors[name].name_on_disk!r} and {info.name_on_disk!r}"
-            raise YopoError(f"The tensor {name!r} is there twice, as {both}.", "Remove one of the two layouts.")
-        if name is not None:
-            tensors[name] = info
-    check_tensors(tensors, expected, family)
-    return Checkpoint(path, config, family, family.sizes(config), family.grid(config), tensors, opened)
+        for piece in family.pieces(info.name_on_disk, config):
+            if piece.name in tensors:
+                both = f"{tensors[piece.name].name_on_disk!r} and {info.name_on_disk!r}"
+                raise YopoError(f"The tensor {piece.name!r} is there twice, as {both}.", "Remove one of the two layouts.")
+            shape = info.shape if piece.change is None else piece.change.shape(info.shape)
+            tensors[piece.name] = replace(info, shape=shape, change=piece.change)
+    return tensors
 
 
 def _tensors_on_disk(path: Path, opened: dict[Path, Any]) -> Iterator[TensorInfo]:

@@ -2,11 +2,13 @@
 
 from ..errors import YopoError
 from .family import Config, Family, Layer
+from .internvl import INTERNVL, INTERNVL_PHI3
 from .llava import LLAVA
+from .qwen2_vl import QWEN2_VL
 
-FAMILIES: tuple[Family, ...] = (LLAVA,)
+FAMILIES: tuple[Family, ...] = (LLAVA, QWEN2_VL, INTERNVL, INTERNVL_PHI3)
 
-__all__ = ["FAMILIES", "Config", "Family", "Layer", "family_of"]
+__all__ = ["FAMILIES", "Config", "Family", "Layer", "converted_family", "family_of"]
 
 
 def family_of(config: Config) -> Family:
@@ -17,4 +19,12 @@ def family_of(config: Config) -> Family:
     what = config.get("model_type") or ", ".join(config.get("architectures") or []) or "without a model_type"
     if not any(key in config for key in ("vision_config", "visual", "mm_vision_tower")):
         raise YopoError(f"This model ({what}) has no vision part.", "yopo prunes vision-language models, such as llava-1.5-7b.")
-    raise YopoError(f"The architecture {what} is not supported.", f"Supported: {', '.join(family.name for family in FAMILIES)}.")
+    supported = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
+    raise YopoError(f"The architecture {what} is not supported.", f"Supported: {supported}.")
+
+
+def converted_family(config: Config) -> Family | None:
+    """The family of a converted checkpoint's config.json, None if it is none of this version's."""
+    natives = {family.yopo_model_type: family.model_type for family in FAMILIES}
+    native = dict(config) | {"model_type": natives.get(config.get("model_type", ""))}
+    return next((family for family in FAMILIES if family.recognises(native)), None)

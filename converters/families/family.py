@@ -3,29 +3,81 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import YopoError
 from ..runtime.plan import Grid, Sizes
 
+if TYPE_CHECKING:  # names of models are looked up without it, and it takes seconds
+    from torch import Tensor
+
 Config = Mapping[str, Any]
+Shape = tuple[int, ...]
+
+
+class Change(Protocol):
+    """How a tensor of the model is made from one on disk; its shape is known before a weight is read."""
+
+    def shape(self, shape: Shape) -> Shape: ...
+
+    def apply(self, tensor: "Tensor") -> "Tensor": ...
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Of a fused tensor's rows, cut into `groups` equal groups of `parts` equal parts each: parts `first` to `last` of every group."""
+
+    groups: int
+    parts: int
+    first: int
+    last: int
+
+    def shape(self, shape: Shape) -> Shape:
+        return (shape[0] // self.parts * (self.last - self.first), *shape[1:])
+
+    def apply(self, tensor: "Tensor") -> "Tensor":
+        grouped = tensor.reshape(self.groups, self.parts, -1, *tensor.shape[1:])
+        return grouped[:, self.first : self.last].flatten(0, 2)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor of the model, by v5 name: a tensor on disk, or what `change` makes of it."""
+
+    name: str
+    change: Change | None = None
 
 
 @dataclass(frozen=True)
 class Renaming:
-    """A layout on disk: names that match `pattern` are written `replacement` in the v5 module names; None drops the tensor."""
+    """A layout on disk: of names that match `pattern`, the matched part is written anew. No piece: the model does not use the tensor."""
 
     pattern: re.Pattern[str]
-    replacement: str | None
+    pieces: tuple[Piece, ...]
+
+    def of(self, name: str) -> tuple[Piece, ...] | None:
+        """The pieces of a tensor on disk, None if this is not its renaming."""
+        if (match := self.pattern.match(name)) is None:
+            return None
+        return tuple(Piece(match.expand(piece.name) + name[match.end() :], piece.change) for piece in self.pieces)
 
 
 def renaming(pattern: str, replacement: str | None) -> Renaming:
-    return Renaming(re.compile(pattern), replacement)
+    return Renaming(re.compile(pattern), () if replacement is None else (Piece(replacement),))
+
+
+def splitting(pattern: str, *pieces: tuple[str, Change]) -> Renaming:
+    """A tensor on disk that is several of the model's, or a changed one."""
+    return Renaming(re.compile(pattern), tuple(Piece(name, change) for name, change in pieces))
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Names of one decoder layer's projections below `model.language_model.layers.N.`, v5 module names."""
+    """Names of one decoder layer's projections below `model.language_model.layers.N.`, v5 module names.
+
+    Projections of one name are one fused matrix, their rows in the order of these fields.
+    """
 
     query: str = "self_attn.q_proj"
     key: str = "self_attn.k_proj"
@@ -36,14 +88,19 @@ class Layer:
     down: str = "mlp.down_proj"
 
 
+def _as_it_is(config: Config, folder: Path) -> Mapping[str, Any]:
+    return config
+
+
 @dataclass(frozen=True)
 class Family:
-    """A family of vision-language models.
+    """A family of vision-language models, in one of the layouts in which people have it.
 
     `model_type` is the native one of transformers, `architecture` its class; `yopo_model_type`, `yopo_architecture` and
     `yopo_config` name the runtime's own, defined in `runtime/modeling_<yopo_model_type>.py`. `renamings` are tried in order on
-    every tensor name, the first match wins; a name that none matches is an error. `sizes` reads the language model's sizes,
-    `grid` the visual grid of one default-resolution image, `image_token` the placeholder's id.
+    every tensor name, after those of `splits`, which depend on the config; the first match wins, and a name that none matches is
+    an error. `sizes` reads the language model's sizes, `grid` the visual grid of one default-resolution image, `image_token` the
+    placeholder's id. `native` gives the config in transformers' words, with what the other files of the folder know.
     """
 
     name: str
@@ -59,13 +116,27 @@ class Family:
     image_token: Callable[[Config], int]
     text_prefix: str = "model.language_model."
     layer: Layer = Layer()
+    splits: Callable[[Config], tuple[Renaming, ...]] = lambda config: ()
+    native: Callable[[Config, Path], Mapping[str, Any]] = _as_it_is
 
-    def v5_name(self, name: str) -> str | None:
-        """The v5 module name of a tensor on disk, None for one that the model does not use. Raises YopoError if unknown."""
-        for rule in self.renamings:
-            if match := rule.pattern.match(name):
-                return None if rule.replacement is None else match.expand(rule.replacement) + name[match.end() :]
+    def pieces(self, name: str, config: Config) -> tuple[Piece, ...]:
+        """What a tensor on disk is in the model, () for one that it does not use. Raises YopoError if unknown."""
+        for rule in (*self.splits(config), *self.renamings):
+            if (pieces := rule.of(name)) is not None:
+                return pieces
         raise YopoError(
             f"The tensor {name!r} does not belong to a {self.name} checkpoint.",
             "Only unquantised checkpoints of this architecture can be read; was an adapter or another model saved with it?",
         )
+
+
+def text_sizes(text: Any) -> Sizes:
+    """Sizes of a language model from its config as transformers parses it."""
+    return Sizes(
+        text.hidden_size,
+        text.intermediate_size,
+        text.num_hidden_layers,
+        text.num_attention_heads,
+        text.num_key_value_heads,
+        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+    )

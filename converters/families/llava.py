@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..runtime.plan import Grid, Sizes
-from .family import Config, Family, renaming
+from .family import Config, Family, renaming, text_sizes
 
 
 def _recognises(config: Config) -> bool:
@@ -19,15 +19,7 @@ def _parsed(config: Config) -> Any:
 
 
 def _sizes(config: Config) -> Sizes:
-    text = _parsed(config).text_config
-    return Sizes(
-        text.hidden_size,
-        text.intermediate_size,
-        text.num_hidden_layers,
-        text.num_attention_heads,
-        text.num_key_value_heads,
-        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-    )
+    return text_sizes(_parsed(config).text_config)
 
 
 def _grid(config: Config) -> Grid:

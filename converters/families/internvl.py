@@ -1,0 +1,66 @@
+"""InternVL as transformers has it (2.5 and 3, `-hf`): InternViT, tiles of 448 pixels with 16 x 16 visual tokens each.
+
+The language model is Llama (InternLM2), Qwen2 or Phi-3; the last has its projections fused.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from ..runtime.plan import Grid, Sizes
+from .family import Config, Family, Layer, renaming, text_sizes
+
+SEPARATE = ("llama", "qwen2")
+FUSED = Layer("self_attn.qkv_proj", "self_attn.qkv_proj", "self_attn.qkv_proj", gate="mlp.gate_up_proj", up="mlp.gate_up_proj")
+
+
+def _text_type(config: Config) -> Any:
+    """The language model's type; transformers takes Qwen2 where a config does not say it."""
+    return (config.get("text_config") or {}).get("model_type", "qwen2") if config.get("model_type") == "internvl" else None
+
+
+def _parsed(config: Config) -> Any:
+    """The config as transformers understands it, defaults filled in."""
+    from transformers import InternVLConfig
+
+    return InternVLConfig.from_dict(dict(config))
+
+
+def _sizes(config: Config) -> Sizes:
+    return text_sizes(_parsed(config).text_config)
+
+
+def _grid(config: Config) -> Grid:
+    """One tile's grid."""
+    parsed = _parsed(config)
+    vision = parsed.vision_config
+    sides = (int(size // patch * parsed.downsample_ratio) for size, patch in zip(vision.image_size, vision.patch_size, strict=True))
+    return Grid(*sides)
+
+
+def _image_token(config: Config) -> int:
+    return int(_parsed(config).image_token_id)
+
+
+INTERNVL = Family(
+    name="InternVL",
+    model_type="internvl",
+    architecture="InternVLForConditionalGeneration",
+    yopo_model_type="yopo_internvl",
+    yopo_architecture="YopoInternVLForConditionalGeneration",
+    yopo_config="YopoInternVLConfig",
+    recognises=lambda config: _text_type(config) in SEPARATE,
+    # The module names, then the Hub's layout.
+    renamings=(
+        renaming(r"(?:model\.)?language_model\.(?:model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq$", None),
+        renaming(r"(?:language_model\.)?lm_head\.", "lm_head."),
+        renaming(r"model\.language_model\.(?!model\.|lm_head\.)", "model.language_model."),
+        renaming(r"language_model\.model\.", "model.language_model."),
+        renaming(r"(?:model\.)?vision_tower\.", "model.vision_tower."),
+        renaming(r"(?:model\.)?multi_modal_projector\.", "model.multi_modal_projector."),
+    ),
+    sizes=_sizes,
+    grid=_grid,
+    image_token=_image_token,
+)
+
+INTERNVL_PHI3 = replace(INTERNVL, recognises=lambda config: _text_type(config) == "phi3", layer=FUSED)

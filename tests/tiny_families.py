@@ -1,0 +1,103 @@
+"""Tiny models of the other families with seeded random weights, and inputs for them with their grids."""
+
+from typing import Any
+
+import torch
+from transformers import InternVLConfig, InternVLForConditionalGeneration, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+from converters.runtime.plan import Grid
+
+TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 64,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.25,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+IMAGE, VIDEO = 62, 63
+PATCHES = {"patch_size": 4, "temporal_patch_size": 2, "spatial_merge_size": 2}
+
+
+def scattered(model: Any) -> Any:
+    """Norms and biases away from ones and zeros, so that forgetting one shows."""
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "norm" in name or name.endswith(".bias"):
+            torch.nn.init.normal_(parameter, mean=float("norm" in name and name.endswith("weight")), std=0.2)
+    return model.eval()
+
+
+def tiny_qwen(*, tied: bool = False) -> Any:
+    torch.manual_seed(0)
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
+    config = Qwen2VLConfig(
+        text_config={**TEXT, "rope_parameters": rope},
+        vision_config={"depth": 1, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "in_channels": 3, **PATCHES},
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        vision_start_token_id=60,
+        vision_end_token_id=61,
+        tie_word_embeddings=tied,
+    )
+    return scattered(Qwen2VLForConditionalGeneration(config))
+
+
+def qwen_inputs(*samples: list[tuple[int, int, int]], seed: int = 0) -> tuple[dict[str, torch.Tensor], list[list[Grid]]]:
+    """A left-padded batch; each sample has text, then pictures (frames, rows, columns) with text after each. Frames > 1: a video."""
+    torch.manual_seed(seed)
+    rows, types, pictures = [], [], {1: [], 2: []}
+    for number, sample in enumerate(samples):
+        row, kind = list(range(4, 7 + number)), [0] * (3 + number)
+        for frames, height, width in sample:
+            modality = 2 if frames > 1 else 1
+            pictures[modality].append((frames, 2 * height, 2 * width))
+            count = frames * height * width
+            row += [60, *[VIDEO if frames > 1 else IMAGE] * count, 61, 8, 9]
+            kind += [0, *[modality] * count, 0, 0, 0]
+        rows.append([*row, 10, 11, 12])
+        types.append([*kind, 0, 0, 0])
+    width = max(map(len, rows))
+    inputs = {
+        "input_ids": torch.tensor([[0] * (width - len(row)) + row for row in rows]),
+        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
+        "mm_token_type_ids": torch.tensor([[0] * (width - len(kind)) + kind for kind in types]),
+    }
+    for modality, names in ((1, ("pixel_values", "image_grid_thw")), (2, ("pixel_values_videos", "video_grid_thw"))):
+        if grids := pictures[modality]:
+            patches = sum(frames * height * columns for frames, height, columns in grids)
+            inputs[names[0]] = torch.randn(patches, 3 * 2 * 4 * 4)
+            inputs[names[1]] = torch.tensor(grids)
+    return inputs, [[Grid(height, columns, frames) for frames, height, columns in sample] for sample in samples]
+
+
+def tiny_internvl(text: str, *, vision: dict[str, Any] | None = None, **options: Any) -> Any:
+    torch.manual_seed(0)
+    kv_heads = 8 if text == "phi3" else 2
+    config = InternVLConfig(
+        text_config={"model_type": text, **TEXT, "num_key_value_heads": kv_heads, **options},
+        vision_config={
+            "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "image_size": [32, 32], "patch_size": [4, 4], **(vision or {}),
+        },
+        image_token_id=IMAGE,
+        image_seq_length=16,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    return scattered(InternVLForConditionalGeneration(config))
+
+
+def internvl_inputs(*tiles: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    rows = [[*range(4, 7 + number), 60, *[IMAGE] * (16 * count), 61, 7, 8, 9] for number, count in enumerate(tiles)]
+    width = max(map(len, rows))
+    inputs = {
+        "input_ids": torch.tensor([[0] * (width - len(row)) + row for row in rows]),
+        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
+    }
+    return inputs | ({"pixel_values": torch.randn(sum(tiles), 3, 32, 32)} if sum(tiles) else {})
