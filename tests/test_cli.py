@@ -388,11 +388,22 @@ class TestErrors:
         run(*arguments, code=2)
 
 
-def test_readme_names_every_command_and_only_options_that_exist() -> None:
+def test_readme_names_every_command_and_every_option_and_no_others() -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     for name in COMMANDS:
-        assert f"yopo {name}" in readme
-    helps = "".join(run(name, "--help").stdout for name in COMMANDS) + run("--help").stdout
-    known = set(re.findall(r"--[a-z][a-z-]*", helps))
+        assert f"### `yopo {name}" in readme
+    option = r"(?<![\w-])--[a-z][a-z-]*"
+    exist = set(re.findall(option, "".join(run(name, "--help").stdout for name in COMMANDS)))
+    assert exist - set(re.findall(option, readme)) == {"--help"}
     for line in re.findall(r"^.*\byopo .*$", readme, re.MULTILINE):
-        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", line)) <= known, line
+        assert set(re.findall(option, line.replace("<!--", "").replace("-->", ""))) <= exist, line
+
+
+def test_readme_shows_what_commands_print() -> None:
+    """The figures come from `benchmarks/readme.py`; here only that its blocks are filled."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    blocks = re.findall(r"<!-- runs: (.*?) -->\n(.*?)<!-- end -->", readme, re.DOTALL)
+    assert len(blocks) == 3
+    for command, shown in blocks:
+        assert shown.startswith(f"```console\n$ {command}\n")
+        assert shown.count("\n") > 5

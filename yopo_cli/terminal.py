@@ -28,6 +28,7 @@ from converters.runtime.plan import PlanError
 
 FAILED, GATE_FAILED, INTERRUPTED = 1, 3, 130
 PIPE_WIDTH = 1000
+RATE_SECONDS = 600.0
 
 Arguments = ParamSpec("Arguments")
 
@@ -116,6 +117,12 @@ def byte_bar(description: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _bar(*columns: ProgressColumn) -> Progress:
+    """Rates are means over the last minutes: a large model on a CPU takes that long for a few samples."""
     return Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=24), *columns, TimeRemainingColumn(compact=True), console=Console(stderr=True)
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        *columns,
+        TimeRemainingColumn(compact=True),
+        console=Console(stderr=True),
+        speed_estimate_period=RATE_SECONDS,
     )
