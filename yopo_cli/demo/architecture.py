@@ -8,7 +8,7 @@ from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     CLIPVisionConfig,
     GenerationConfig,
@@ -132,17 +132,16 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForCondit
     model.model.multi_modal_projector.linear_1.reset_parameters()
     model.model.multi_modal_projector.linear_2.reset_parameters()
     for layer in model.model.language_model.layers:
-        prefer_equal_tokens(layer.self_attn)
+        prefer_equal_tokens(layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight, layer.self_attn.head_dim)
     return model
 
 
-def prefer_equal_tokens(attention: nn.Module) -> None:
+def prefer_equal_tokens(query: Tensor, key: Tensor, head_dim: int) -> None:
     """Start with keys equal to queries, so that a word attends to the patches that contain its embedding.
 
-    Attention then binds a question's words to the picture from the first step, where random weights need thousands. Rotary
+    Query and key are projection weights, (heads * head_dim, hidden). Rotary
     embeddings turn the fast half of each head's dimensions too quickly to match at a distance: the slow half is made larger.
     """
-    query, key, head_dim = attention.q_proj.weight, attention.k_proj.weight, attention.head_dim
     fast = torch.arange(query.shape[0]) % (head_dim // 2) < head_dim // 4
     nn.init.normal_(query, std=QUERY_STD)
     with torch.no_grad():

@@ -3,7 +3,6 @@
 Everything is drawn from a string seed, so a split, a seed and an index name one picture for ever. Needs Pillow only.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
@@ -27,12 +26,11 @@ COLORS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 KINDS = ("color", "shape", "count", "presence", "extreme", "where", "relation")
-MAX_OBJECTS = 5
-MIN_RADIUS, MAX_RADIUS = 8.0, 14.0
-OBJECT_GAP = 2.0
-EXTREME_MARGIN = 8.0  # pixels by which the leftmost object must be ahead of the next one
-RELATION_MARGIN = 8.0
-GRID_MARGIN = 3.0  # pixels that an object asked for by "where" stays away from the lines of the 3x3 grid
+MAX_OBJECTS = 4
+CELLS = 3  # an object stands in one cell of a 3x3 grid, a little off its middle
+MIN_RADIUS, MAX_RADIUS = 10.0, 13.0
+CELL_GAP = 1.0  # pixels between an object and the edge of its cell
+MARGIN = 16.0  # pixels by which "leftmost" or "left of" must hold: more than two objects of one column ever differ
 DIRECTIONS: dict[str, tuple[int, int]] = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
 EXTREMES: dict[str, tuple[int, int]] = {"leftmost": (0, -1), "rightmost": (0, 1), "highest": (1, -1), "lowest": (1, 1)}
 
@@ -87,23 +85,22 @@ def random_source(seed: int, split: str, index: int) -> Random:
 
 
 def random_scene(source: Random) -> Scene:
-    """One to five objects that do not touch; half of the scenes repeat few colours and shapes, so that counting is needed."""
+    """One to four objects in different cells; half of the scenes repeat few colours and shapes, so that counting is needed."""
     colors = source.sample(list(COLORS), source.choice((2, 3, len(COLORS))))
     shapes = source.sample(SHAPES, source.choice((2, 3, len(SHAPES))))
-    wanted = source.randint(1, MAX_OBJECTS)
-    objects: list[PlacedShape] = []
-    while len(objects) < wanted:
-        candidate = _random_object(source, source.choice(shapes), source.choice(colors))
-        if all(_apart(candidate, other) for other in objects):
-            objects.append(candidate)
+    cells = source.sample(range(CELLS * CELLS), source.randint(1, MAX_OBJECTS))
+    objects = tuple(_random_object(source, source.choice(shapes), source.choice(colors), cell) for cell in cells)
     shade = source.randint(70, 250)
     background = (_jitter(source, shade, 6), _jitter(source, shade, 6), _jitter(source, shade, 6))
-    return Scene(background, tuple(objects))
+    return Scene(background, objects)
 
 
-def _random_object(source: Random, shape: str, color: str) -> PlacedShape:
+def _random_object(source: Random, shape: str, color: str, cell: int) -> PlacedShape:
     radius = source.uniform(MIN_RADIUS, MAX_RADIUS)
-    x, y = (source.uniform(radius + 1, CANVAS_SIZE - radius - 1) for _ in range(2))
+    size = CANVAS_SIZE / CELLS
+    slack = size / 2 - radius - CELL_GAP
+    row, column = divmod(cell, CELLS)
+    x, y = ((number + 0.5) * size + source.uniform(-slack, slack) for number in (column, row))
     red, green, blue = COLORS[color]
     paint = (_jitter(source, red, 14), _jitter(source, green, 14), _jitter(source, blue, 14))
     return PlacedShape(shape, color, x, y, radius, paint)
@@ -111,10 +108,6 @@ def _random_object(source: Random, shape: str, color: str) -> PlacedShape:
 
 def _jitter(source: Random, value: int, amount: int) -> int:
     return min(255, max(0, value + source.randint(-amount, amount)))
-
-
-def _apart(first: PlacedShape, second: PlacedShape) -> bool:
-    return math.hypot(first.x - second.x, first.y - second.y) > first.radius + second.radius + OBJECT_GAP
 
 
 def draw(scene: Scene) -> Image.Image:
@@ -216,30 +209,27 @@ def _extreme_question(scene: Scene, source: Random) -> tuple[str, str] | None:
     word = source.choice(list(EXTREMES))
     axis, sign = EXTREMES[word]
     ranked = sorted(scene.objects, key=lambda placed: -sign * placed.coordinate(axis))
-    if len(ranked) < 2 or abs(ranked[0].coordinate(axis) - ranked[1].coordinate(axis)) < EXTREME_MARGIN:
+    if len(ranked) < 2 or abs(ranked[0].coordinate(axis) - ranked[1].coordinate(axis)) < MARGIN:
         return None
     if source.random() < 0.5:
         return f"Which shape is {word}?", ranked[0].shape
     return f"What color is the {word} shape?", ranked[0].color
 
 
-def place(x: float, y: float) -> str | None:
-    """The cell of the 3x3 grid that holds a point, in words; None near a line of the grid."""
-    third = CANVAS_SIZE / 3
-    if any(abs(value - line) < GRID_MARGIN for value in (x, y) for line in (third, 2 * third)):
-        return None
-    row = ("top", "", "bottom")[int(y // third)]
-    column = ("left", "", "right")[int(x // third)]
+def place(x: float, y: float) -> str:
+    """The cell of the 3x3 grid that holds a point, in words."""
+    size = CANVAS_SIZE / CELLS
+    row = ("top", "", "bottom")[int(y // size)]
+    column = ("left", "", "right")[int(x // size)]
     return f"{row} {column}".strip() or "center"
 
 
 def _where_question(scene: Scene, source: Random) -> tuple[str, str] | None:
     placed = source.choice(scene.objects)
     names = _names(scene, placed)
-    answer = place(placed.x, placed.y)
-    if not names or answer is None:
+    if not names:
         return None
-    return f"Where is {source.choice(names)}?", answer
+    return f"Where is {source.choice(names)}?", place(placed.x, placed.y)
 
 
 def _relation_question(scene: Scene, source: Random) -> tuple[str, str] | None:
@@ -251,7 +241,7 @@ def _relation_question(scene: Scene, source: Random) -> tuple[str, str] | None:
     words = source.choice(list(DIRECTIONS))
     axis, sign = DIRECTIONS[words]
     distance = first.coordinate(axis) - second.coordinate(axis)
-    if not first_names or not second_names or abs(distance) < RELATION_MARGIN:
+    if not first_names or not second_names or abs(distance) < MARGIN:
         return None
     return f"Is {source.choice(first_names)} {words} {source.choice(second_names)}?", "yes" if distance * sign > 0 else "no"
 

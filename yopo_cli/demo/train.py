@@ -60,6 +60,7 @@ OBJECT_WEIGHT = 4.0  # an object's patches are rare; their share of the loss is 
 ROW_TEXT_TOKENS = 170  # questions of one training row, about seventeen
 TWO_PICTURE_SHARE = 0.05
 IGNORED = -100
+MUON_RATE = 6e-3
 TRAINING_ATTENTION = "shared_prefix"
 
 
@@ -145,35 +146,40 @@ class Stage:
 
     def __init__(self, name: str, parameters: list[nn.Parameter], rate: float, minutes: float, log: Callable[[str], None]) -> None:
         self.name, self.seconds, self.log = name, minutes * 60, log
-        self.parameters = parameters
-        self.optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-        self.rates = [rate]
+        self.parameters: list[nn.Parameter] = []
+        self.optimizers: list[tuple[torch.optim.Optimizer, float]] = []
+        self.add_adamw(parameters, rate)
         self.started = time.monotonic()
         self.steps = 0
         self.progress = 0.0
         self.mean_loss = 0.0
 
-    def also(self, parameters: list[nn.Parameter], rate: float) -> None:
-        """Train more parameters at a rate of their own."""
-        self.parameters = [*self.parameters, *parameters]
-        self.optimizer.add_param_group({"params": parameters})
-        self.rates.append(rate)
+    def add_adamw(self, parameters: list[nn.Parameter], rate: float) -> None:
+        self.parameters += parameters
+        self.optimizers.append((torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01), rate))
+
+    def add_muon(self, matrices: list[nn.Parameter], rate: float) -> None:
+        """Muon for the matrices inside the layers: one rate suits matrices of every size."""
+        self.parameters += matrices
+        self.optimizers.append((torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"), rate))
 
     def step(self, loss: Tensor) -> None:
         """Warm-up over the first 4 % of the time, then half a cosine down to zero."""
-        self.optimizer.zero_grad()
+        for parameter in self.parameters:
+            parameter.grad = None
         loss.backward()
         elapsed = (time.monotonic() - self.started) / self.seconds
         self.progress, mean_loss = self._average_over_processes(elapsed, loss.item())
         progress = min(1.0, self.progress)
         factor = min(progress / 0.04 + 0.01, 0.5 * (1 + math.cos(math.pi * progress)))
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
+        for optimizer, rate in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.step()
         self.steps += 1
         self.mean_loss += (mean_loss - self.mean_loss) * max(0.02, 1 / self.steps)
-        if self.steps % 100 == 0:
+        if self.steps % 50 == 0:
             self.log(f"{self.name} {progress:.1%} step {self.steps} loss {self.mean_loss:.4f}")
 
     def _average_over_processes(self, *numbers: float) -> list[float]:
@@ -208,7 +214,7 @@ def train_vision(model: LlavaForConditionalGeneration, pool: Pool, minutes: floa
     for indices in batches(len(pool.scenes), 32, seed):
         with torch.autocast("cpu", torch.bfloat16):
             features = visual_features(model, pool.pixels[indices])
-        shape, color, center, place = heads(features.float()).split(sizes, dim=-1)  # type: ignore[no-untyped-call]
+        shape, color, center, place = heads(features.float()).split(sizes, dim=-1)
         truth = pool.shape[indices]
         weight = torch.where(truth > 0, OBJECT_WEIGHT, 1.0)
         errors = functional.cross_entropy(shape.transpose(1, 2), truth, reduction="none")
@@ -345,12 +351,13 @@ def train_language(
     checkpoint: Callable[[], None],
 ) -> int:
     """Projector and language model learn to answer; now and then a row has two pictures and says which one it asks about."""
-    projector, language_model = model.model.multi_modal_projector, model.model.language_model
-    parameters = [*projector.parameters(), *language_model.parameters(), *model.lm_head.parameters()]
-    stage = Stage("language", parameters, rate, minutes, log)
+    layers = [*model.model.multi_modal_projector.parameters(), *model.model.language_model.layers.parameters()]
+    language_model = model.model.language_model
+    words = [*language_model.embed_tokens.parameters(), *language_model.norm.parameters(), *model.lm_head.parameters()]
+    stage = Stage("language", [*words, *(parameter for parameter in layers if parameter.ndim < 2)], rate, minutes, log)
+    stage.add_muon([parameter for parameter in layers if parameter.ndim == 2], MUON_RATE)
     if tower_rate:
-        tower = list(model.model.vision_tower.requires_grad_(True).parameters())
-        stage.also(tower, tower_rate)
+        stage.add_adamw(list(model.model.vision_tower.requires_grad_(True).parameters()), tower_rate)
     source = Random(f"questions/{seed}")
     saved = time.monotonic()
     for indices in batches(len(pool.scenes), rows, seed + 1):
@@ -379,7 +386,7 @@ def _mixed(source: Random, first: list[Question], second: list[Question]) -> lis
 def check_format(processor: LlavaProcessor, pool: Pool) -> None:
     """Training rows must be, token by token and pixel by pixel, what the processor makes of a chat; questions about one picture."""
     tokenizer = processor.tokenizer
-    question = questions(pool.scenes[0], Random(0), 1)[0]
+    question = questions(pool.scenes[0], Random(0), 8)[0]
     text = pack(tokenizer, [[question]])
     conversation: list[dict[str, Any]] = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question.question}]},
@@ -406,7 +413,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--language-minutes", type=float, default=25.0)
     parser.add_argument("--language-rate", type=float, default=1.5e-3)
     parser.add_argument("--tower-rate", type=float, default=0.0, help="train the vision tower in the language stage too, at this rate")
-    parser.add_argument("--rows", type=int, default=8, help="pictures in one step of the language stage, in each process")
+    parser.add_argument("--rows", type=int, default=8, help="pictures in one step of the language stage, in each process; an even number")
     parser.add_argument("--eval-questions", type=int, default=2000)
     return parser.parse_args()
 
