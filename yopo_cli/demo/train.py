@@ -122,8 +122,10 @@ def normalise(pixels: Tensor) -> Tensor:
 
 def visual_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
     """The hidden states that the projector reads, class token dropped; (B, N, vision hidden)."""
-    states: tuple[Tensor, ...] = model.model.vision_tower(normalise(pixels), output_hidden_states=True).hidden_states
-    return states[model.config.vision_feature_layer][:, 1:]
+    states = model.model.vision_tower(normalise(pixels), output_hidden_states=True).hidden_states
+    layer: int = model.config.vision_feature_layer
+    features: Tensor = states[layer][:, 1:]
+    return features
 
 
 def shared_prefix_attention(
