@@ -19,7 +19,7 @@ from converters.reference import masked_logits
 from converters.runtime.plan import Grid
 
 Inputs = tuple[dict[str, torch.Tensor], list[list[Grid]]]
-GREEDY = {"max_new_tokens": 5, "do_sample": False, "suppress_tokens": [60, 61, 62, 63]}
+GREEDY = {"max_new_tokens": 5, "do_sample": False, "suppress_tokens": [60, 61, 62, 63], "eos_token_id": -1}
 TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
 
 

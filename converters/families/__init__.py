@@ -3,10 +3,11 @@
 from ..errors import YopoError
 from .family import Config, Family, Layer
 from .internvl import INTERNVL, INTERNVL_PHI3
+from .internvl_chat import INTERNVL_CHAT, INTERNVL_CHAT_PHI3
 from .llava import LLAVA
 from .qwen2_vl import QWEN2_VL
 
-FAMILIES: tuple[Family, ...] = (LLAVA, QWEN2_VL, INTERNVL, INTERNVL_PHI3)
+FAMILIES: tuple[Family, ...] = (LLAVA, QWEN2_VL, INTERNVL, INTERNVL_PHI3, INTERNVL_CHAT, INTERNVL_CHAT_PHI3)
 
 __all__ = ["FAMILIES", "Config", "Family", "Layer", "converted_family", "family_of"]
 

@@ -1,0 +1,194 @@
+"""InternVL2 as OpenGVLab publishes it (`internvl_chat`): remote code that transformers 5 cannot run, the same model as native InternVL.
+
+Its config, its tensors (fused q, k and v in the vision tower and in InternLM2) and its tokens are put in transformers' words; the
+code in such a folder is never run.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import YopoError
+from ..runtime.plan import Grid, Sizes
+from .family import Config, Renaming, Rows, renaming, splitting
+from .internvl import INTERNVL, INTERNVL_PHI3
+
+IMAGE_TOKEN = "<IMG_CONTEXT>"
+COMPLETE = "Is the folder complete? Fetch the model again."
+# Language models by the words of `llm_config`, and of transformers.
+TEXT_TYPES = {"internlm2": "llama", "llama": "llama", "qwen2": "qwen2", "phi3": "phi3"}
+TEXT_WORDS = (
+    "attention_dropout", "bos_token_id", "eos_token_id", "hidden_act", "hidden_size", "initializer_range", "intermediate_size",
+    "max_position_embeddings", "max_window_layers", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "pad_token_id",
+    "rms_norm_eps", "rope_scaling", "rope_theta", "sliding_window", "use_sliding_window", "vocab_size",
+)  # fmt: skip
+VISION_WORDS = {
+    "attention_dropout": "attention_dropout",
+    "dropout": "hidden_dropout_prob",
+    "hidden_act": "hidden_act",
+    "hidden_size": "hidden_size",
+    "image_size": "image_size",
+    "initializer_range": "initializer_range",
+    "intermediate_size": "intermediate_size",
+    "layer_norm_eps": "layer_norm_eps",
+    "norm_type": "norm_type",
+    "num_attention_heads": "num_attention_heads",
+    "num_channels": "num_channels",
+    "num_hidden_layers": "num_hidden_layers",
+    "patch_size": "patch_size",
+    "qk_normalization": "use_qk_norm",
+    "qkv_bias": "attention_bias",
+}
+
+
+def _is_chat(config: Config, *text_types: str) -> bool:
+    return config.get("model_type") == "internvl_chat" and config.get("llm_config", {}).get("model_type") in text_types
+
+
+def _native(config: Config, folder: Path) -> Mapping[str, Any]:
+    """The config of native InternVL; the placeholder's id is the tokenizer's."""
+    return _without_tokens(config) | {"image_token_id": _token_id(folder, IMAGE_TOKEN)}
+
+
+def _without_tokens(config: Config) -> dict[str, Any]:
+    """All of it that config.json alone tells. Raises YopoError for variants that native InternVL has not."""
+    if (version := config.get("ps_version", "v1")) != "v2":
+        raise YopoError(
+            f"ps_version is {version}: this order of visual tokens is not native InternVL's.", "Models from InternVL 1.5 on have v2."
+        )
+    vision = {new: config["vision_config"][old] for old, new in VISION_WORDS.items() if old in config["vision_config"]}
+    if (size := config.get("force_image_size") or vision["image_size"]) != vision["image_size"]:
+        raise YopoError(
+            f"force_image_size is {size}, the vision tower's {vision['image_size']}.", "Use a checkpoint that was saved at one size."
+        )
+    side = vision["image_size"] // vision["patch_size"]
+    native = {
+        "text_config": _text(config["llm_config"]),
+        "vision_config": vision
+        | {"model_type": "internvl_vision", "use_mean_pooling": True}
+        | {name: [vision[name]] * 2 for name in ("image_size", "patch_size")},
+        "downsample_ratio": config["downsample_ratio"],
+        "image_seq_length": int(side * config["downsample_ratio"]) ** 2,
+        "vision_feature_layer": config["select_layer"],
+        # transformers' default is True.
+        "tie_word_embeddings": bool(config["llm_config"].get("tie_word_embeddings", False)),
+    }
+    dtype = {"torch_dtype": config["torch_dtype"]} if "torch_dtype" in config else {}
+    return {"model_type": INTERNVL.model_type, "architectures": [INTERNVL.architecture], **native, **dtype}
+
+
+def _text(config: Config) -> dict[str, Any]:
+    text = {word: config[word] for word in TEXT_WORDS if word in config}
+    text["model_type"] = TEXT_TYPES[config["model_type"]]
+    text["tie_word_embeddings"] = bool(config.get("tie_word_embeddings", False))
+    if config["model_type"] == "internlm2":
+        text["attention_bias"] = config.get("bias", False)
+    if config["model_type"] == "phi3":
+        text |= _phi3(config)
+    return text
+
+
+def _phi3(config: Config) -> dict[str, Any]:
+    """Phi-3's window is longer than its positions; what it calls `su` is now `longrope`, with the length before it was stretched."""
+    window, positions = config.get("sliding_window"), config["max_position_embeddings"]
+    if window is not None and window < positions:
+        raise YopoError(f"A sliding window of {window} tokens is not supported.", f"It must be at least as long as {positions} positions.")
+    scaling = config.get("rope_scaling")
+    if scaling is not None:
+        original = {"type": "longrope", "original_max_position_embeddings": config["original_max_position_embeddings"]}
+        scaling = dict(scaling) | original | {"rope_type": "longrope"}
+    original_length = {"original_max_position_embeddings": config.get("original_max_position_embeddings", positions)}
+    return {"sliding_window": None, "rope_scaling": scaling, **original_length}
+
+
+def _token_id(folder: Path, token: str) -> int:
+    """The id of a token that was added to the tokenizer. Raises YopoError if there is none."""
+    added = _added_tokens(folder)
+    if token not in added:
+        raise YopoError(f"The tokenizer in {folder} has no token {token}.", COMPLETE)
+    return added[token]
+
+
+def _added_tokens(folder: Path) -> dict[str, int]:
+    """Ids of the tokens that were added to the tokenizer, from whichever file lists them."""
+    entries = _json(folder / "tokenizer.json").get("added_tokens", [])
+    decoder = _json(folder / "tokenizer_config.json").get("added_tokens_decoder", {})
+    ids = {entry["content"]: entry["id"] for entry in entries} | {entry["content"]: int(number) for number, entry in decoder.items()}
+    return ids | _json(folder / "added_tokens.json")
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
+
+def _sizes(config: Config) -> Sizes:
+    return INTERNVL.sizes(_without_tokens(config))
+
+
+def _grid(config: Config) -> Grid:
+    return INTERNVL.grid(_without_tokens(config))
+
+
+def _image_token(config: Config) -> int:
+    raise YopoError(f"config.json does not tell the id of {IMAGE_TOKEN}.", "Convert the model first: yopo convert MODEL --budget 1")
+
+
+def _splits(config: Config) -> tuple[Renaming, ...]:
+    """q, k and v of the vision tower are equal thirds; InternLM2's come KV head by KV head: its query heads, its key, its value."""
+    vision, text = r"model.vision_tower.encoder.layer.\1.attention.", r"model.language_model.layers.\1.self_attn."
+    thirds = [(f"{vision}{name}_proj.", Rows(1, 3, index, index + 1)) for index, name in enumerate("qkv")]
+    splits = (splitting(r"vision_model\.encoder\.layers\.(\d+)\.attn\.qkv\.", *thirds),)
+    if config["llm_config"]["model_type"] != "internlm2":
+        return splits
+    sizes = _sizes(config)
+    group, groups = sizes.group, sizes.num_key_value_heads
+    places = {"q": (0, group), "k": (group, group + 1), "v": (group + 1, group + 2)}
+    parts = [(f"{text}{name}_proj.", Rows(groups, group + 2, *place)) for name, place in places.items()]
+    return (*splits, splitting(r"language_model\.model\.layers\.(\d+)\.attention\.wqkv\.", *parts))
+
+
+_VISION = r"vision_model\.encoder\.layers\.(\d+)\."
+_VISION_LAYER = r"model.vision_tower.encoder.layer.\1."
+_TEXT = r"language_model\.model\.layers\.(\d+)\."
+_TEXT_LAYER = r"model.language_model.layers.\1."
+RENAMINGS = (
+    renaming(r".*\.rotary_emb\.inv_freq$", None),
+    renaming(r"vision_model\.embeddings\.class_embedding$", "model.vision_tower.embeddings.cls_token"),
+    renaming(r"vision_model\.embeddings\.position_embedding$", "model.vision_tower.embeddings.position_embeddings"),
+    renaming(r"vision_model\.embeddings\.patch_embedding\.", "model.vision_tower.embeddings.patch_embeddings.projection."),
+    renaming(_VISION + r"attn\.proj\.", _VISION_LAYER + "attention.projection_layer."),
+    renaming(_VISION + r"attn\.(q|k)_norm\.", _VISION_LAYER + r"attention.\2_norm."),
+    renaming(_VISION + r"norm1\.", _VISION_LAYER + "layernorm_before."),
+    renaming(_VISION + r"norm2\.", _VISION_LAYER + "layernorm_after."),
+    renaming(_VISION + r"ls(1|2)$", _VISION_LAYER + r"lambda_\2"),
+    renaming(_VISION + r"mlp\.", _VISION_LAYER + "mlp."),
+    renaming(r"mlp1\.0\.", "model.multi_modal_projector.layer_norm."),
+    renaming(r"mlp1\.1\.", "model.multi_modal_projector.linear_1."),
+    renaming(r"mlp1\.3\.", "model.multi_modal_projector.linear_2."),
+    # InternLM2's words; the other language models' are transformers' own.
+    renaming(r"language_model\.model\.tok_embeddings\.", "model.language_model.embed_tokens."),
+    renaming(r"language_model\.output\.", "lm_head."),
+    renaming(_TEXT + r"attention\.wo\.", _TEXT_LAYER + "self_attn.o_proj."),
+    renaming(_TEXT + r"feed_forward\.w1\.", _TEXT_LAYER + "mlp.gate_proj."),
+    renaming(_TEXT + r"feed_forward\.w3\.", _TEXT_LAYER + "mlp.up_proj."),
+    renaming(_TEXT + r"feed_forward\.w2\.", _TEXT_LAYER + "mlp.down_proj."),
+    renaming(_TEXT + r"attention_norm\.", _TEXT_LAYER + "input_layernorm."),
+    renaming(_TEXT + r"ffn_norm\.", _TEXT_LAYER + "post_attention_layernorm."),
+    renaming(r"language_model\.lm_head\.", "lm_head."),
+    renaming(r"language_model\.model\.", "model.language_model."),
+)
+
+INTERNVL_CHAT = replace(
+    INTERNVL,
+    name="InternVL2",
+    recognises=lambda config: _is_chat(config, "internlm2", "llama", "qwen2"),
+    renamings=RENAMINGS,
+    splits=_splits,
+    native=_native,
+    sizes=_sizes,
+    grid=_grid,
+    image_token=_image_token,
+)
+INTERNVL_CHAT_PHI3 = replace(INTERNVL_CHAT, recognises=lambda config: _is_chat(config, "phi3"), layer=INTERNVL_PHI3.layer)
