@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import shutil
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 
 SAMPLE_SECONDS = 0.02
+OUTPUT = "convert-time-output"
 
 
 def main() -> None:
@@ -26,6 +28,8 @@ def main() -> None:
         convert_once(arguments.checkpoint, arguments.convert_to)
         return
     pairs = [measure_pair(arguments.checkpoint, arguments.scratch, arguments.warm) for _ in range(arguments.pairs)]
+    if not arguments.keep:
+        shutil.rmtree(arguments.scratch / OUTPUT)
     total = sum(file.stat().st_size for file in arguments.checkpoint.iterdir())
     for pair in pairs:
         print(json.dumps(pair), file=sys.stderr)
@@ -35,14 +39,14 @@ def main() -> None:
 
 def measure_pair(checkpoint: Path, scratch: Path, warm: bool) -> dict[str, float]:
     """Seconds of one copy and one conversion, and the latter's memory in bytes."""
-    copy, output = scratch / "convert-time-copy", scratch / "convert-time-output"
+    copy, output = scratch / "convert-time-copy", scratch / OUTPUT
     for folder in (copy, output):
         shutil.rmtree(folder, ignore_errors=True)
     os.sync()
     prepare(checkpoint, warm)
-    start = time.perf_counter()
+    start, before = time.perf_counter(), children_cpu_seconds()
     subprocess.run(["cp", "-r", checkpoint, copy], check=True)
-    copied = time.perf_counter() - start
+    copied, copy_cpu = time.perf_counter() - start, children_cpu_seconds()
     os.sync()
     synced = time.perf_counter() - start
     shutil.rmtree(copy)
@@ -51,17 +55,24 @@ def measure_pair(checkpoint: Path, scratch: Path, warm: bool) -> dict[str, float
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, __file__, str(checkpoint), "--convert-to", str(output)])
     anonymous, everything = watch(process)
-    converted = time.perf_counter() - start
-    shutil.rmtree(output)
+    converted, convert_cpu = time.perf_counter() - start, children_cpu_seconds()
     return {
         "copy_seconds": round(copied, 1),
         "copy_and_sync_seconds": round(synced, 1),
         "convert_seconds": round(converted, 1),
         "ratio_to_copy": round(converted / copied, 3),
         "ratio_to_copy_and_sync": round(converted / synced, 3),
+        "copy_cpu_seconds": round(copy_cpu - before, 1),
+        "convert_cpu_seconds": round(convert_cpu - copy_cpu, 1),
         "peak_anonymous_bytes": anonymous,
         "peak_resident_bytes": everything,
     }
+
+
+def children_cpu_seconds() -> float:
+    """User and system time of the processes that have ended so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def prepare(checkpoint: Path, warm: bool) -> None:
@@ -116,6 +127,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--scratch", type=Path, default=Path("/tmp"))
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--warm", action="store_true", help="with the checkpoint in the page cache, as far as it fits")
+    parser.add_argument("--keep", action="store_true", help="leave the last converted folder in the scratch folder")
     parser.add_argument("--convert-to", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
