@@ -12,12 +12,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import YopoError
-from ..families import FAMILIES, Family, converted_family, family_of
+from ..families import FAMILIES, Family, Folders, converted_family, family_of
 from ..runtime.plan import Grid, Plan, PlanError, Sizes, from_json
 from .header import TensorInfo, read_header
 from .manifest import changed_files, read_manifest
 from .pickled import load_pickled, pickled_header
 from .skeleton import check_tensors, native_config, skeleton
+from .source import resolve
 
 CONFIG = "config.json"
 SAMPLE_BYTES = 4096
@@ -134,8 +135,12 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _open(path: Path, config: dict[str, Any], family: Family) -> Checkpoint:
     opened: dict[Path, Any] = {}
-    native = dict(family.native(config, path))
-    expected, tensors = skeleton(family, native), _tensors(path, config, family, opened)
+    tower = family.tower(config)
+    folders = Folders(path, None if tower is None else resolve(tower).path)
+    native = dict(family.native(config, folders))
+    expected, tensors = skeleton(family, native), _tensors(folders.model, config, family, opened)
+    if folders.tower is not None:
+        tensors = _tensors(folders.tower, config, family, opened) | tensors
     check_tensors(tensors, expected, family)
     if expected.tied & tensors.keys():
         native = _untied(native)

@@ -42,6 +42,24 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Grown:
+    """A vocabulary grown to `rows` rows; the new ones are the mean of the others, so that none is ever the likeliest token."""
+
+    rows: int
+
+    def shape(self, shape: Shape) -> Shape:
+        return (self.rows, *shape[1:])
+
+    def apply(self, tensor: "Tensor") -> "Tensor":
+        import torch
+
+        grown = tensor.new_empty(self.shape(tuple(tensor.shape)))
+        grown[: len(tensor)] = tensor
+        grown[len(tensor) :] = tensor.mean(0, dtype=torch.float32)
+        return grown
+
+
+@dataclass(frozen=True)
 class Piece:
     """A tensor of the model, by v5 name: a tensor on disk, or what `change` makes of it."""
 
@@ -88,7 +106,15 @@ class Layer:
     down: str = "mlp.down_proj"
 
 
-def _as_it_is(config: Config, folder: Path) -> Mapping[str, Any]:
+@dataclass(frozen=True)
+class Folders:
+    """Where a checkpoint is: its own folder, and that of its vision tower where this is another model's."""
+
+    model: Path
+    tower: Path | None = None
+
+
+def _as_it_is(config: Config, folders: Folders) -> Mapping[str, Any]:
     return config
 
 
@@ -100,7 +126,8 @@ class Family:
     `yopo_config` name the runtime's own, defined in `runtime/modeling_<yopo_model_type>.py`. `renamings` are tried in order on
     every tensor name, after those of `splits`, which depend on the config; the first match wins, and a name that none matches is
     an error. `sizes` reads the language model's sizes, `grid` the visual grid of one default-resolution image, `image_token` the
-    placeholder's id. `native` gives the config in transformers' words, with what the other files of the folder know.
+    placeholder's id. `native` gives the config in transformers' words, with what the other files of the folders know; `tower` tells
+    which model the vision tower is taken from where it is not in the files.
     """
 
     name: str
@@ -117,7 +144,8 @@ class Family:
     text_prefix: str = "model.language_model."
     layer: Layer = Layer()
     splits: Callable[[Config], tuple[Renaming, ...]] = lambda config: ()
-    native: Callable[[Config, Path], Mapping[str, Any]] = _as_it_is
+    native: Callable[[Config, Folders], Mapping[str, Any]] = _as_it_is
+    tower: Callable[[Config], str | None] = lambda config: None
 
     def pieces(self, name: str, config: Config) -> tuple[Piece, ...]:
         """What a tensor on disk is in the model, () for one that it does not use. Raises YopoError if unknown."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import YopoError
 from ..runtime.plan import Grid, Sizes
-from .family import Config, Renaming, Rows, renaming, splitting
+from .family import Config, Folders, Renaming, Rows, renaming, splitting
 from .internvl import INTERNVL, INTERNVL_PHI3
 
 IMAGE_TOKEN = "<IMG_CONTEXT>"
@@ -47,9 +47,9 @@ def _is_chat(config: Config, *text_types: str) -> bool:
     return config.get("model_type") == "internvl_chat" and config.get("llm_config", {}).get("model_type") in text_types
 
 
-def _native(config: Config, folder: Path) -> Mapping[str, Any]:
+def _native(config: Config, folders: Folders) -> Mapping[str, Any]:
     """The config of native InternVL; the placeholder's id is the tokenizer's."""
-    return _without_tokens(config) | {"image_token_id": _token_id(folder, IMAGE_TOKEN)}
+    return _without_tokens(config) | {"image_token_id": _token_id(folders.model, IMAGE_TOKEN)}
 
 
 def _without_tokens(config: Config) -> dict[str, Any]:
