@@ -9,13 +9,21 @@ from typing import Annotated
 import typer
 
 from .commands.ask import ask
+from .commands.bench import bench
 from .commands.convert import convert
 from .commands.eval import evaluate
 from .commands.inspect import inspect
 from .commands.verify import verify
 from .terminal import INTERRUPTED, guarded, say
 
-COMMANDS: dict[str, Callable[..., None]] = {"convert": convert, "inspect": inspect, "ask": ask, "verify": verify, "eval": evaluate}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "convert": convert,
+    "inspect": inspect,
+    "ask": ask,
+    "verify": verify,
+    "eval": evaluate,
+    "bench": bench,
+}
 
 app = typer.Typer(
     name="yopo",

@@ -1,0 +1,199 @@
+"""From models and plans to figures: time to first token, prefill, decoding, memory, each beside the least it could be."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..baselines.schedule import Schedule
+from ..planning.cost import Cost, cost, kv_cache_bytes
+from ..runtime.plan import Grid, Plan, Sizes, dense_plan
+from .bounds import decode_bytes, dense_work, pruned_work
+from .ceiling import Ceiling
+from .clock import Timing, in_turns
+from .models import Prompt, random_prompt, with_plan
+from .peak import peak_bytes
+from .sides import Side, model_side, pruner_side
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the benchmark: the prompt's sizes, and how often each thing is timed. `tower` times the vision tower too."""
+
+    grid: Grid
+    text_tokens: int
+    batch: int
+    rounds: int
+    steps: int
+    tower: bool
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What is compared with the dense model: a plan or a token pruner's schedule, under a name, at a budget."""
+
+    name: str
+    budget: float | None
+    plan: Plan | None = None
+    schedule: Schedule | None = None
+
+
+@dataclass(frozen=True)
+class Time:
+    """Seconds: median, distance between the quartiles over the median, ratio to dense (median over rounds), and the least possible."""
+
+    seconds: float
+    spread: float
+    ratio: float
+    least: float | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One side of one setting. Shares are of the dense model; `efficiency` is the FLOPs ratio over the time ratio of the prefill.
+
+    `visual_share` counts visual FLOPs, `total_share` those of visual and text tokens without the head. `ttft` includes the vision
+    tower, `prefill` does not; `decode` is one token. KV bytes are the predicted and the measured ones of the whole batch.
+    """
+
+    name: str
+    kind: str
+    budget: float | None
+    note: str
+    visual_share: float
+    total_share: float
+    flops: int
+    efficiency: float
+    tokens_per_second: float
+    prefill: Time
+    ttft: Time | None
+    decode: Time | None
+    kv_bytes_predicted: int
+    kv_bytes: int
+    kv_share: float
+    peak_bytes: int | None
+
+
+def measure(dense: Any, contenders: Sequence[Contender], setting: Setting, ceiling: Ceiling, own: Any = None) -> list[Figures]:
+    """Figures of the dense model and of every contender, all in turns. `own` is a pruned model that is there already."""
+    given = random_prompt(dense, setting.grid, setting.text_tokens, setting.batch)
+    whole = Contender(DENSE, None, plan=dense_plan(_sizes(contenders[0]), (setting.grid,)))
+    everyone = [whole, *contenders]
+    with torch.inference_mode():
+        sides = {_key(one): _side(dense, one, given, own) for one in everyone}
+        prefills = in_turns({key: side.prefill for key, side in sides.items()}, DENSE, setting.rounds, dense.device)
+        firsts = _with_tower(dense, sides, setting) if setting.tower else {}
+        steps, held = _decoding(dense, sides, setting)
+        peaks = {key: peak_bytes(side.prefill, dense.device) for key, side in sides.items()}
+    return [
+        _figures(one, whole, setting, ceiling, dense, prefills[_key(one)], firsts.get(_key(one)), steps.get(_key(one)), held, peaks)
+        for one in everyone
+    ]
+
+
+def _sizes(one: Contender) -> Sizes:
+    either = one.plan or one.schedule
+    assert either is not None
+    return either.sizes
+
+
+def _key(one: Contender) -> str:
+    return one.name if one.budget is None else f"{one.name} {one.budget:g}"
+
+
+def _side(dense: Any, one: Contender, given: Prompt, own: Any) -> Side:
+    if one.schedule is not None:
+        return pruner_side(dense, one.schedule, given)
+    if one.name == DENSE:
+        return model_side(DENSE, dense, given)
+    assert one.plan is not None
+    return model_side(one.name, with_plan(dense, one.plan) if own is None else own, given)
+
+
+def _with_tower(dense: Any, sides: dict[str, Side], setting: Setting) -> dict[str, Timing]:
+    side = dense.config.vision_config.image_size
+    pixels = torch.zeros(setting.batch, 3, side, side, device=dense.device, dtype=dense.dtype)
+    answers: dict[str, Callable[[], object]] = {key: _bound(one.answer, pixels) for key, one in sides.items()}
+    return in_turns(answers, DENSE, setting.rounds, dense.device)
+
+
+def _bound(answer: Callable[[Tensor], Any], pixels: Tensor) -> Callable[[], object]:
+    return lambda: answer(pixels)
+
+
+def _decoding(dense: Any, sides: dict[str, Side], setting: Setting) -> tuple[dict[str, Timing], dict[str, int]]:
+    """Time of one more token, in turns on caches that grow alike, and the bytes of K and V after the prompt."""
+    states = {key: side.prefill() for key, side in sides.items()}
+    held = {key: side.held(states[key]) for key, side in sides.items()}
+    if not setting.steps:
+        return {}, held
+    token = torch.full((setting.batch, 1), 5, device=dense.device)
+    steps: dict[str, Callable[[], object]] = {key: _stepping(side, states[key], token) for key, side in sides.items()}
+    return in_turns(steps, DENSE, setting.steps, dense.device, warmup=2), held
+
+
+def _stepping(side: Side, state: Any, token: Tensor) -> Callable[[], object]:
+    return lambda: side.step(state, token)
+
+
+def _figures(
+    one: Contender, whole: Contender, setting: Setting, ceiling: Ceiling, dense: Any, prefill: Timing, first: Timing | None,
+    step: Timing | None, held: dict[str, int], peaks: dict[str, int | None],
+) -> Figures:  # fmt: skip
+    assert whole.plan is not None
+    vocabulary, element = dense.config.text_config.vocab_size, dense.dtype.itemsize
+    text, batch = setting.text_tokens, setting.batch
+    spent, predicted = _spent(one, whole.plan, text), batch * _predicted_kv(one, text, element)
+    least = step_least = None
+    if one.plan is not None:
+        least = (dense_work if one is whole else pruned_work)(one.plan, text, batch, vocabulary, element).seconds(ceiling)
+        step_least = decode_bytes(one.plan, text, batch, vocabulary, element) / ceiling.bytes_per_second
+    return Figures(
+        name=one.name,
+        kind="dense" if one is whole else "plan" if one.plan else "tokens",
+        budget=one.budget,
+        note=one.schedule.note if one.schedule else "",
+        visual_share=spent.share,
+        total_share=spent.total_share,
+        flops=batch * spent.total,
+        efficiency=spent.total_share / prefill.ratio,
+        tokens_per_second=batch * (setting.grid.tokens + text) / prefill.median,
+        prefill=_time(prefill, least),
+        ttft=None if first is None else _time(first, None),
+        decode=None if step is None else _time(step, step_least),
+        kv_bytes_predicted=predicted,
+        kv_bytes=held[_key(one)],
+        kv_share=held[_key(one)] / held[DENSE],
+        peak_bytes=peaks[_key(one)],
+    )
+
+
+def _time(timing: Timing, least: float | None) -> Time:
+    return Time(timing.median, timing.spread, timing.ratio, least)
+
+
+def _spent(one: Contender, whole: Plan, text: int) -> Cost:
+    """Visual and total FLOPs of one prompt; the dense model counts with its last layer's visual rows."""
+    if one.plan is not None and one.name != DENSE:
+        return cost(one.plan, text)
+    full = cost(whole, text)
+    visual = full.visual_dense if one.schedule is None else one.schedule.flops
+    return Cost(visual, full.visual_dense, full.total_dense - full.visual_dense + visual, full.total_dense, text)
+
+
+def _predicted_kv(one: Contender, text: int, element: int) -> int:
+    """Bytes of K and V after one prompt. Layers before a drop hold what they were given."""
+    if one.schedule is None:
+        assert one.plan is not None
+        if one.name == DENSE:
+            sizes = one.plan.sizes
+            tokens = one.plan.visual_tokens + text
+            return 2 * element * sizes.num_hidden_layers * sizes.num_key_value_heads * sizes.head_dim * tokens
+        return kv_cache_bytes(one.plan, one.plan.grids, text, element)
+    sizes = one.schedule.sizes
+    tokens = sum(one.schedule.by_layer) + sizes.num_hidden_layers * text
+    return 2 * element * sizes.num_key_value_heads * sizes.head_dim * tokens

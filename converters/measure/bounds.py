@@ -1,0 +1,101 @@
+"""The least time that a machine could take for a plan: every product at the matrix rate or at the memory's, whichever is slower.
+
+FLOPs and bytes are counted from the plan's shapes: weights read once, rows read and written once. A plan's products are those the
+runtime computes; the dense model's are those of transformers, the last layer's visual rows included.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..planning.cost import kv_cache_bytes, read_tokens
+from ..planning.execution import attention_flops
+from ..runtime.layout import LayerLayout, layouts
+from ..runtime.plan import Plan, Sizes, normalise
+from .ceiling import Ceiling
+
+
+@dataclass(frozen=True)
+class Product:
+    """`rows` times a weight `[outer, inner]`."""
+
+    rows: int
+    inner: int
+    outer: int
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.rows * self.inner * self.outer
+
+    def bytes(self, element: int) -> int:
+        return element * (self.rows * (self.inner + self.outer) + self.inner * self.outer)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one prefill takes: products, attention as a whole, in elements of `element` bytes."""
+
+    products: tuple[Product, ...]
+    attention_flops: int
+    attention_bytes: int
+    element: int
+
+    @property
+    def flops(self) -> int:
+        return sum(product.flops for product in self.products) + self.attention_flops
+
+    def seconds(self, ceiling: Ceiling) -> float:
+        linear = sum(ceiling.seconds(product.flops, product.bytes(self.element)) for product in self.products)
+        return linear + ceiling.seconds(self.attention_flops, self.attention_bytes)
+
+
+def dense_work(plan: Plan, text: int, batch: int, vocabulary: int, element: int) -> Work:
+    """A prefill of `batch` prompts by the dense model, causal attention counted over half of the square."""
+    sizes, tokens = plan.sizes, plan.visual_tokens + text
+    heads, kv_heads = sizes.num_attention_heads * sizes.head_dim, sizes.num_key_value_heads * sizes.head_dim
+    width, neurons = sizes.hidden_size, sizes.intermediate_size
+    shapes = [(width, heads + 2 * kv_heads), (heads, width), (width, 2 * neurons), (neurons, width)]
+    layer = [Product(batch * tokens, inner, outer) for inner, outer in shapes]
+    attention = sizes.num_hidden_layers * batch * 2 * heads * tokens * (tokens + 1)
+    held = 2 * sizes.num_hidden_layers * batch * tokens * (heads + kv_heads) * element
+    return Work((*layer * sizes.num_hidden_layers, Product(batch, width, vocabulary)), attention, held, element)
+
+
+def pruned_work(plan: Plan, text: int, batch: int, vocabulary: int, element: int) -> Work:
+    """A prefill of `batch` prompts under the plan: text and visual rows share the kept part of every weight."""
+    plan = normalise(plan)
+    products = [product for layout in layouts(plan) for product in _layer(layout, plan, batch, text) if product.rows and product.outer]
+    attention = batch * attention_flops(plan, text)
+    held = batch * (kv_cache_bytes(plan, plan.grids, text, element) + 2 * element * text * _width(plan.sizes) * len(plan.layers))
+    return Work((*products, Product(batch, plan.sizes.hidden_size, vocabulary)), attention, held, element)
+
+
+def decode_bytes(plan: Plan, text: int, batch: int, vocabulary: int, element: int) -> int:
+    """Bytes that one decoding step has to read: the language model's weights and its head once, K and V of each sample."""
+    sizes = plan.sizes
+    heads = 2 * (sizes.num_attention_heads + sizes.num_key_value_heads) * sizes.head_dim
+    weights = sizes.num_hidden_layers * sizes.hidden_size * (heads + 3 * sizes.intermediate_size) + sizes.hidden_size * vocabulary
+    return weights * element + batch * kv_cache_bytes(plan, plan.grids, text, element)
+
+
+def _width(sizes: Sizes) -> int:
+    return sizes.num_attention_heads * sizes.head_dim
+
+
+def _layer(layout: LayerLayout, plan: Plan, batch: int, text: int) -> Iterator[Product]:
+    sizes = plan.sizes
+    size, width, rows, both = sizes.head_dim, sizes.hidden_size, batch * text, batch * (text + plan.visual_tokens)
+    kept = sum(layout.computes)
+    yield from (Product(both, width, kept * size), Product(rows, width, (sizes.num_attention_heads - kept) * size))
+    whole = layout.own + (layout.read_only if layout.read_phases == 1 else 0)
+    yield Product(both, width, 2 * whole * size)
+    if layout.read_phases > 1:
+        for phase in sorted(set(layout.phases)):
+            read = sum(read_tokens(plan.grids, layout.read_phases, phase))
+            yield Product(batch * (text + read), width, 2 * layout.phases.count(phase) * size)
+    yield Product(rows, width, 2 * (sizes.num_key_value_heads - layout.own - layout.read_only) * size)
+    yield from (Product(both if kept else 0, kept * size, width), Product(rows, (sizes.num_attention_heads - kept) * size, width))
+    rest = sizes.intermediate_size - layout.neurons
+    if layout.neurons:
+        yield from (Product(both, width, 2 * layout.neurons), Product(both, layout.neurons, width))
+    if rest:
+        yield from (Product(rows, width, 2 * rest), Product(rows, rest, width))

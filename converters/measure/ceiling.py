@@ -1,0 +1,52 @@
+"""What this machine can do at best, measured: multiply-adds of a matrix product, and bytes read from memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+
+from .clock import synchroniser
+
+READ_BYTES = 1 << 29  # beyond any cache
+ENOUGH_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """FLOP/s of matrix products in one dtype, and bytes/s read from memory, both the best that was seen."""
+
+    flops_per_second: float
+    bytes_per_second: float
+
+    def seconds(self, flops: float, size: float) -> float:
+        """The least time that a product of `flops` on `size` bytes can take."""
+        return max(flops / self.flops_per_second, size / self.bytes_per_second)
+
+
+def measure_ceiling(device: torch.device, dtype: torch.dtype, rows: int, inner: int, outer: int) -> Ceiling:
+    """The ceiling for products of `[rows, inner]` by `[inner, outer]`: the shape of a model's feed-forward."""
+    left, right = (torch.randn(shape, device=device).to(dtype) for shape in ((rows, inner), (outer, inner)))
+    product = _best(lambda: torch.nn.functional.linear(left, right), device)
+    count = READ_BYTES // dtype.itemsize // inner
+    weight = torch.zeros(count, inner, device=device, dtype=dtype)
+    one_row = torch.zeros(1, inner, device=device, dtype=dtype)
+    target = torch.empty_like(weight)
+    reading = _best(lambda: torch.nn.functional.linear(one_row, weight), device)
+    copying = _best(lambda: target.copy_(weight), device)
+    size = weight.nbytes
+    return Ceiling(2 * rows * inner * outer / product, max(size / reading, 2 * size / copying))
+
+
+def _best(work: Callable[[], object], device: torch.device) -> float:
+    """The shortest time of a call, in seconds, over at least three calls and half a second."""
+    wait = synchroniser(device)
+    work()
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < ENOUGH_SECONDS:
+        wait()
+        started = perf_counter()
+        work()
+        wait()
+        times.append(perf_counter() - started)
+    return min(times)

@@ -1,0 +1,74 @@
+"""What is timed against each other: the dense model, plans, and token pruners, behind one shape."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from ..baselines.forward import advance, embedded, prefill, prompt
+from ..baselines.pictures import Tower, chosen, merged
+from ..baselines.schedule import Schedule
+from .models import Prompt
+
+
+@dataclass(frozen=True)
+class Side:
+    """`prefill()` reads the prompt with the picture's features given, `answer(pixels)` with the vision tower; both give a state.
+
+    `step(state, token)` reads one more token `[batch, 1]` in place; `held(state)` is the bytes of K and V.
+    """
+
+    name: str
+    prefill: Callable[[], Any]
+    answer: Callable[[Tensor], Any]
+    step: Callable[[Any, Tensor], None]
+    held: Callable[[Any], int]
+
+
+def model_side(name: str, model: Any, given: Prompt) -> Side:
+    """A whole model end to end through its `forward`; logits of the last token alone."""
+
+    def read(**picture: Any) -> Any:
+        return model(input_ids=given.ids, use_cache=True, logits_to_keep=1, **picture)
+
+    def prefill() -> Any:
+        return read(mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=list(given.features))})
+
+    def step(state: Any, token: Tensor) -> None:
+        model(input_ids=token, past_key_values=state.past_key_values, use_cache=True, logits_to_keep=1)
+
+    def held(state: Any) -> int:
+        return sum(_layer_bytes(layer) for layer in state.past_key_values.layers)
+
+    return Side(name, prefill, lambda pixels: read(pixel_values=pixels), step, held)
+
+
+def _layer_bytes(layer: Any) -> int:
+    return int(layer.nbytes) if hasattr(layer, "rectangles") else layer.keys.nbytes + layer.values.nbytes
+
+
+def pruner_side(dense: Any, schedule: Schedule, given: Prompt, seed: int = 0) -> Side:
+    """A token pruner over the dense model, its choice of tokens included. VisionZip looks at a random vision tower."""
+    tower = _random_tower(dense, given, seed) if schedule.method == "visionzip" else None
+
+    def read() -> Any:
+        picture = chosen(given.features, schedule) if tower is None else merged(dense, tower, schedule)
+        return prefill(dense, embedded(dense, given.ids, None, picture, schedule), schedule)
+
+    def answer(pixels: Tensor) -> Any:
+        return prefill(dense, prompt(dense, {"input_ids": given.ids, "pixel_values": pixels}, schedule), schedule)
+
+    return Side(schedule.method, read, answer, lambda state, token: advance(dense, state, token[:, 0]), lambda state: int(state.nbytes))
+
+
+def _random_tower(dense: Any, given: Prompt, seed: int) -> Tower:
+    config = dense.config.vision_config
+    batch, tokens = given.features.shape[:2]
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(batch, 1 + tokens, config.hidden_size, generator=generator)
+    attention = torch.rand(batch, config.num_attention_heads, tokens, generator=generator)
+    keys = torch.randn(batch, 1 + tokens, config.hidden_size // config.num_attention_heads, generator=generator)
+    return Tower(hidden.to(dense.device, dense.dtype), attention.to(dense.device), keys.to(dense.device, dense.dtype))
