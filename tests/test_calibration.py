@@ -14,6 +14,7 @@ from tiny import IMAGE_TOKEN, tiny_inputs, tiny_llava
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature
 
+from converters.calibration import recorder
 from converters.calibration.histogram import BINS, bins_of, value_exceeded_by
 from converters.calibration.samples import Sample, load_image, prompt_inputs, read_samples
 from converters.calibration.statistics import METADATA_KEY, Statistics, calibrate, merge
@@ -125,6 +126,22 @@ def test_batches_padding_and_chunks_change_nothing(name: str) -> None:
     expected = calibrate(model, batches, fingerprint="model")
     assert_equal(calibrate(model, [padded(batches[:3]), padded(batches[3:])], fingerprint="model"), expected)
     assert_equal(calibrate(model, [padded(batches[::-1])], fingerprint="model", chunk_elements=700), expected)
+
+
+def test_no_more_of_a_map_than_asked_for_exists_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, config = tiny_llava()
+    sizes: list[int] = []
+    attend = recorder._attend
+
+    def watched(query: Tensor, key: Tensor, *rest: Any) -> Tensor:
+        sizes.append(query.shape[:3].numel() * key.shape[2])
+        return attend(query, key, *rest)
+
+    monkeypatch.setattr(recorder, "_attend", watched)
+    calibrate(model, [single(config, 0)], fingerprint="model", chunk_elements=500)
+    tokens = 3 + 16 + 4
+    assert max(sizes) == 4 * 5 * tokens  # 4 heads, 5 queries
+    assert sum(sizes) == 2 * 4 * tokens**2  # 2 layers
 
 
 def test_merging_equals_calibrating_on_all() -> None:
