@@ -370,6 +370,17 @@ class TestErrors:
     def test_pruned_model_is_not_pruned_again(self, converted_demo: Path) -> None:
         assert "pruned already" in fails("convert", converted_demo, "-b", 0.1, "--dry-run")
 
+    def test_out_of_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def load(*arguments: Any) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr("yopo_cli.commands.ask.load", load)
+        assert "ran out of memory" in fails("ask", "demo", "What?")
+
+    def test_statistics_that_cannot_be_written(self, tmp_path: Path) -> None:
+        (tmp_path / "s.partial").mkdir()
+        assert "could not be written" in fails("convert", "demo", "-b", 0.2, "--samples", 2, "--statistics", tmp_path / "s", "--dry-run")
+
     @pytest.mark.parametrize(
         "arguments",
         [

@@ -41,8 +41,17 @@ def statistics_of(checkpoint: Any, source: Any, request: Calibration) -> tuple[A
     examples = _examples(source, request)
     found = _measured(checkpoint, source, examples, request)
     if request.statistics is not None:
-        found.save(request.statistics)
+        _save(found, request.statistics)
     return found, {"samples": found.samples, "from": Path(examples.origin).name, "seed": request.seed, "data": found.data}
+
+
+def _save(statistics: Any, file: Path) -> None:
+    from safetensors import SafetensorError
+
+    try:
+        statistics.save(file)
+    except (OSError, SafetensorError) as error:
+        raise YopoError(f"The statistics could not be written to {file}: {error}.", "Give another place with --statistics.") from None
 
 
 def _examples(source: Any, request: Calibration) -> Examples:

@@ -46,8 +46,13 @@ def guarded(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
         except PlanError as error:
             _complain(f"The plan cannot be used: {error}.", "See `yopo inspect` for what a plan looks like.")
             raise typer.Exit(FAILED) from None
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for its name
+                raise
+            _complain("The device ran out of memory.", "Try --dtype bfloat16, a smaller batch, or --device cpu.")
+            raise typer.Exit(FAILED) from None
         except KeyboardInterrupt:
-            say("Interrupted: nothing was left behind.")
+            say("Interrupted; nothing unfinished was left behind.")
             raise typer.Exit(INTERRUPTED) from None
 
     return guard

@@ -64,11 +64,11 @@ def convert(
 
         checkpoint = open_checkpoint(source.path)
         read = None if plan is None else check_plan(read_plan(plan), checkpoint.sizes)
-        if not dry_run and output is not None:
-            check_output(output, force)
+        target = output or _default_output(source.name, budget, read)
+        if not dry_run:
+            check_output(target, force)
         request = Calibration(calibration, samples, seed, statistics, device, dtype)
         decided, facts = (read, None) if read or budget == 1 else _planned(checkpoint, source, request, recipe, reference, budget)
-        target = output or _default_output(source.name, budget, decided)
         command = _command(model, budget, plan, recipe, calibration, samples, seed, statistics, grid, dtype)
         if not dry_run:
             from converters.convert import Provenance, convert
