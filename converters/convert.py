@@ -94,8 +94,12 @@ def _check_apart(source: Path, output: Path) -> None:
 
 
 def _write_small_files(folder: Path, checkpoint: Checkpoint, plan: Plan | None, provenance: Provenance) -> None:
-    for file in _copied_files(checkpoint.path):
+    for file in _copied_files(checkpoint.path, LICENCE_FILES if checkpoint.foreign else COPIED):
         _write_bytes(folder / file.name, file.read_bytes())
+    if checkpoint.foreign:
+        checkpoint.write_processor(folder)
+        for file in folder.iterdir():
+            synchronise(file)
     if plan is None:
         config = native_config(checkpoint.family, checkpoint.config)
     else:
@@ -106,8 +110,8 @@ def _write_small_files(folder: Path, checkpoint: Checkpoint, plan: Plan | None, 
     _write_text(folder / "README.md", card(checkpoint.family, checkpoint.path, plan, provenance))
 
 
-def _copied_files(path: Path) -> Iterator[Path]:
-    found = {file for pattern in COPIED for file in path.glob(pattern) if file.is_file()}
+def _copied_files(path: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
+    found = {file for pattern in patterns for file in path.glob(pattern) if file.is_file()}
     return (file for file in sorted(found) if file.name != CONFIG and not file.name.endswith(".index.json"))
 
 

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import write_checkpoint
-from conversions import assert_migrates, assert_prunes, assert_stands_alone
+from conversions import assert_migrates, assert_prunes, assert_stands_alone, provenance
 from tiny_families import IMAGE, TEXT, internvl_inputs, tiny_internvl
+from tokenizers_of import save_tokenizer
 from torch import Tensor
+from transformers import AutoImageProcessor, AutoTokenizer
 
 from converters.checkpoint.reader import open_checkpoint
+from converters.convert import convert
 from converters.errors import YopoError
 from converters.families import family_of
 from converters.families.family import Rows
@@ -22,6 +25,7 @@ PROMPTS = [(internvl_inputs(*tiles), [[Grid(4, 4)] * count for count in tiles]) 
 SMALL = {"norm_type": "layer_norm", "qkv_bias": True, "qk_normalization": False}  # InternViT-300M
 LARGE = {"norm_type": "rms_norm", "qkv_bias": False, "qk_normalization": True}  # InternViT-6B
 FACTORS = {"short_factor": [1.0, 1.25, 1.5, 2.0], "long_factor": [1.0, 2.0, 4.0, 8.0]}
+WORDS = ["▁", "h", "e", "l", "o", "he", "ll", "llo", "hello", "\n", "u", "s", "r", "user", "▁hello"]
 POSITIONS = 24  # prompts are longer, so that the long factors come in
 
 
@@ -47,7 +51,7 @@ def chat_config(text: str, tower: dict[str, Any]) -> dict[str, Any]:
     return {
         "model_type": "internvl_chat", "architectures": ["InternVLChatModel"], "auto_map": {"AutoModel": "modeling_internvl_chat.X"},
         "llm_config": llm, "vision_config": vision, "downsample_ratio": 0.5, "ps_version": "v2", "select_layer": -1,
-        "force_image_size": 32, "template": "internlm2-chat", "torch_dtype": "float32",
+        "force_image_size": 32, "template": "phi3-chat" if text == "phi3" else "internlm2-chat", "torch_dtype": "float32",
     }  # fmt: skip
 
 
@@ -110,7 +114,8 @@ def save(folder: Path, text: str, tower: dict[str, Any]) -> Any:
     model = native_model(text, tower)
     tensors = {name: tensor.clone() for name, tensor in in_chat_words(model.state_dict(), text).items()}
     write_checkpoint(folder, chat_config(text, tower), tensors, 3)
-    (folder / "added_tokens.json").write_text(json.dumps({"<img>": 60, "</img>": 61, "<IMG_CONTEXT>": IMAGE}))
+    (folder / "tokenizer_config.json").unlink()
+    save_tokenizer(folder, WORDS, 60, {58: "<|im_start|>", 59: "<|im_end|>", 60: "<img>", 61: "</img>", IMAGE: "<IMG_CONTEXT>"})
     (folder / "modeling_internvl_chat.py").write_text("raise RuntimeError('this is never run')")
     return model
 
@@ -126,6 +131,10 @@ def test_becomes_the_native_model(text: str, tower: dict[str, Any], tmp_path: Pa
     assert all(checkpoint.read(name).equal(tensor) for name, tensor in model.state_dict().items())
     native = assert_migrates(tmp_path / "base", model, PROMPTS)
     assert not list(native.glob("*.py"))
+    assert {file.name for file in native.iterdir()} == {
+        "LICENSE.txt", "README.md", "SHA256SUMS", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
+        "processor_config.json", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
     out = assert_prunes(tmp_path / "base", model, PROMPTS, 1)
     if tower is LARGE or text == "phi3":
         assert_stands_alone(out, PROMPTS[1][0])
@@ -165,14 +174,44 @@ def test_variants_that_native_internvl_has_not(change: dict[str, Any], sentence:
 
 def test_a_tokenizer_without_the_placeholder(tmp_path: Path) -> None:
     save(tmp_path, "internlm2", SMALL)
-    (tmp_path / "added_tokens.json").unlink()
+    save_tokenizer(tmp_path, WORDS, 60, {60: "<img>"})
     with pytest.raises(YopoError, match="has no token <IMG_CONTEXT>"):
         open_checkpoint(tmp_path)
 
 
 def test_the_placeholder_is_found_wherever_the_tokenizer_lists_it(tmp_path: Path) -> None:
     save(tmp_path, "internlm2", SMALL)
-    (tmp_path / "added_tokens.json").unlink()
-    listed = {"added_tokens_decoder": {"61": {"content": "<IMG_CONTEXT>"}}}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(listed))
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<IMG_CONTEXT>": 61}))
     assert open_checkpoint(tmp_path).config["image_token_id"] == 61
+
+
+def test_tokenizer_and_chat_are_transformers_own(tmp_path: Path) -> None:
+    save(tmp_path / "base", "internlm2", SMALL)
+    out = convert(open_checkpoint(tmp_path / "base"), None, tmp_path / "out", provenance(tmp_path / "base"))
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    names = ("start_image_token_id", "end_image_token_id", "context_image_token_id", "video_token_id")
+    assert [getattr(tokenizer, name) for name in names] == [60, 61, 62, 63]
+    hello, feed = 3 + WORDS.index("hello"), 3 + WORDS.index("\n")
+    assert tokenizer.encode("hello<|im_end|><IMG_CONTEXT>") == [1, hello, 59, 62]  # no space is put before a text
+    turn = [{"role": "system", "content": "hello"}, {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "hello"}]}]
+    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    assert text == ("<|im_start|>system\nhello<|im_end|><|im_start|>user\n<IMG_CONTEXT>\nhello<|im_end|><|im_start|>assistant\n")
+    plain = tokenizer.apply_chat_template([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], tokenize=False)
+    assert plain.startswith("<|im_start|>system\n你是由上海人工智能实验室")
+    assert plain.endswith("助手。<|im_end|><|im_start|>user\na<|im_end|><|im_start|>assistant\nb<|im_end|>")
+    assert tokenizer.encode("hello<|im_end|>\n")[-1] == feed
+    generation = json.loads((out / "generation_config.json").read_text())
+    assert generation == {"bos_token_id": 1, "eos_token_id": [59, 2], "pad_token_id": 0}
+    processor = json.loads((out / "processor_config.json").read_text())
+    assert (processor["processor_class"], processor["image_seq_length"]) == ("InternVLProcessor", 16)
+    assert AutoImageProcessor.from_pretrained(out, backend="pil").size == {"height": 32, "width": 32}
+
+
+def test_a_template_that_is_not_known(tmp_path: Path) -> None:
+    save(tmp_path / "base", "internlm2", SMALL)
+    (tmp_path / "base" / "config.json").write_text(json.dumps(chat_config("internlm2", SMALL) | {"template": "other"}))
+    checkpoint = open_checkpoint(tmp_path / "base")
+    with pytest.raises(YopoError, match="The chat template 'other' is not known"):
+        convert(checkpoint, None, tmp_path / "out", provenance(tmp_path / "base"))
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]

@@ -7,16 +7,21 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import write_checkpoint
-from conversions import assert_migrates, assert_prunes
+from conversions import assert_migrates, assert_prunes, provenance
+from PIL import Image
 from tiny import tiny_inputs, tiny_llava
+from tokenizers_of import save_tokenizer
+from transformers import AutoProcessor
 
 from converters.checkpoint.reader import open_checkpoint
+from converters.convert import convert
 from converters.errors import YopoError
 from converters.families import family_of
 from converters.families.family import Grown
 from converters.runtime.plan import Grid, Sizes
 
 VOCABULARY = 63  # of 64 rows: one below the placeholder's id
+WORDS = ["▁", "h", "e", "l", "o", "he", "ll", "llo", "hello", "▁hello"]
 PUBLISHED = {
     "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava", "hidden_size": 4096, "intermediate_size": 11008,
     "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32, "vocab_size": 32000, "rope_scaling": None,
@@ -67,6 +72,7 @@ def save(folder: Path, inside: bool = False) -> Any:
     clip = {"model_type": "clip", "vision_config": json.loads(config.vision_config.to_json_string())}
     write_checkpoint(folder / "tower-patch4-16", clip, tower, binary=True)
     write_checkpoint(folder / "base", published_config(folder / "tower-patch4-16"), own, 3, binary=True)
+    save_tokenizer(folder / "base", WORDS, VOCABULARY, {})
     return model
 
 
@@ -90,6 +96,24 @@ def test_becomes_the_native_model(inside: bool, tmp_path: Path) -> None:
     prompts = [(dict(inputs), [[Grid(4, 4)] * 2] * 2)]
     assert_migrates(tmp_path / "base", model, prompts)
     assert_prunes(tmp_path / "base", model, prompts, 1)
+
+
+def test_processor_is_transformers_own(tmp_path: Path) -> None:
+    save(tmp_path)
+    out = convert(open_checkpoint(tmp_path / "base"), None, tmp_path / "out", provenance(tmp_path / "base"))
+    processor = AutoProcessor.from_pretrained(out, backend="pil")
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "hello"}]}]
+    text = processor.apply_chat_template(turn, add_generation_prompt=True)
+    assert text.startswith("A chat between a curious user")
+    assert text.endswith("user's questions. USER: <image>\nhello ASSISTANT:")
+    picture = Image.new("RGB", (16, 8), "red")
+    inputs = processor(text="hello<image>", images=picture, return_tensors="pt")
+    assert inputs["input_ids"].tolist() == [[1, 3 + WORDS.index("▁hello"), *[VOCABULARY] * 16]]
+    assert processor.tokenizer.pad_token_id == VOCABULARY + 1
+    assert inputs["pixel_values"].shape == (1, 3, 16, 16)
+    # Padded to a square with the mean colour, which is nearly zero once normalised; red in the middle.
+    assert inputs["pixel_values"][0, :, 0].abs().max() < 0.02
+    assert inputs["pixel_values"][0, 0, 8].min() > 1.9
 
 
 def test_new_rows_by_hand() -> None:

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ SAMPLE_BYTES = 4096
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model's directory: its config, and its tensors by v5 name, none of them read yet."""
+    """A model's directory: its config in transformers' words, and its tensors by v5 name, none of them read yet."""
 
     path: Path
     config: dict[str, Any]
@@ -34,6 +35,7 @@ class Checkpoint:
     sizes: Sizes
     grid: Grid
     tensors: dict[str, TensorInfo]
+    _adapt: Callable[[Path], None] | None = field(default=None, repr=False, compare=False)
     _open: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def read(self, name: str) -> Tensor:
@@ -48,6 +50,16 @@ class Checkpoint:
     @property
     def bytes(self) -> int:
         return sum(info.bytes for info in self.tensors.values())
+
+    @property
+    def foreign(self) -> bool:
+        """Whether tokenizer and processor are in another form than transformers'."""
+        return self._adapt is not None
+
+    def write_processor(self, output: Path) -> None:
+        """Write tokenizer and processor of a foreign checkpoint in transformers' form. Raises YopoError where that cannot be."""
+        assert self._adapt is not None
+        self._adapt(output)
 
     def fingerprint(self) -> str:
         """Sha256 of the config, of every tensor's v5 name, dtype and shape, and of its first and last 4 KiB.
@@ -144,7 +156,8 @@ def _open(path: Path, config: dict[str, Any], family: Family) -> Checkpoint:
     check_tensors(tensors, expected, family)
     if expected.tied & tensors.keys():
         native = _untied(native)
-    return Checkpoint(path, native, family, family.sizes(config), family.grid(config), tensors, opened)
+    adapt = None if family.adapt is None else partial(family.adapt, config, folders)
+    return Checkpoint(path, native, family, family.sizes(config), family.grid(config), tensors, adapt, opened)
 
 
 def _untied(config: dict[str, Any]) -> dict[str, Any]:

@@ -127,7 +127,8 @@ class Family:
     every tensor name, after those of `splits`, which depend on the config; the first match wins, and a name that none matches is
     an error. `sizes` reads the language model's sizes, `grid` the visual grid of one default-resolution image, `image_token` the
     placeholder's id. `native` gives the config in transformers' words, with what the other files of the folders know; `tower` tells
-    which model the vision tower is taken from where it is not in the files.
+    which model the vision tower is taken from where it is not in the files. `adapt` writes tokenizer, processor, chat template and
+    generation config into a folder; None: the checkpoint's own are transformers' and are copied.
     """
 
     name: str
@@ -146,6 +147,7 @@ class Family:
     splits: Callable[[Config], tuple[Renaming, ...]] = lambda config: ()
     native: Callable[[Config, Folders], Mapping[str, Any]] = _as_it_is
     tower: Callable[[Config], str | None] = lambda config: None
+    adapt: Callable[[Config, Folders, Path], None] | None = None
 
     def pieces(self, name: str, config: Config) -> tuple[Piece, ...]:
         """What a tensor on disk is in the model, () for one that it does not use. Raises YopoError if unknown."""

@@ -6,7 +6,7 @@ code in such a folder is never run.
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,16 @@ from ..errors import YopoError
 from ..runtime.plan import Grid, Sizes
 from .family import Config, Folders, Renaming, Rows, renaming, splitting
 from .internvl import INTERNVL, INTERNVL_PHI3
+from .tokens import fast_tokenizer, llama_tokenizer, naming, token_id, write_processor
 
 IMAGE_TOKEN = "<IMG_CONTEXT>"
-COMPLETE = "Is the folder complete? Fetch the model again."
+TOKENS = {
+    "start_image_token": "<img>",
+    "end_image_token": "</img>",
+    "context_image_token": IMAGE_TOKEN,
+    "video_token": "<video>",
+}
+IMAGENET_MEAN, IMAGENET_STD, BICUBIC = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 3
 # Language models by the words of `llm_config`, and of transformers.
 TEXT_TYPES = {"internlm2": "llama", "llama": "llama", "qwen2": "qwen2", "phi3": "phi3"}
 TEXT_WORDS = (
@@ -49,7 +56,7 @@ def _is_chat(config: Config, *text_types: str) -> bool:
 
 def _native(config: Config, folders: Folders) -> Mapping[str, Any]:
     """The config of native InternVL; the placeholder's id is the tokenizer's."""
-    return _without_tokens(config) | {"image_token_id": _token_id(folders.model, IMAGE_TOKEN)}
+    return _without_tokens(config) | {"image_token_id": token_id(folders.model, IMAGE_TOKEN)}
 
 
 def _without_tokens(config: Config) -> dict[str, Any]:
@@ -103,24 +110,74 @@ def _phi3(config: Config) -> dict[str, Any]:
     return {"sliding_window": None, "rope_scaling": scaling, **original_length}
 
 
-def _token_id(folder: Path, token: str) -> int:
-    """The id of a token that was added to the tokenizer. Raises YopoError if there is none."""
-    added = _added_tokens(folder)
-    if token not in added:
-        raise YopoError(f"The tokenizer in {folder} has no token {token}.", COMPLETE)
-    return added[token]
+@dataclass(frozen=True)
+class Template:
+    """A chat's words: how a turn begins (ROLE stands for who speaks) and ends, and what is said first unless a system message is."""
+
+    begin: str
+    end: str
+    system: str
+
+    @property
+    def jinja(self) -> str:
+        words = {"begin": self.begin, "end": self.end, "system": self.system}
+        return "".join(f"{{% set {name} = {json.dumps(text, ensure_ascii=False)} %}}" for name, text in words.items()) + JINJA
 
 
-def _added_tokens(folder: Path) -> dict[str, int]:
-    """Ids of the tokens that were added to the tokenizer, from whichever file lists them."""
-    entries = _json(folder / "tokenizer.json").get("added_tokens", [])
-    decoder = _json(folder / "tokenizer_config.json").get("added_tokens_decoder", {})
-    ids = {entry["content"]: entry["id"] for entry in entries} | {entry["content"]: int(number) for number, entry in decoder.items()}
-    return ids | _json(folder / "added_tokens.json")
+JINJA = (
+    "{% if messages[0]['role'] != 'system' %}{{ begin | replace('ROLE', 'system') + system + end }}{% endif %}"
+    "{% for message in messages %}{{ begin | replace('ROLE', message['role']) }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<IMG_CONTEXT>\\n' }}{% elif part['type'] == 'video' %}{{ '<video>\\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{{ end }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ begin | replace('ROLE', 'assistant') }}{% endif %}"
+)
+# From conversation.py of OpenGVLab/InternVL. The first words say, in Chinese, what the model is and who made it.
+_SYSTEM = "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"  # noqa: RUF001
+_SYSTEM_2_5 = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"  # noqa: RUF001
+TEMPLATES = {
+    "internlm2-chat": Template("<|im_start|>ROLE\n", "<|im_end|>", _SYSTEM),
+    "Hermes-2": Template("<|im_start|>ROLE\n", "<|im_end|>", _SYSTEM),
+    "phi3-chat": Template("<|ROLE|>\n", "<|end|>", _SYSTEM),
+    "internvl2_5": Template("<|im_start|>ROLE\n", "<|im_end|>\n", _SYSTEM_2_5),
+}
 
 
-def _json(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+def _adapt(config: Config, folders: Folders, output: Path) -> None:
+    """Tokenizer, tiles, chat template and what ends an answer. Raises YopoError for a template that is not known."""
+    if (template := TEMPLATES.get(config.get("template", ""))) is None:
+        raise YopoError(f"The chat template {config.get('template')!r} is not known.", f"Known: {', '.join(TEMPLATES)}.")
+    tokenizer, llm = naming(_tokenizer(config, folders.model), TOKENS), config["llm_config"]
+    ends = [tokenizer.convert_tokens_to_ids(template.end.strip()), llm["eos_token_id"]]
+    generation = {"bos_token_id": llm["bos_token_id"], "eos_token_id": ends, "pad_token_id": llm["pad_token_id"]}
+    write_processor(output, tokenizer, _processor(config), template.jinja, generation)
+
+
+def _tokenizer(config: Config, folder: Path) -> Any:
+    if (folder / "tokenizer.json").exists():
+        return fast_tokenizer(folder)
+    if config["llm_config"]["model_type"] == "qwen2":
+        from transformers import Qwen2Tokenizer
+
+        return Qwen2Tokenizer.from_pretrained(folder)
+    # InternLM2's does not put a space before a text, Llama's does.
+    return llama_tokenizer(folder, prefix_space=config["llm_config"]["model_type"] != "internlm2")
+
+
+def _processor(config: Config) -> dict[str, Any]:
+    size = config["vision_config"]["image_size"]
+    pictures = {
+        "size": {"height": size, "width": size}, "resample": BICUBIC, "image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD,
+        "do_resize": True, "do_rescale": True, "do_normalize": True, "do_convert_rgb": True,
+    }  # fmt: skip
+    tiles = {"min_patches": config.get("min_dynamic_patch", 1), "max_patches": config.get("max_dynamic_patch", 12)}
+    cut = bool(config.get("dynamic_image_size", True))
+    return {
+        "processor_class": "InternVLProcessor",
+        "image_seq_length": _without_tokens(config)["image_seq_length"],
+        "image_processor": {"image_processor_type": "GotOcr2ImageProcessor", "crop_to_patches": cut, **tiles, **pictures},
+        "video_processor": {"video_processor_type": "InternVLVideoProcessor", **pictures},
+    }
 
 
 def _sizes(config: Config) -> Sizes:
@@ -187,6 +244,7 @@ INTERNVL_CHAT = replace(
     renamings=RENAMINGS,
     splits=_splits,
     native=_native,
+    adapt=_adapt,
     sizes=_sizes,
     grid=_grid,
     image_token=_image_token,

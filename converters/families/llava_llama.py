@@ -4,12 +4,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..errors import YopoError
 from ..runtime.plan import Grid, Sizes
 from .family import Config, Folders, Grown, Renaming, renaming, splitting
 from .llava import LLAVA
+from .tokens import add, llama_tokenizer, naming, write_processor
 
 # As the llava-hf repositories have it: two more tokens, and a vocabulary of whole blocks.
 NEW_TOKENS = ("<image>", "<pad>")
@@ -20,6 +22,21 @@ TEXT_WORDS = (
     "bos_token_id", "eos_token_id", "hidden_act", "hidden_size", "initializer_range", "intermediate_size", "max_position_embeddings",
     "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "pad_token_id", "rms_norm_eps", "rope_scaling", "rope_theta",
 )  # fmt: skip
+CLIP_MEAN, CLIP_STD, BICUBIC = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), 3
+# Vicuna's words, from llava/conversation.py.
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}" + SYSTEM + "{{ ' ' }}{% endif %}{% for message in messages %}"
+    "{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}{% endif %}"
+    "{{ eos_token if message['role'] == 'assistant' else ' ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
 TOWER_NAME = re.compile(r"patch(?P<patch>\d+)(?:-(?P<size>\d+))?$")
 CLIP_SIZE = 224
 
@@ -69,7 +86,7 @@ def _text(config: Config) -> dict[str, Any]:
 
 def _rows(config: Config) -> int:
     """Rows of the grown vocabulary."""
-    return -(-(config["vocab_size"] + len(NEW_TOKENS)) // VOCABULARY_BLOCK) * VOCABULARY_BLOCK
+    return -(-(int(config["vocab_size"]) + len(NEW_TOKENS)) // VOCABULARY_BLOCK) * VOCABULARY_BLOCK
 
 
 def _image_token(config: Config) -> int:
@@ -96,6 +113,35 @@ def _splits(config: Config) -> tuple[Renaming, ...]:
     )
 
 
+def _adapt(config: Config, folders: Folders, output: Path) -> None:
+    """The tokenizer with two more tokens, pictures padded to a square of CLIP's mean colour, Vicuna's chat template."""
+    assert folders.tower is not None
+    tokenizer = llama_tokenizer(folders.model, prefix_space=True)
+    add(tokenizer, {config["vocab_size"] + place: {"content": token} for place, token in enumerate(NEW_TOKENS)})
+    tokenizer.pad_token = "<pad>"
+    words = {name: config[name] for name in ("bos_token_id", "eos_token_id") if name in config}
+    generation = words | {"pad_token_id": config["vocab_size"] + NEW_TOKENS.index("<pad>")}
+    write_processor(output, naming(tokenizer, {"image_token": "<image>"}), _processor(config, folders), TEMPLATE, generation)
+
+
+def _processor(config: Config, folders: Folders) -> dict[str, Any]:
+    native = _native(config, folders)
+    side = native["vision_config"]["image_size"]
+    square = {"height": side, "width": side}
+    return {
+        "processor_class": "LlavaProcessor",
+        "image_token": "<image>",
+        "patch_size": native["vision_config"]["patch_size"],
+        "num_additional_image_tokens": 1,
+        "vision_feature_select_strategy": native["vision_feature_select_strategy"],
+        "image_processor": {
+            "image_processor_type": "LlavaImageProcessor", "do_pad": config.get("image_aspect_ratio") == "pad",
+            "size": {"shortest_edge": side}, "crop_size": square, "resample": BICUBIC, "image_mean": CLIP_MEAN, "image_std": CLIP_STD,
+            "do_resize": True, "do_center_crop": True, "do_rescale": True, "do_normalize": True, "do_convert_rgb": True,
+        },
+    }  # fmt: skip
+
+
 LLAVA_LLAMA = replace(
     LLAVA,
     recognises=_recognises,
@@ -112,6 +158,7 @@ LLAVA_LLAMA = replace(
     ),
     splits=_splits,
     native=_native,
+    adapt=_adapt,
     tower=lambda config: str(config["mm_vision_tower"]),
     sizes=_sizes,
     grid=_grid,
