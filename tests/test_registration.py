@@ -1,0 +1,20 @@
+"""`import converters` makes converted models known to transformers, in either order, and imports no torch by itself."""
+
+import subprocess
+import sys
+
+import pytest
+
+BEFORE = "import sys, converters\nassert 'torch' not in sys.modules\nfrom transformers import AutoConfig"
+AFTER = "from transformers import AutoConfig\nimport converters"
+KNOWN = """
+from transformers import AutoModelForImageTextToText
+for name in ("yopo_llava", "yopo_qwen2_vl", "yopo_internvl"):
+    config = AutoConfig.for_model(name).__class__
+    assert AutoModelForImageTextToText._model_mapping[config].__module__.startswith("converters.runtime.")
+"""
+
+
+@pytest.mark.parametrize("order", [BEFORE, AFTER], ids=["before", "after"])
+def test_auto_classes_know_converted_models(order: str) -> None:
+    subprocess.run([sys.executable, "-c", f"{order}\n{KNOWN}"], check=True)
