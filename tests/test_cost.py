@@ -73,17 +73,23 @@ def test_the_published_13b_setting_is_28_6_percent() -> None:
 
 
 def test_a_small_plan_by_hand() -> None:
-    """Two layers, width 4, heads of 2, 2 x 3 tokens. Layer 0: self head 0, two neurons. Layer 1: head 1 reads with 2 phases."""
+    """Two layers, width 4, heads of 2, 3 x 3 tokens. Layer 0: self head 0, two neurons. Layer 1: head 1 reads with 2 phases."""
     sizes = Sizes(4, 8, 2, 2, 2, 2)
-    plan = Plan(sizes, (LayerPlan((), (0,), (0, 1)), LayerPlan((1,), (), (), read_phases=2)), (Grid(2, 3),))
-    projections, scores, neurons = 2 * 4 * (6 * 4 * 2), 2 * 2 * 2 * 36, 2 * 3 * 6 * 4 * 2
-    reading = 2 * 4 * (3 * 2 * 2)  # phase 1 of 2 x 3 has three tokens
+    plan = Plan(sizes, (LayerPlan((), (0,), (0, 1)), LayerPlan((1,), (), (), read_phases=2)), (Grid(3, 3),))
+    projections, scores, neurons = 2 * 4 * (9 * 4 * 2), 2 * 2 * 2 * 81, 2 * 3 * 9 * 4 * 2
+    reading = 2 * 4 * (4 * 2 * 2)  # the first reading head of layer 1 takes phase 1, which has four tokens of the nine
     assert cost(plan).visual == projections + scores + neurons + reading
 
 
 @pytest.mark.parametrize(("phases", "expected"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)])
 def test_skews(phases: int, expected: int) -> None:
     assert skew(phases) == expected
+
+
+def test_rows_columns_and_frames_take_turns() -> None:
+    assert [phase_of(row, 0, 0, 3) for row in range(4)] == [0, 1, 2, 0]
+    assert [phase_of(0, column, 0, 5) for column in range(4)] == [0, 2, 4, 1]
+    assert [phase_of(0, 0, frame, 3) for frame in range(4)] == [0, 1, 2, 0]
 
 
 @pytest.mark.parametrize("phases", [1, 2, 3, 5, 7, 16])

@@ -55,6 +55,8 @@ def test_ranges(kept: tuple[int, ...], text: str) -> None:
         (("layers", 0), [], "layer 0 is not an object"),
         (("layers", 0, "neurons"), "0-x", "'0-x' is not an index"),
         (("layers", 0, "neurons"), "2,1", "layer 0: neurons must be sorted, unique and within 0..5"),
+        (("layers", 0, "neurons"), "0,2,1,3", "layer 0: neurons must be sorted"),
+        (("layers", 0, "neurons"), "0,1,1", "layer 0: neurons must be sorted"),
         (("layers", 0, "neurons"), "6", "within 0..5"),
         (("layers", 2, "self_heads"), "4", "layer 2: self_heads must be sorted, unique and within 0..3"),
         (("layers", 0, "window"), 4, "layer 0: window is 4, not an odd number"),
