@@ -5,7 +5,7 @@ Three stages, as LLaVA has them, each with a wall-clock budget so that its learn
 `torchrun --nproc-per-node 2 -m yopo_cli.demo.train --threads 1 ...` is faster than two threads on a busy machine.
 
 1. vision: the tower alone learns to tell, from the layer that the projector reads, what each patch belongs to. It stands in for
-   CLIP's pretraining, and the tower is frozen afterwards.
+   CLIP's pretraining; afterwards the tower moves at a small rate.
 2. alignment: the projector alone learns to map a patch to the sum of the word embeddings that describe it. Without it the
    language model does not find out for an hour that the visual tokens mean anything.
 3. language: projector and language model learn to answer. Many questions share one picture in a row; a block mask hides them from
@@ -410,12 +410,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pictures", type=int, default=40_000, help="training pictures kept in memory, 28 kB each")
-    parser.add_argument("--vision-minutes", type=float, default=9.0)
+    parser.add_argument("--vision-minutes", type=float, default=12.0)
     parser.add_argument("--alignment-minutes", type=float, default=1.5)
-    parser.add_argument("--language-minutes", type=float, default=25.0)
-    parser.add_argument("--language-rate", type=float, default=1.5e-3)
-    parser.add_argument("--tower-rate", type=float, default=0.0, help="train the vision tower in the language stage too, at this rate")
-    parser.add_argument("--rows", type=int, default=8, help="pictures in one step of the language stage, in each process; an even number")
+    parser.add_argument("--language-minutes", type=float, default=40.0)
+    parser.add_argument("--language-rate", type=float, default=2e-3)
+    parser.add_argument("--tower-rate", type=float, default=1e-4, help="rate of the vision tower in the language stage; 0 freezes it")
+    parser.add_argument("--rows", type=int, default=6, help="pictures in one step of the language stage, in each process; an even number")
     parser.add_argument("--eval-questions", type=int, default=2000)
     return parser.parse_args()
 
