@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 import torch
+import transformers.models.auto.configuration_auto  # noqa: F401  (first: once it is there, the pruned classes register, which need the others whole)
 from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 from transformers.initialization import no_init_weights
