@@ -13,6 +13,7 @@ from .commands.bench import bench
 from .commands.convert import convert
 from .commands.eval import evaluate
 from .commands.inspect import inspect
+from .commands.models import models
 from .commands.verify import verify
 from .terminal import INTERRUPTED, guarded, say
 
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify,
     "eval": evaluate,
     "bench": bench,
+    "models": models,
 }
 
 app = typer.Typer(
