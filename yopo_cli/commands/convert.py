@@ -20,6 +20,8 @@ from ..picture import picture
 from ..report import Bill, bill, cost_json, cost_table, dense_bill, dense_table
 from ..terminal import byte_bar, show_json, show_table, show_text
 
+HEADMASK = ".npy"
+
 
 class Recipe(StrEnum):
     """How a plan is made: names of `converters.planning.recipes.RECIPES`, which is not imported for `--help`."""
@@ -36,7 +38,12 @@ def convert(
         float | None, typer.Option("--budget", "-b", help="Share of the dense visual FLOPs to keep, in (0, 1]; 1: only migrate.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write (default: ./NAME-yopo-BUDGET).")] = None,
-    plan: Annotated[Path | None, typer.Option(help="Apply this plan (JSON) instead of making one; no calibration.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Apply this plan (JSON), or a published head mask (.npy), instead of making one; no calibration.")
+    ] = None,
+    window: Annotated[int | None, typer.Option(min=1, help="With a head mask: side of the window that visual tokens see.")] = None,
+    depth: Annotated[int | None, typer.Option(min=0, help="With a head mask: layers that keep visual tokens.")] = None,
+    ffn_ratio: Annotated[int | None, typer.Option(min=1, help="With a head mask: visual tokens use the first 1/RATIO neurons.")] = None,
     recipe: Annotated[Recipe, typer.Option(help="How the plan is made; yopo: as in the paper.")] = Recipe.INTERLACED,
     calibration: Annotated[
         Path | None, typer.Option(help='Samples to calibrate on, a JSONL file of {"image", "question", "answer"?} (default: bundled).')
@@ -56,6 +63,8 @@ def convert(
     """Prune a model: calibrate, plan for the budget, write a checkpoint that transformers loads."""
     reference = parse_grid(grid)
     _check_combination(budget, plan, reference, calibration, statistics)
+    cuts = {"window": window, "depth": depth, "ffn_ratio": ffn_ratio}
+    _check_cuts(plan, cuts)
     started = time.monotonic()
     with PeakMemory() as memory:
         source = locate(model)
@@ -63,13 +72,13 @@ def convert(
         from converters.convert import check_output, check_plan
 
         checkpoint = open_checkpoint(source.path)
-        read = None if plan is None else check_plan(read_plan(plan), checkpoint.sizes)
+        read = None if plan is None else check_plan(_read(plan, cuts, checkpoint), checkpoint.sizes)
         target = output or _default_output(source.name, budget, read)
         if not dry_run:
             check_output(target, force)
         request = Calibration(calibration, samples, seed, statistics, device, dtype)
         decided, facts = (read, None) if read or budget == 1 else _planned(checkpoint, source, request, recipe, reference, budget)
-        command = _command(model, budget, plan, recipe, calibration, samples, seed, statistics, grid, dtype)
+        command = _command(model, budget, plan, cuts, recipe, calibration, samples, seed, statistics, grid, dtype)
         if not dry_run:
             from converters.convert import Provenance, convert
 
@@ -94,6 +103,23 @@ def _check_combination(
         raise YopoError(f"The budget is {budget:g}, which is not within 0..1.", "It is the kept share of the visual FLOPs, such as 0.25.")
 
 
+def _check_cuts(plan: Path | None, cuts: dict[str, int | None]) -> None:
+    given = [f"--{name.replace('_', '-')}" for name, value in cuts.items() if value is not None]
+    if given and (plan is None or plan.suffix != HEADMASK):
+        raise typer.BadParameter(f"{', '.join(given)} go with a head mask, such as --plan headmask.npy.", param_hint="--plan")
+
+
+def _read(plan: Path, cuts: dict[str, int | None], checkpoint: Any) -> Plan:
+    """The plan in a file; a head mask with these cuts, where none are given with those in the checkpoint's own config.json."""
+    if plan.suffix != HEADMASK:
+        return read_plan(plan)
+    from converters.checkpoint.reader import read_config
+    from converters.planning.headmask import Cuts, headmask_plan, read_headmask
+
+    asked = Cuts(**cuts).filled(Cuts.of(read_config(checkpoint.path)))
+    return headmask_plan(read_headmask(plan), asked, checkpoint.sizes, (checkpoint.grid,))
+
+
 def _planned(
     checkpoint: Any, source: Any, request: Calibration, recipe: Recipe, grid: Grid | None, budget: float | None
 ) -> tuple[Plan, dict[str, Any]]:
@@ -113,13 +139,14 @@ def _default_output(name: str, budget: float | None, plan: Plan | None) -> Path:
 
 
 def _command(
-    model: str, budget: float | None, plan: Path | None, recipe: Recipe, calibration: Path | None, samples: int, seed: int,
-    statistics: Path | None, grid: str | None, dtype: Dtype,
+    model: str, budget: float | None, plan: Path | None, cuts: dict[str, int | None], recipe: Recipe,
+    calibration: Path | None, samples: int, seed: int, statistics: Path | None, grid: str | None, dtype: Dtype,
 ) -> str:  # fmt: skip
     """The command that makes this model again. Where it was written to is not part of what it is."""
     words: list[str] = ["yopo", "convert", model]
     words += [] if budget is None else ["--budget", f"{budget:g}"]
     words += [] if plan is None else ["--plan", str(plan)]
+    words += [word for name, value in cuts.items() if value is not None for word in (f"--{name.replace('_', '-')}", str(value))]
     if plan is None and budget != 1:
         words += [] if recipe is Recipe.INTERLACED else ["--recipe", recipe.value]
         words += [] if calibration is None else ["--calibration", str(calibration)]
