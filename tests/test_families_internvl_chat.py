@@ -13,6 +13,7 @@ from tokenizers_of import save_tokenizer
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer
 
+from converters.checkpoint.native import native_model
 from converters.checkpoint.reader import open_checkpoint
 from converters.convert import convert
 from converters.errors import YopoError
@@ -55,7 +56,7 @@ def chat_config(text: str, tower: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def native_model(text: str, tower: dict[str, Any]) -> Any:
+def in_native_words(text: str, tower: dict[str, Any]) -> Any:
     """The same model in transformers' words."""
     vision = {"norm_type": tower["norm_type"], "attention_bias": tower["qkv_bias"], "use_qk_norm": tower["qk_normalization"]}
     rope: dict[str, Any] = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6}
@@ -111,7 +112,7 @@ def in_chat_words(state: dict[str, Tensor], text: str) -> dict[str, Tensor]:
 
 
 def save(folder: Path, text: str, tower: dict[str, Any]) -> Any:
-    model = native_model(text, tower)
+    model = in_native_words(text, tower)
     tensors = {name: tensor.clone() for name, tensor in in_chat_words(model.state_dict(), text).items()}
     write_checkpoint(folder, chat_config(text, tower), tensors, 3)
     (folder / "tokenizer_config.json").unlink()
@@ -215,3 +216,11 @@ def test_a_template_that_is_not_known(tmp_path: Path) -> None:
     with pytest.raises(YopoError, match="The chat template 'other' is not known"):
         convert(checkpoint, None, tmp_path / "out", provenance(tmp_path / "base"))
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_the_dense_model_runs_without_converting(tmp_path: Path) -> None:
+    model = save(tmp_path / "base", "internlm2", SMALL)
+    native = native_model(open_checkpoint(tmp_path / "base"), torch.float32)
+    inputs = PROMPTS[1][0]
+    with torch.inference_mode():
+        torch.testing.assert_close(native(**inputs).logits, model(**inputs).logits, atol=1e-4, rtol=0)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from converters.errors import YopoError
@@ -78,9 +79,16 @@ def load(path: Path, device: str | None, dtype: Dtype) -> Loaded:
 
     import converters.runtime.registration  # noqa: F401  (the Auto classes learn the converted models)
 
-    _check(path)
+    checkpoint = _checked(path)
     where = pick_device(device)
     kind = pick_dtype(dtype, where, path)
+    if checkpoint.foreign:
+        from converters.checkpoint.native import native_model
+
+        model = native_model(checkpoint, getattr(torch, kind))
+        with TemporaryDirectory() as folder:
+            checkpoint.write_processor(Path(folder))
+            return Loaded(model.to(where), load_processor(Path(folder)), where, kind)
     options: dict[str, Any] = {"dtype": getattr(torch, kind), "local_files_only": True, "output_loading_info": True}
     model, info = AutoModelForImageTextToText.from_pretrained(path, **options)
     if missing := info["missing_keys"]:
@@ -88,14 +96,13 @@ def load(path: Path, device: str | None, dtype: Dtype) -> Loaded:
     return Loaded(model.to(where).eval(), load_processor(path), where, kind)
 
 
-def _check(path: Path) -> None:
-    """Raise YopoError for what is neither a checkpoint that can be read nor a whole converted one; reads no weights."""
+def _checked(path: Path) -> Any:
+    """The opened checkpoint. Raises YopoError for what is neither a dense one nor a whole converted one; reads no weights."""
     from converters.checkpoint.reader import is_converted, open_checkpoint, open_converted, read_config
 
     if is_converted(read_config(path)):
-        open_converted(path).open_tensors()
-    else:
-        open_checkpoint(path)
+        return open_converted(path).open_tensors()
+    return open_checkpoint(path)
 
 
 def load_processor(path: Path) -> Any:
@@ -139,9 +146,10 @@ def pick_dtype(asked: Dtype, device: str, path: Path) -> str:
 
 
 def _saved_dtype(path: Path) -> str:
-    from transformers import AutoConfig
+    from converters.checkpoint.reader import read_config
 
-    saved = str(getattr(AutoConfig.from_pretrained(path, local_files_only=True), "dtype", None)).removeprefix("torch.")
+    config = read_config(path)
+    saved = str(config.get("dtype", config.get("torch_dtype"))).removeprefix("torch.")
     return saved if saved in set(Dtype) else Dtype.BFLOAT16.value
 
 
