@@ -28,7 +28,7 @@ def masked_logits(model: Any, inputs: Any, plan: Plan | None = None, grids: list
     rows, positions = _entering(model, inputs)
     where = _coordinates(visual, _default_grids(model, visual & valid, positions) if grids is None else grids)
     text_model = model.model.language_model
-    rotary = text_model.rotary_emb(rows, _rotary_positions(rows, positions))
+    rotary = text_model.rotary_emb(rows, _rotary_positions(text_model, rows, positions))
     for index, layer in enumerate(text_model.layers):
         layout = layouts(plan)[index] if converted else None
         rows = _layer(layer, rows, rotary, plan, index, layout, visual, valid, where)
@@ -57,11 +57,12 @@ def _entering(model: Any, inputs: Any) -> tuple[Tensor, Tensor | None]:
     raise RuntimeError("the language model was never called")
 
 
-def _rotary_positions(rows: Tensor, positions: Tensor | None) -> Tensor:
-    """Positions of a direct call by default; of text, t, h and w the last three turn."""
-    if positions is None:
-        return torch.arange(rows.shape[1], device=rows.device)[None]
-    return positions[-3:] if positions.dim() == 3 else positions
+def _rotary_positions(text_model: Any, rows: Tensor, positions: Tensor | None) -> Tensor:
+    """Positions of a direct call by default; multimodal ones are of t, h and w, equal for text."""
+    positions = torch.arange(rows.shape[1], device=rows.device)[None] if positions is None else positions
+    if "mrope_section" not in (text_model.config.rope_parameters or {}):
+        return positions
+    return positions[-3:] if positions.dim() == 3 else positions[None].expand(3, -1, -1)
 
 
 def _default_grids(model: Any, visual: Tensor, positions: Tensor | None) -> list[list[Grid]]:

@@ -124,6 +124,7 @@ class SparseLayer(CacheLayerMixin):
 
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last `-tokens_to_remove` tokens, or keep the first `tokens_to_remove` when positive."""
+        tokens_to_remove = int(tokens_to_remove)  # some callers count on the device
         if self.first:
             length = tokens_to_remove if tokens_to_remove > 0 else self.timeline.seen + tokens_to_remove
             self.timeline.crop(max(0, length))
