@@ -1,4 +1,4 @@
-"""What all tests share: two threads, no network, and one converted demo model."""
+"""What all tests share: one thread (tensors are tiny), no network, and one converted demo model."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from yopo_cli.app import app
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
