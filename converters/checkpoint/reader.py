@@ -150,14 +150,15 @@ def _open(path: Path, config: dict[str, Any], family: Family) -> Checkpoint:
     tower = family.tower(config)
     folders = Folders(path, None if tower is None else resolve(tower).path)
     native = dict(family.native(config, folders))
-    expected, tensors = skeleton(family, native), _tensors(folders.model, config, family, opened)
+    expected, sizes = skeleton(family, native), family.sizes(config)
+    tensors = _tensors(folders.model, config, family, opened)
     if folders.tower is not None:
         tensors = _tensors(folders.tower, config, family, opened) | tensors
     check_tensors(tensors, expected, family)
     if expected.tied & tensors.keys():
         native = _untied(native)
     adapt = None if family.adapt is None else partial(family.adapt, config, folders)
-    return Checkpoint(path, native, family, family.sizes(config), family.grid(config), tensors, adapt, opened)
+    return Checkpoint(path, native, family, sizes, family.grid(config), tensors, adapt, opened)
 
 
 def _untied(config: dict[str, Any]) -> dict[str, Any]:

@@ -18,11 +18,13 @@ def family_of(config: Config) -> Family:
     for family in FAMILIES:
         if family.recognises(config):
             return family
+    inside = (config.get("llm_config") or config.get("text_config") or {}).get("model_type")
     what = config.get("model_type") or ", ".join(config.get("architectures") or []) or "without a model_type"
     if not any(key in config for key in ("vision_config", "visual", "mm_vision_tower")):
         raise YopoError(f"This model ({what}) has no vision part.", "yopo prunes vision-language models, such as llava-1.5-7b.")
     supported = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
-    raise YopoError(f"The architecture {what} is not supported.", f"Supported: {supported}.")
+    language_model = f" (language model: {inside})" if inside else ""
+    raise YopoError(f"The architecture {what} is not supported{language_model}.", f"Supported: {supported}.")
 
 
 def converted_family(config: Config) -> Family | None:

@@ -161,7 +161,10 @@ class Family:
 
 
 def text_sizes(text: Any) -> Sizes:
-    """Sizes of a language model from its config as transformers parses it."""
+    """Sizes of a language model from its config as transformers parses it. Raises YopoError for one that does not see all text."""
+    window, positions = getattr(text, "sliding_window", None), text.max_position_embeddings
+    if window is not None and window < positions:
+        raise YopoError(f"A sliding window of {window} of {positions} tokens is not supported.", "Use a model whose text sees all text.")
     return Sizes(
         text.hidden_size,
         text.intermediate_size,

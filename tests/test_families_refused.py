@@ -1,0 +1,41 @@
+"""What is no supported model is told in a sentence with a way out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from converters.checkpoint.reader import open_checkpoint
+from converters.errors import YopoError
+
+QWEN = {
+    "model_type": "qwen2_vl", "hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 8,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "vocab_size": 64, "vision_config": {"depth": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (
+            {"model_type": "qwen3_vl", "text_config": {"model_type": "qwen3_vl_text"}, "vision_config": {"deepstack_visual_indexes": [8]}},
+            r"The architecture qwen3_vl is not supported \(language model: qwen3_vl_text\)\.",
+        ),
+        ({"model_type": "qwen2_5_vl", "vision_config": {}}, r"The architecture qwen2_5_vl is not supported\."),
+        (
+            {"model_type": "internvl", "text_config": {"model_type": "qwen3"}, "vision_config": {}},
+            r"The architecture internvl is not supported \(language model: qwen3\)\.",
+        ),
+        ({"model_type": "llama"}, r"This model \(llama\) has no vision part\."),
+        ({"architectures": ["MyModel"], "vision_config": {}}, r"The architecture MyModel is not supported\."),
+        (QWEN | {"quantization_config": {"quant_method": "awq"}}, r"is quantised \(awq\)\."),
+        (QWEN | {"use_sliding_window": True, "sliding_window": 128}, r"A sliding window of 128 of 512 tokens is not supported\."),
+    ],
+    ids=["Qwen3-VL", "Qwen2.5-VL", "InternVL3.5", "text only", "no model type", "quantised", "sliding window"],
+)
+def test_refusals(config: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(YopoError, match=sentence) as raised:
+        open_checkpoint(tmp_path)
+    assert raised.value.hint
