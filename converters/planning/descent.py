@@ -1,0 +1,105 @@
+"""A descent: from a plan down to a budget, always by the move that changes the answers least for what it saves.
+
+Prices are measured lazily: they fade with age, and only the one that looks cheapest is measured again, until the cheapest is fresh.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import inf, isfinite, log
+
+from ..runtime.plan import Plan, normalise
+from .moves import Move, blocks, moves_worth, visual_flops
+from .ranks import Ranks
+from .trial import Trials
+
+Prices = dict[Move, float]
+"""Divergence per FLOP that a move saves, as last measured or guessed."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A plan on the way, its price, and the move that led to it (None: the start)."""
+
+    plan: Plan
+    kl: float
+    flops: int
+    move: Move | None = None
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How carefully to go: `block` layers move together, and a move saves at least a share `grain` of what there is.
+
+    A move just measured stands within `slack` of what the next one looks like, or when it is the best of `trials` measured.
+    With every step the prices of all moves fall by `fading`, so that moves that have become cheap are found. `forwards` is what the
+    descent may use; behind its schedule it measures no more than two moves a step.
+    """
+
+    forwards: float = inf
+    block: int = 1
+    grain: float = 0.0
+    trials: int = 1_000_000
+    slack: float = 0.0
+    fading: float = 1.0
+
+
+def measured(trials: Trials, plan: Plan, move: Move | None = None) -> Step:
+    """A plan and its price."""
+    plan = normalise(plan)
+    return Step(plan, trials.kl(plan), visual_flops(plan), move)
+
+
+def descend(trials: Trials, start: Step, limit: int, ranks: Ranks, pace: Pace, prices: Prices) -> Iterator[Step]:
+    """The steps below `start` down to the first plan of at most `limit` visual FLOPs, or until no move saves anything.
+
+    `prices` are those of an earlier descent, or empty; they are kept up to date.
+    """
+    trials.settle(start.plan)
+    step, began = start, trials.forwards
+    while step.flops > limit:
+        done = log(start.flops / step.flops) / log(start.flops / max(1, limit))
+        hurried = trials.forwards - began > pace.forwards * (0.1 + 0.9 * done)
+        chosen = _cheapest(trials, step, ranks, prices, replace(pace, trials=2) if hurried else pace)
+        if chosen is None:
+            return
+        trials.settle(chosen.plan)
+        step = chosen
+        yield step
+
+
+def _cheapest(trials: Trials, step: Step, ranks: Ranks, prices: Prices, pace: Pace) -> Step | None:
+    """The step that the cheapest move makes; None where nothing can be saved."""
+    plans = _open_moves(step, ranks, pace)
+    _guess(prices, plans)
+    fresh: set[Move] = set()
+    while plans:
+        enough = len(fresh & plans.keys()) >= pace.trials and min(prices.values()) > -inf
+        best = min(fresh if enough else plans, key=lambda move: (prices[move], move))
+        if best not in fresh:
+            prices[best] = (trials.kl(plans[best]) - step.kl) / (step.flops - visual_flops(plans[best]))
+            fresh.add(best)
+        following = min((prices[move] for move in plans if move != best), default=inf)
+        if enough or _stands(prices[best], following, pace.slack):
+            for move in prices:
+                prices[move] *= pace.fading if prices[move] > 0 and move not in fresh else 1
+            return measured(trials, plans[best], best)
+    return None
+
+
+def _stands(price: float, following: float, slack: float) -> bool:
+    """Whether a move just measured is taken although the following one looks that cheap."""
+    return price <= following or (isfinite(following) and price <= following + abs(following) * slack)
+
+
+def _open_moves(step: Step, ranks: Ranks, pace: Pace) -> dict[Move, Plan]:
+    """Every move that saves enough, and its plan."""
+    together = blocks(len(step.plan.layers), pace.block)
+    return {move: plan for layers in together for move, plan in moves_worth(step.plan, layers, ranks, pace.grain)}
+
+
+def _guess(prices: Prices, plans: dict[Move, Plan]) -> None:
+    """A move that was never measured looks like the cheapest of its knob and layers; unknown ones come first."""
+    for move in plans:
+        if move not in prices:
+            alike = [price for other, price in prices.items() if (other.layers, other.knob) == (move.layers, move.knob)]
+            prices[move] = min(alike, default=-inf)

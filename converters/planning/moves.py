@@ -1,0 +1,167 @@
+"""Moves: one knob of a layer, or of neighbouring layers, set to less. What the search tries, and how a plan changes by it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from ..runtime.lattice import MAX_PHASES
+from ..runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise
+from .cost import layer_cost
+from .ranks import Ranks
+
+SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.18, 0.125, 0.06, 0.0)
+WINDOWS = (5, 3)
+KNOBS = ("read", "self", "neurons", "freeze", "window", "phases")
+
+
+@dataclass(frozen=True, order=True)
+class Move:
+    """`knob` of these layers set to `to`: KV heads that text reads, self heads, neurons, the window's side, read phases.
+
+    `freeze` empties self heads and neurons. Counts keep the best units by rank, or add the best of the others.
+    """
+
+    layers: tuple[int, ...]
+    knob: str
+    to: int = 0
+
+
+def moved(plan: Plan, move: Move, ranks: Ranks) -> Plan:
+    """The plan after a move, normalised."""
+    layers = list(plan.layers)
+    for index in move.layers:
+        layers[index] = _changed(layers[index], index, move, ranks, plan.sizes)
+    return normalise(replace(plan, layers=tuple(layers)))
+
+
+def _changed(layer: LayerPlan, index: int, move: Move, ranks: Ranks, sizes: Sizes) -> LayerPlan:
+    if move.knob == "read":
+        return replace(layer, read_heads=_reading(layer.read_heads, ranks.read_kv_heads[index], move.to, sizes.group))
+    if move.knob == "self":
+        return replace(layer, self_heads=resized(layer.self_heads, by_group(ranks.self_heads[index], sizes.group), move.to))
+    if move.knob == "neurons":
+        return replace(layer, neurons=resized(layer.neurons, ranks.neurons[index], move.to))
+    if move.knob == "window":
+        return replace(layer, window=move.to)
+    if move.knob == "phases":
+        return replace(layer, read_phases=move.to)
+    return replace(layer, self_heads=(), neurons=())
+
+
+def _reading(heads: tuple[int, ...], order: Sequence[int], count: int, group: int) -> tuple[int, ...]:
+    """Query heads of `count` KV heads; a KV head that stays keeps the query heads it had, one that is added comes with all."""
+    groups = tuple(sorted({head // group for head in heads}))
+    kept = resized(groups, order, count)
+    whole = [head for kv_head in set(kept) - set(groups) for head in range(kv_head * group, (kv_head + 1) * group)]
+    return tuple(sorted([head for head in heads if head // group in kept] + whole))
+
+
+def resized(kept: tuple[int, ...], order: Sequence[int], count: int) -> tuple[int, ...]:
+    """`count` units: the best of those kept, or all of them and the best of the others. Sorted."""
+    if count == len(kept):
+        return kept
+    present = set(kept)
+    if count < len(kept):
+        return tuple(sorted([unit for unit in order if unit in present][:count]))
+    others = [unit for unit in order if unit not in present][: count - len(kept)]
+    return tuple(sorted([*kept, *others]))
+
+
+def by_group(order: tuple[int, ...], group: int) -> tuple[int, ...]:
+    """Query heads in the order of their KV heads (by the mean place of a group's heads), since these are paid for once."""
+    if group == 1:
+        return order
+    place = {head: number for number, head in enumerate(order)}
+    total = {head: sum(place[other] for other in range(head - head % group, head - head % group + group)) for head in order}
+    return tuple(sorted(order, key=lambda head: (total[head], head // group, place[head])))
+
+
+@lru_cache
+def notches(units: int) -> tuple[int, ...]:
+    """The counts that a knob of so many units stops at, falling."""
+    return tuple(sorted({max(1, round(share * units)) if share else 0 for share in SHARES}, reverse=True))
+
+
+def counts(layer: LayerPlan, sizes: Sizes) -> dict[str, int]:
+    """Where the counting knobs of a layer stand."""
+    read = len({head // sizes.group for head in layer.read_heads})
+    return {"read": read, "self": len(layer.self_heads), "neurons": len(layer.neurons)}
+
+
+def units(sizes: Sizes) -> dict[str, int]:
+    """How far the counting knobs go."""
+    return {"read": sizes.num_key_value_heads, "self": sizes.num_attention_heads, "neurons": sizes.intermediate_size}
+
+
+def moves_down(plan: Plan, layers: tuple[int, ...]) -> Iterator[tuple[Move, ...]]:
+    """Moves of neighbouring layers of a normalised plan, those of a knob from near to far; the last empties it or is the farthest."""
+    sizes = plan.sizes
+    stands = {index: counts(plan.layers[index], sizes) for index in layers}
+    for knob, total in units(sizes).items():
+        highest = max(stand[knob] for stand in stands.values())
+        if highest:
+            yield tuple(Move(layers, knob, count) for count in notches(total) if count < highest)
+    if any(stand["self"] for stand in stands.values()) and any(stand["neurons"] for stand in stands.values()):
+        yield (Move(layers, "freeze"),)
+    yield from _window_moves(plan, layers)
+    by_turns = [index for index in layers if plan.layers[index].kv_heads(sizes)[1] and plan.layers[index].read_phases < MAX_PHASES]
+    if by_turns:
+        phases = min(plan.layers[index].read_phases for index in by_turns)
+        lowest = tuple(index for index in by_turns if plan.layers[index].read_phases == phases)
+        yield tuple(Move(lowest, "phases", more) for more in range(phases + 1, MAX_PHASES + 1))
+
+
+def _window_moves(plan: Plan, layers: tuple[int, ...]) -> Iterator[tuple[Move, ...]]:
+    seeing = [index for index in layers if plan.layers[index].self_heads]
+    for side in WINDOWS:
+        wider = tuple(index for index in seeing if (plan.layers[index].window or side + 1) > side)
+        if wider:
+            yield (Move(wider, "window", side),)
+            return
+
+
+def moves_worth(plan: Plan, layers: tuple[int, ...], ranks: Ranks, grain: float) -> Iterator[tuple[Move, Plan]]:
+    """For each knob of these layers the nearest move that saves at least a share `grain` of the plan, and the one that empties it.
+
+    An emptying move may save less. Each comes with its plan.
+    """
+    flops = visual_flops(plan)
+    for moves in moves_down(plan, layers):
+        near = None
+        for move in moves:
+            lower = moved(plan, move, ranks)
+            if flops - visual_flops(lower) >= grain * flops and flops > visual_flops(lower):
+                near = move
+                yield move, lower
+                break
+        if moves[-1] != near and moves[-1].to == 0:
+            lower = moved(plan, moves[-1], ranks)
+            if visual_flops(lower) < flops:
+                yield moves[-1], lower
+
+
+def moves_up(plan: Plan, index: int) -> Iterator[Move]:
+    """Moves of one layer of a normalised plan to one notch more."""
+    sizes = plan.sizes
+    layer, stand = plan.layers[index], counts(plan.layers[index], sizes)
+    for knob, total in units(sizes).items():
+        if stand[knob] < total and (knob == "read" or index < plan.visual_depth - 1):
+            yield Move((index,), knob, min(count for count in notches(total) if count > stand[knob]))
+    if layer.read_phases > 1:
+        yield Move((index,), "phases", layer.read_phases - 1)
+
+
+def visual_flops(plan: Plan) -> int:
+    """The visual FLOPs of a normalised plan, as `cost` counts them; layers that stay are not counted again."""
+    shared = (plan.sizes, plan.grids, plan.locality, plan.window_frames)
+    return sum(_layer_flops(layer, index, *shared) for index, layer in enumerate(plan.layers))
+
+
+@lru_cache(maxsize=1 << 14)
+def _layer_flops(layer: LayerPlan, index: int, sizes: Sizes, grids: tuple[Grid, ...], locality: str, frames: int | None) -> int:
+    return layer_cost(layer, index, Plan(sizes, (layer,), grids, locality, frames)).total
+
+
+def blocks(layers: int, size: int) -> list[tuple[int, ...]]:
+    """Neighbouring layers that move together."""
+    return [tuple(range(start, min(layers, start + size))) for start in range(0, layers, size)]

@@ -1,0 +1,110 @@
+"""Prefixes: what each layer is given, kept so that a trial starts at the layer that it changes.
+
+States are held in memory up to a limit, the later ones in files of a temporary folder that goes when the search ends.
+"""
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class State:
+    """Rows of a batch at a layer's input, as in the runtime's call; visual ones as they last were where none is in play any more."""
+
+    text: Tensor
+    visual: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        return self.text, self.visual
+
+
+class Prefixes:
+    """States by layer and batch: the accepted ones, and those that the last trial offered in their place."""
+
+    def __init__(self, memory_bytes: int, folder: Path | None = None) -> None:
+        self.memory_bytes = memory_bytes
+        self.folder = folder
+        self.disk_bytes = 0
+        self._accepted: dict[tuple[int, int], State | Path] = {}
+        self._offered: dict[tuple[int, int], State | Path] = {}
+        self._temporary: Path | None = None
+        self._files = 0
+        self._alive: dict[int, int] = {}
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the different tensors in memory: frozen layers share their visual rows."""
+        return sum(self._alive.values())
+
+    def get(self, layer: int, batch: int) -> State:
+        found = self._accepted[layer, batch]
+        return found if isinstance(found, State) else _load(found)
+
+    def put(self, layer: int, batch: int, state: State) -> None:
+        """Offer a state; it counts once accepted."""
+        new = sum(tensor.nbytes for tensor in state.tensors if id(tensor) not in self._alive)
+        if self.held_bytes + new <= self.memory_bytes:
+            for tensor in state.tensors:
+                self._hold(tensor)
+            self._offered[layer, batch] = state
+        else:
+            self._offered[layer, batch] = self._save(state)
+
+    def accept(self) -> None:
+        """The offered states take the place of those before."""
+        for key, state in self._offered.items():
+            self._remove(self._accepted.get(key))
+            self._accepted[key] = state
+        self._offered = {}
+
+    def discard(self) -> None:
+        """Forget the offered states."""
+        for state in self._offered.values():
+            self._remove(state)
+        self._offered = {}
+
+    def blocks(self, batches: int, layer: int) -> Iterator[list[int]]:
+        """Batches that go through the layers together: as many as a quarter of the memory holds at once, at least one."""
+        block: list[int] = []
+        size = 0
+        for batch in range(batches):
+            found = self._accepted[layer, batch]
+            more = found.stat().st_size if isinstance(found, Path) else sum(tensor.nbytes for tensor in found.tensors)
+            if block and size + more > self.memory_bytes // 4:
+                yield block
+                block, size = [], 0
+            block.append(batch)
+            size += more
+        yield block
+
+    def _hold(self, tensor: Tensor) -> None:
+        if id(tensor) not in self._alive:
+            self._alive[id(tensor)] = tensor.nbytes
+            weakref.finalize(tensor, self._alive.pop, id(tensor), None)
+
+    def _save(self, state: State) -> Path:
+        if self._temporary is None:
+            self._temporary = Path(tempfile.mkdtemp(prefix="yopo-prefixes-", dir=self.folder))
+            weakref.finalize(self, shutil.rmtree, self._temporary, ignore_errors=True)
+        path = self._temporary / f"{self._files}.pt"
+        self._files += 1
+        torch.save([tensor.clone() for tensor in state.tensors], path)
+        self.disk_bytes += path.stat().st_size
+        return path
+
+    def _remove(self, state: State | Path | None) -> None:
+        if isinstance(state, Path):
+            self.disk_bytes -= state.stat().st_size
+            state.unlink()
+
+
+def _load(path: Path) -> State:
+    return State(*torch.load(path, weights_only=True))

@@ -1,0 +1,179 @@
+"""The measured search: exact budgets, no worse than presets, the same again, and the same when it was interrupted."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_trial import sizes_of
+from tiny import tiny_inputs, tiny_llava
+
+from converters.calibration.statistics import Statistics, calibrate
+from converters.errors import YopoError
+from converters.planning.answers import answered
+from converters.planning.cost import cost
+from converters.planning.descent import Pace, Step, descend
+from converters.planning.frontier import Frontier
+from converters.planning.moves import Move, moves_worth, notches, visual_flops
+from converters.planning.presets import PRESETS, preset
+from converters.planning.ranks import ranks
+from converters.planning.recipes import RECIPES, make_plan
+from converters.planning.search import Effort, Report, auto_plan, search
+from converters.planning.trial import Trials
+from converters.runtime.plan import Grid, Plan, dense_plan, from_json, normalise, to_json
+
+BUDGETS = (0.5, 0.2, 0.06)
+ANSWER_TOKENS = 3
+EFFORT = Effort(100.0, grain=0.05)
+
+
+@cache
+def subject(kv_heads: int = 4) -> tuple[Any, Any, tuple[Any, ...], Statistics]:
+    model, config = tiny_llava(layers=3, heads=4, kv_heads=kv_heads)
+    batches = (tiny_inputs(config, (3, 5), (1, 4), (2, 2)),)
+    return model, config, batches, calibrate(model, batches, fingerprint="tiny")
+
+
+@cache
+def found(kv_heads: int = 4) -> Frontier:
+    model, _, batches, statistics = subject(kv_heads)
+    return search(model, batches, statistics, BUDGETS, max_answer_tokens=ANSWER_TOKENS, effort=EFFORT)
+
+
+class Toy:
+    """Trials without a model: every layer's knobs cost more the less they keep, so that prices only rise."""
+
+    forwards = 0.0
+
+    def settle(self, plan: Plan) -> None:
+        pass
+
+    def kl(self, plan: Plan) -> float:
+        self.forwards += 1
+        sizes = plan.sizes
+        total = 0.0
+        for index, layer in enumerate(plan.layers):
+            parts = (len(layer.read_heads) / sizes.num_attention_heads / layer.read_phases, len(layer.neurons) / sizes.intermediate_size)
+            parts += (len(layer.self_heads) / sizes.num_attention_heads,)
+            total += sum((index + weight) * (1 - part) ** 3 for part, weight in zip(parts, (5, 2, 1), strict=True))
+        return total
+
+
+def exhaustive(toy: Toy, step: Step, limit: int, order: Any) -> list[Move]:
+    """Every move measured at every step."""
+    taken = []
+    while step.flops > limit:
+        priced = []
+        for index in range(len(step.plan.layers)):
+            for move, plan in moves_worth(step.plan, (index,), order, 0.02):
+                priced.append(((toy.kl(plan) - step.kl) / (step.flops - visual_flops(plan)), move, plan))
+        _, move, plan = min(priced, key=lambda one: one[:2])
+        taken.append(move)
+        step = Step(plan, toy.kl(plan), visual_flops(plan), move)
+    return taken
+
+
+def test_lazy_descent_is_the_exhaustive_one() -> None:
+    _, config = tiny_llava(layers=2)
+    order = ranks(None, sizes_of(config))
+    start = normalise(dense_plan(sizes_of(config), (Grid(8, 8),)))
+    step, limit = Step(start, Toy().kl(start), visual_flops(start)), visual_flops(start) // 20
+    lazy, eager = Toy(), Toy()
+    steps = list(descend(lazy, step, limit, order, Pace(grain=0.02), {}))  # type: ignore[arg-type]
+    assert [one.move for one in steps] == exhaustive(eager, step, limit, order)
+    assert len(steps) > 10
+    assert lazy.forwards < eager.forwards / 2
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_budgets_are_met_from_below(kv_heads: int) -> None:
+    frontier = found(kv_heads)
+    neuron = 2 * 3 * 32 * 16 / cost(frontier.asked[0].plan).visual_dense
+    for budget in (*BUDGETS, 0.11, 0.33):
+        point = frontier.at(budget)
+        assert point.asked == budget
+        assert budget - neuron < point.share <= budget
+        assert from_json(to_json(point.plan)) == normalise(point.plan) == point.plan
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_never_worse_than_a_recipe(kv_heads: int) -> None:
+    model, config, batches, statistics = subject(kv_heads)
+    dense = dense_plan(sizes_of(config), statistics.grids)
+    trials = Trials(model, [answered(model, batch, ANSWER_TOKENS) for batch in batches], dense)
+    for point in found(kv_heads).asked:
+        assert trials.kl(point.plan) == pytest.approx(point.kl, abs=1e-6)
+        for recipe in RECIPES:
+            assert point.kl <= trials.kl(make_plan(recipe, statistics, dense.sizes, dense.grids, point.asked or 0)) + 1e-6
+
+
+def test_the_effort_is_kept() -> None:
+    assert found().forwards < EFFORT.forwards * 1.1
+
+
+class InterruptedSearchError(Exception):
+    pass
+
+
+def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path) -> None:
+    model, _, batches, statistics = subject()
+    state = tmp_path / "state.json"
+    reports: list[Report] = []
+
+    def interrupt(report: Report) -> None:
+        reports.append(report)
+        if len(reports) == 8:
+            raise InterruptedSearchError
+
+    with pytest.raises(InterruptedSearchError):
+        search(model, batches, statistics, BUDGETS, max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state, progress=interrupt)
+    assert reports[-1].share < reports[0].share
+    assert search(model, batches, statistics, BUDGETS, max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state) == found()
+    with pytest.raises(YopoError, match="is of another search: budgets differ"):
+        search(model, batches, statistics, (0.5,), max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state)
+    state.write_text("{")
+    with pytest.raises(YopoError, match="cannot be read"):
+        search(model, batches, statistics, BUDGETS, max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state)
+
+
+def test_one_budget() -> None:
+    model, _, batches, statistics = subject()
+    plan = auto_plan(model, batches, statistics, 0.25, max_answer_tokens=ANSWER_TOKENS, effort=Effort(10.0))
+    assert 0.24 < cost(plan).share <= 0.25
+
+
+def test_blocks_of_layers() -> None:
+    model, _, batches, statistics = subject()
+    frontier = search(model, batches, statistics, (0.3,), max_answer_tokens=ANSWER_TOKENS, effort=Effort(15.0, block=2))
+    assert 0.29 < frontier.at(0.3).share <= 0.3
+
+
+@pytest.mark.parametrize("budgets", [(1.5,), (0.0,), (1e-6,)])
+def test_impossible_budgets(budgets: tuple[float, ...]) -> None:
+    model, _, batches, statistics = subject()
+    with pytest.raises(YopoError, match="budget"):
+        search(model, batches, statistics, budgets)
+
+
+def test_no_samples() -> None:
+    model, _, _, statistics = subject()
+    with pytest.raises(YopoError, match="no calibration sample"):
+        search(model, (), statistics, (0.5,))
+
+
+def test_notches() -> None:
+    assert notches(8) == (8, 6, 4, 3, 2, 1, 0)
+    assert notches(32) == (32, 24, 16, 12, 8, 6, 4, 2, 0)
+    assert notches(1) == (1, 0)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_meet_budgets(name: str) -> None:
+    _, config, _, statistics = subject()
+    sizes, grids = sizes_of(config), statistics.grids
+    for budget in (0.6, 0.4) if name != "vica" else (0.2, 0.1):
+        assert budget * 0.97 < cost(preset(name, statistics, sizes, grids, budget)).share <= budget
+    with pytest.raises(YopoError, match="below the smallest that the preset"):
+        preset(name, statistics, sizes, grids, 0.001)
+    with pytest.raises(YopoError, match="no preset"):
+        preset("none", statistics, sizes, grids, 0.5)

@@ -1,0 +1,129 @@
+"""`yopo plan`: one search, the best plan for every budget."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from converters.errors import YopoError
+
+from ..calibration import Calibration, statistics_of
+from ..loader import Dtype, locate
+from ..options import Device, DtypeOption, Json, parse_grid
+from ..searching import search_bar
+from ..terminal import say, show_json, show_table
+
+BUDGETS = "0.5,0.25,0.12,0.06,0.04"
+
+
+def plan(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="demo, a short name (llava-1.5-7b), a Hub id, a Hub id@revision, or a folder.")
+    ],
+    budgets: Annotated[str, typer.Option(help="Shares of the dense visual FLOPs to plan for, separated by commas.")] = BUDGETS,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Frontier to write (default: ./NAME-frontier.json).")] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Name the smallest budget that changes at most this share of unseen answers.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help='Questions to plan on, a JSONL file of {"image", "question"} (default: bundled).')
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Questions to plan on.")] = 48,
+    seed: Annotated[int, typer.Option(min=0, help="Which questions are drawn.")] = 0,
+    statistics: Annotated[Path | None, typer.Option(help="Reuse the statistics in this file, or write them there.")] = None,
+    grid: Annotated[
+        str | None, typer.Option(metavar="ROWSxCOLUMNS", help="Visual grid that budgets are counted on (default: the samples').")
+    ] = None,
+    device: Device = None,
+    dtype: DtypeOption = Dtype.AUTO,
+    as_json: Json = False,
+) -> None:
+    """Search for the plans that change a model's answers least; `yopo convert --frontier` applies one."""
+    asked = parse_budgets(budgets)
+    reference = parse_grid(grid)
+    started = time.monotonic()
+    source = locate(model)
+    from converters.checkpoint.reader import open_checkpoint
+    from converters.planning.search import search
+
+    from ..questions import Questions
+
+    checkpoint = open_checkpoint(source.path)
+    found, _ = statistics_of(checkpoint, source, Calibration(calibration, samples, seed, statistics, device, dtype))
+    target = output or Path(f"{source.name}-frontier.json")
+    state = target.with_name(target.name + ".search")
+    questions = Questions.of(source.path, calibration, samples, seed, device, dtype)
+    with search_bar(min(asked)) as progress:
+        frontier = search(
+            questions.loaded.model,
+            questions.batches(),
+            found,
+            asked,
+            grids=None if reference is None else (reference,),
+            seed=seed,
+            state=state,
+            progress=progress,
+        )
+    frontier.save(target)
+    state.unlink(missing_ok=True)
+    drops = {} if max_drop is None else questions.drops(frontier)
+    result = _result(source.name, frontier, drops, max_drop)
+    _show(result | {"seconds": round(time.monotonic() - started, 3), "output": str(target)}, as_json)
+
+
+def parse_budgets(text: str) -> tuple[float, ...]:
+    """`0.5,0.25` as numbers. Raises typer.BadParameter."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of numbers such as {BUDGETS}.", param_hint="--budgets") from None
+    if not all(0 < budget < 1 for budget in found):
+        raise typer.BadParameter(f"{text!r} has a budget outside 0..1.", param_hint="--budgets")
+    return found
+
+
+def _result(name: str, frontier: Any, drops: dict[float, float], max_drop: float | None) -> dict[str, Any]:
+    from converters.planning.cost import cost
+
+    points = [
+        {
+            "asked": point.asked,
+            "reached": point.share,
+            "reached_total": cost(point.plan).total_share,
+            "kl": point.kl,
+            "answer_changes": drops.get(point.asked),
+            "origin": point.origin,
+        }
+        for point in frontier.asked
+    ]
+    within = [budget for budget, drop in drops.items() if max_drop is not None and drop <= max_drop]
+    if max_drop is not None and not within:
+        raise YopoError(
+            f"No budget changes at most {max_drop:.2%} of the unseen answers; the least is {min(drops.values()):.2%}.",
+            "Plan for larger budgets, or allow a larger --max-drop.",
+        )
+    chosen = min(within, default=None)
+    return {"model": name, "budgets": points, "chosen": chosen, "forwards": frontier.forwards, "samples": frontier.samples}
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        show_json(result)
+        return
+    columns = ("budget", "visual FLOPs", "total FLOPs", "KL (nats)", "answers changed", "found from")
+    rows = [
+        (
+            f"{point['asked']:g}",
+            f"{point['reached']:.2%}",
+            f"{point['reached_total']:.2%}",
+            f"{point['kl']:.5f}",
+            "-" if point["answer_changes"] is None else f"{point['answer_changes']:.2%}",
+            point["origin"],
+        )
+        for point in result["budgets"]
+    ]
+    show_table(columns, rows)
+    if result["chosen"] is not None:
+        say(f"The smallest budget within the drop allowed: {result['chosen']:g}.")
+    say(f"{result['forwards']:.0f} forward passes of {result['samples']} questions, {result['seconds']:.0f} s. Wrote {result['output']}.")

@@ -1,0 +1,53 @@
+"""Questions to plan on, and others that a search does not see, as a model's inputs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from converters.errors import YopoError
+
+from .loader import Dtype, Loaded, load
+from .prompts import encode_examples
+from .samples import Example, Examples, batches, bundled_examples, read_examples
+
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Of these examples, `seen` (by place) are planned on; the others tell how many answers a plan changes."""
+
+    loaded: Loaded
+    examples: Examples
+    seen: frozenset[int]
+
+    @classmethod
+    def of(cls, path: Path, file: Path | None, count: int, seed: int, device: str | None, dtype: Dtype) -> "Questions":
+        """`count` questions of a file, drawn with `seed`, or of the bundled ones; as many bundled ones again stay unseen."""
+        loaded = load(path, device, dtype)
+        if file is None:
+            return cls(loaded, bundled_examples(2 * count, seed, "calibration"), frozenset(range(count)))
+        examples = read_examples(file, answers=False)
+        drawn = Random(seed).sample(range(examples.count), min(count, examples.count))
+        return cls(loaded, examples, frozenset(drawn))
+
+    def batches(self, *, unseen: bool = False) -> Iterator[Any]:
+        """Processor outputs of the questions planned on, or of the others."""
+        for batch in batches(self._chosen(unseen), BATCH_SIZE):
+            yield encode_examples(self.loaded.processor, batch)
+
+    def drops(self, frontier: Any) -> dict[float, float]:
+        """By budget, the share of unseen questions that its plan answers differently. Raises YopoError where none is left."""
+        from converters.planning.answers import answered
+        from converters.planning.trial import Trials
+
+        if len(self.seen) == self.examples.count:
+            raise YopoError(f"All {self.examples.count} questions were planned on: none is left for --max-drop.", "Lower --samples.")
+        answers = (answered(self.loaded.model, batch) for batch in self.batches(unseen=True))
+        trials = Trials(self.loaded.model, answers, frontier.path[0].plan)
+        return {point.asked: trials.changed(point.plan) for point in frontier.asked}
+
+    def _chosen(self, unseen: bool) -> Iterator[Example]:
+        return (example for place, example in enumerate(self.examples.stream()) if (place in self.seen) != unseen)
