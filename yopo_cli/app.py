@@ -13,12 +13,14 @@ from .commands.bench import bench
 from .commands.convert import convert
 from .commands.eval import evaluate
 from .commands.inspect import inspect
+from .commands.plan import plan
 from .commands.models import models
 from .commands.verify import verify
 from .terminal import INTERRUPTED, guarded, say
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
+    "plan": plan,
     "inspect": inspect,
     "ask": ask,
     "verify": verify,

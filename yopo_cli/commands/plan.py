@@ -39,7 +39,7 @@ def plan(
     dtype: DtypeOption = Dtype.AUTO,
     as_json: Json = False,
 ) -> None:
-    """Search for the plans that change a model's answers least; `yopo convert --frontier` applies one."""
+    """Search for the plans that change a model's answers least."""
     asked = parse_budgets(budgets)
     reference = parse_grid(grid)
     started = time.monotonic()
