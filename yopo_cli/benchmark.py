@@ -208,29 +208,41 @@ def _dtype(model: Any) -> str:
 
 
 def bench_lines(run: Run) -> Iterator[Table]:
-    """A table of the prefill (visual and total FLOPs, times, bounds; TTFT has the vision tower) and one of decoding and memory."""
+    """Tables: the prefill beside its FLOPs and its bound, rates and the vision tower, decoding, memory. Each fits 80 columns."""
     yield PREFILL, [_prefill_row(one) for one in run.figures]
+    yield RATES, [_rate_row(one) for one in run.figures]
     yield DECODE, [_decode_row(one) for one in run.figures]
+    if notes := [(_label(one), one.note) for one in run.figures if one.note not in ("", "as published")]:
+        yield ("moved", "from what is published"), notes
 
 
-PREFILL = ("prefill", "visual", "total", "seconds", "spread", "of dense", "FLOPs/time", "of bound", "tokens/s", "TTFT", "of dense")
-DECODE = ("decoding, memory", "TPOT ms", "of dense", "of bound", "KV predicted", "KV measured", "KV share", "peak")
+PREFILL = ("prefill", "visual", "total", "seconds", "of dense", "FLOPs/time", "of bound")
+RATES = ("with vision tower", "TTFT s", "of dense", "spread", "tokens/s", "peak")
+DECODE = ("decoding", "TPOT ms", "of dense", "of bound", "KV predicted", "measured", "share")
 
 
 def _prefill_row(one: Figures) -> tuple[str, ...]:
-    time, first = one.prefill, one.ttft
+    time = one.prefill
     return (
         _label(one),
         f"{one.visual_share:.4f}",
         f"{one.total_share:.4f}",
         f"{time.seconds:.3f}",
-        f"{time.spread:.1%}",
         f"{time.ratio:.4f}",
         f"{one.efficiency:.3f}",
         f"{time.seconds / time.least:.2f}x" if time.least else "-",
-        f"{one.tokens_per_second:.0f}",
+    )
+
+
+def _rate_row(one: Figures) -> tuple[str, ...]:
+    first = one.ttft
+    return (
+        _label(one),
         f"{first.seconds:.3f}" if first else "-",
         f"{first.ratio:.4f}" if first else "-",
+        f"{one.prefill.spread:.1%}",
+        f"{one.tokens_per_second:.0f}",
+        "-" if one.peak_bytes is None else count_text(one.peak_bytes) + "B",
     )
 
 
@@ -244,13 +256,11 @@ def _decode_row(one: Figures) -> tuple[str, ...]:
         count_text(one.kv_bytes_predicted) + "B",
         count_text(one.kv_bytes) + "B",
         f"{one.kv_share:.4f}",
-        "-" if one.peak_bytes is None else count_text(one.peak_bytes) + "B",
     )
 
 
 def _label(one: Figures) -> str:
-    name = one.name if one.budget is None else f"{one.name} {one.budget:g}"
-    return f"{name} ({one.note})" if one.note not in ("", "as published") else name
+    return one.name if one.budget is None else f"{one.name} {one.budget:g}"
 
 
 def bench_record(bench: Bench) -> Iterator[str]:
