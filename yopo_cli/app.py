@@ -13,8 +13,8 @@ from .commands.bench import bench
 from .commands.convert import convert
 from .commands.eval import evaluate
 from .commands.inspect import inspect
-from .commands.plan import plan
 from .commands.models import models
+from .commands.plan import plan
 from .commands.verify import verify
 from .terminal import INTERRUPTED, guarded, say
 
