@@ -212,7 +212,8 @@ def bench_lines(run: Run) -> Iterator[Table]:
     yield PREFILL, [_prefill_row(one) for one in run.figures]
     yield RATES, [_rate_row(one) for one in run.figures]
     yield DECODE, [_decode_row(one) for one in run.figures]
-    if notes := [(_label(one), one.note) for one in run.figures if one.note not in ("", "as published")]:
+    notes: list[tuple[str, ...]] = [(_label(one), one.note) for one in run.figures if one.note not in ("", "as published")]
+    if notes:
         yield ("moved", "from what is published"), notes
 
 

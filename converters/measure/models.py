@@ -27,7 +27,7 @@ def published_config(name: str) -> Any:
 
 def cut(config: Mapping[str, Any], layers: int | None) -> dict[str, Any]:
     """The config with `layers` decoder layers, None for all."""
-    plain = LlavaConfig.from_dict(dict(config)).to_dict()
+    plain: dict[str, Any] = LlavaConfig.from_dict(dict(config)).to_dict()
     if layers is not None:
         plain["text_config"]["num_hidden_layers"] = layers
     return plain
