@@ -20,7 +20,9 @@ def bench(
     against: Annotated[
         str, typer.Option(help="Token pruners at equal visual FLOPs: fastv,pyramiddrop,sparsevlm,visionzip,divprune,downsample,random.")
     ] = "",
-    random_weights: Annotated[bool, typer.Option(help="Random weights from config.json alone: no download for a short name.")] = False,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Random weights from config.json alone: no download for a short name.")
+    ] = False,
     layers: Annotated[int | None, typer.Option(min=2, help="Decoder layers, to time a part of a model too large for this machine.")] = None,
     visual_tokens: Annotated[str, typer.Option(help="Visual tokens, such as 576,2304,9216 (default: the model's own).")] = "",
     text_tokens: Annotated[int, typer.Option(min=2, help="Text tokens of the prompt.")] = 64,
