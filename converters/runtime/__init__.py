@@ -10,4 +10,5 @@ RUNTIME_FILES = (
     "attention.py",
     "split_linear.py",
     "text_model.py",
+    "dense_side.py",
 )

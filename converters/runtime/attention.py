@@ -134,6 +134,7 @@ class Strips:
 
 
 @cache
+@torch.inference_mode(False)  # what is kept serves training too
 def strips(grid: Grid, window: int, locality: str, window_frames: int | None) -> Strips:
     """The strips of one image or video. A key block is the rows in reach, clamped into the grid, of the frames in reach."""
     height = min(STRIP_ROWS, grid.rows)

@@ -1,7 +1,5 @@
 """InternVL under a plan: tiles of one grid each; Llama, Qwen2 or Phi-3 as language model."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaModel
 from transformers.models.phi3.modeling_phi3 import Phi3Model
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 
+from .dense_side import DenseSide
 from .plan import Grid, from_json, normalise
 from .streams import Image, images_of_one_grid
 from .text_model import Projections, SparseTextModel
@@ -102,7 +101,7 @@ class YopoInternVLModel(InternVLModel):
         return images_of_one_grid(visual.sum(1).tolist(), Grid(*sides))
 
 
-class YopoInternVLForConditionalGeneration(InternVLForConditionalGeneration):
+class YopoInternVLForConditionalGeneration(DenseSide, InternVLForConditionalGeneration):
     """InternVL that really skips the visual work its plan leaves out, inside transformers' own `generate()`."""
 
     config: YopoInternVLConfig
@@ -112,18 +111,8 @@ class YopoInternVLForConditionalGeneration(InternVLForConditionalGeneration):
         InternVLPreTrainedModel.__init__(self, config)
         self.model = YopoInternVLModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.keep_base_projector()
         self.post_init()
-
-    @contextmanager
-    def dense(self) -> Iterator[None]:
-        """Within this context the plan is switched off: the dense model of the same weights runs."""
-        with self.model.language_model.dense():
-            yield
-
-    def path_report(self) -> str:
-        """Which path runs, in one line."""
-        report: str = self.model.language_model.report()
-        return report
 
 
 YopoInternVLConfig.register_for_auto_class("AutoConfig")

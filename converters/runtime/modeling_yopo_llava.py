@@ -1,7 +1,5 @@
 """LLaVA-1.5 under a plan. Loads with `AutoModelForImageTextToText.from_pretrained(..., trust_remote_code=True)`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,6 +7,7 @@ from transformers import AutoModel, LlavaConfig, LlavaForConditionalGeneration, 
 from transformers.models.llama.modeling_llama import LlamaModel
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector, LlavaPreTrainedModel
 
+from .dense_side import DenseSide
 from .plan import Grid, from_json, normalise
 from .streams import Image, images_of_one_grid
 from .text_model import SparseTextModel
@@ -52,7 +51,7 @@ class YopoLlavaModel(LlavaModel):
         return images_of_one_grid(visual.sum(1).tolist(), Grid(side, side))
 
 
-class YopoLlavaForConditionalGeneration(LlavaForConditionalGeneration):
+class YopoLlavaForConditionalGeneration(DenseSide, LlavaForConditionalGeneration):
     """LLaVA-1.5 that really skips the visual work its plan leaves out, inside transformers' own `generate()`."""
 
     config: YopoLlavaConfig
@@ -62,17 +61,8 @@ class YopoLlavaForConditionalGeneration(LlavaForConditionalGeneration):
         LlavaPreTrainedModel.__init__(self, config)
         self.model = YopoLlavaModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.keep_base_projector()
         self.post_init()
-
-    @contextmanager
-    def dense(self) -> Iterator[None]:
-        """Within this context the plan is switched off: the dense model of the same weights runs."""
-        with self.model.language_model.dense():
-            yield
-
-    def path_report(self) -> str:
-        """Which path runs, in one line."""
-        return self.model.language_model.report()
 
 
 YopoLlavaConfig.register_for_auto_class("AutoConfig")

@@ -1,7 +1,5 @@
 """Qwen2-VL under a plan: any grid per image, videos, multimodal RoPE, grouped KV heads."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import (
     Qwen2VLTextModel,
 )
 
+from .dense_side import DenseSide
 from .plan import from_json, normalise
 from .streams import Image, images_of_runs
 from .text_model import Rotary, SparseTextModel
@@ -80,28 +79,19 @@ def _for_the_tower(arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in ("visual_mask", "images")}
 
 
-class YopoQwen2VLForConditionalGeneration(Qwen2VLForConditionalGeneration):
+class YopoQwen2VLForConditionalGeneration(DenseSide, Qwen2VLForConditionalGeneration):
     """Qwen2-VL that really skips the visual work its plan leaves out, inside transformers' own `generate()`."""
 
     config: YopoQwen2VLConfig
+    projector = "model.visual.merger.mlp"
     _can_compile_fullgraph = False
 
     def __init__(self, config: YopoQwen2VLConfig) -> None:
         Qwen2VLPreTrainedModel.__init__(self, config)
         self.model = YopoQwen2VLModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.keep_base_projector()
         self.post_init()
-
-    @contextmanager
-    def dense(self) -> Iterator[None]:
-        """Within this context the plan is switched off: the dense model of the same weights runs."""
-        with self.model.language_model.dense():
-            yield
-
-    def path_report(self) -> str:
-        """Which path runs, in one line."""
-        report: str = self.model.language_model.report()
-        return report
 
 
 YopoQwen2VLConfig.register_for_auto_class("AutoConfig")

@@ -7,12 +7,13 @@ LlamaModel)`), whose modules, parameter names and rotary embedding it uses.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -129,6 +130,7 @@ class SparseTextModel(nn.Module):
     rotary_emb: Any
     embed_tokens: Any
     config: Any
+    recomputing = False  # whether a training pass computes a layer's inner values twice rather than keep them
 
     def bind(self, plan: Plan) -> None:
         """Obey this (normalised) plan; the weights are in its kept-first order."""
@@ -146,6 +148,7 @@ class SparseTextModel(nn.Module):
         finally:
             self.pruned = True
 
+    @torch.inference_mode(False)  # the parts may be trained later
     def split_weights(self) -> None:
         """Cut what visual tokens use out of the matrices whose slices are not contiguous. Done once, one matrix at a time."""
         for layer, layout in zip(self.layers, self.layouts, strict=True):
@@ -161,6 +164,17 @@ class SparseTextModel(nn.Module):
             if 0 < layout.neurons < len(layout.neuron_order):
                 ffn.down_proj = SplitLinear(ffn.down_proj, tuple(range(len(layout.neuron_order))), layout.neurons, dim=1)
         self.split = True
+
+    def _recomputed(self, layer: Any, layout: LayerLayout, call: Call) -> None:
+        """A layer of a training pass, of which only the rows that enter it are kept for the backward pass."""
+
+        def run(text: Tensor, visual: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            inner = replace(call, text=text, visual=visual, unit=None, lattices={})
+            self._attention(layer, layout, inner, SparseLayer(call.timeline, first=False))
+            self._ffn(layer, layout, inner)
+            return inner.text, inner.visual
+
+        call.text, call.visual = checkpoint(run, call.text, call.visual, use_reentrant=False)
 
     def report(self) -> str:
         """Which path runs, in one line."""
@@ -220,9 +234,13 @@ class SparseTextModel(nn.Module):
         phases = [kind.phases for layout in self.layouts for kind in head_kinds(layout)]
         cache, cached = sparse_layers(past_key_values, len(self.layers), phases)
         call = self._call(inputs_embeds, attention_mask, position_ids, visual_mask, images, cached[0].timeline)
+        recomputing = self.recomputing and torch.is_grad_enabled() and past_key_values is None and not use_cache
         for index, (layer, layout) in enumerate(zip(self.layers, self.layouts, strict=True)):
             if index == self.plan.visual_depth:
                 call.visual = None
+            if recomputing:
+                self._recomputed(layer, layout, call)
+                continue
             self._attention(layer, layout, call, cached[index])
             self._ffn(layer, layout, call)
         return BaseModelOutputWithPast(
