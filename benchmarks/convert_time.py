@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 SAMPLE_SECONDS = 0.02
 OUTPUT = "convert-time-output"
@@ -101,13 +102,18 @@ def watch(process: "subprocess.Popen[bytes]") -> tuple[int, int]:
 
 
 def convert_once(checkpoint: Path, output: Path) -> None:
-    """Everything frozen and read by turns of two; in every fourth layer a few heads and neurons at random places."""
     from converters.checkpoint.reader import open_checkpoint
     from converters.checkpoint.source import resolve
     from converters.convert import Provenance, convert
-    from converters.runtime.plan import LayerPlan, Plan
 
     opened = open_checkpoint(checkpoint)
+    convert(opened, example_plan(opened), output, Provenance(resolve(str(checkpoint)), " ".join(sys.argv)))
+
+
+def example_plan(opened: Any) -> Any:
+    """Everything frozen and read by turns of two; in every fourth layer a few heads and neurons at random places."""
+    from converters.runtime.plan import LayerPlan, Plan
+
     sizes, chance = opened.sizes, random.Random(0)
     heads, neurons = range(sizes.num_attention_heads), range(sizes.intermediate_size)
     frozen = LayerPlan(tuple(heads), (), (), read_phases=2)
@@ -117,8 +123,7 @@ def convert_once(checkpoint: Path, output: Path) -> None:
         else LayerPlan(tuple(heads), tuple(sorted(chance.sample(heads, 2))), tuple(sorted(chance.sample(neurons, 200))), None, 2)
         for index in range(sizes.num_hidden_layers)
     ]
-    plan = Plan(sizes, tuple(layers), (opened.grid,))
-    convert(opened, plan, output, Provenance(resolve(str(checkpoint)), " ".join(sys.argv)))
+    return Plan(sizes, tuple(layers), (opened.grid,))
 
 
 def _parse() -> argparse.Namespace:

@@ -78,7 +78,16 @@ def processor(config: dict[str, Any]) -> LlavaProcessor:
     side = config["vision_config"]["image_size"]
     return LlavaProcessor(
         image_processor=CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}),
-        tokenizer=tokenizer(config["text_config"]["vocab_size"], config["image_token_index"], config["pad_token_id"]),
+        tokenizer=tokenizer(
+            config["text_config"]["vocab_size"],
+            {0: "<unk>", 1: "<s>", 2: "</s>", config["image_token_index"]: "<image>", config["pad_token_id"]: "<pad>"},
+            {"image_token": "<image>"},
+            first="<s>",
+            unk_token="<unk>",
+            bos_token="<s>",
+            eos_token="</s>",
+            pad_token="<pad>",
+        ),
         patch_size=config["vision_config"]["patch_size"],
         num_additional_image_tokens=1,
         vision_feature_select_strategy=config["vision_feature_select_strategy"],
@@ -86,22 +95,18 @@ def processor(config: dict[str, Any]) -> LlavaProcessor:
     )
 
 
-def tokenizer(size: int, image: int, padding: int) -> PreTrainedTokenizerFast:
-    special = {0: "<unk>", 1: "<s>", 2: "</s>", image: "<image>", padding: "<pad>"}
+def tokenizer(
+    size: int, special: dict[int, str], named: dict[str, str], first: str | None = None, **tokens: str
+) -> PreTrainedTokenizerFast:
+    """A vocabulary of made-up words with these special tokens at their ids; `first` comes before every text."""
     words = {special.get(index, f"w{index}"): index for index in range(size)}
-    built = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    built = Tokenizer(WordLevel(words, unk_token=special[min(special)]))
     built.pre_tokenizer = Whitespace()
     built.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special.values()])
-    built.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=built,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        extra_special_tokens={"image_token": "<image>"},
-        padding_side="left",
-    )
+    if first is not None:
+        place = [(first, words[first])]
+        built.post_processor = TemplateProcessing(single=f"{first} $A", pair=f"{first} $A $B", special_tokens=place)
+    return PreTrainedTokenizerFast(tokenizer_object=built, extra_special_tokens=named, padding_side="left", **tokens)
 
 
 def _hub_name(name: str) -> str:
