@@ -21,7 +21,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from converters.calibration.statistics import calibrate
 from converters.errors import YopoError
-from converters.planning.answers import Answered, _language_model_pass
+from converters.planning.answers import Answered, language_model_pass
 from converters.planning.presets import PRESETS, preset
 from converters.planning.recipes import RECIPES, make_plan
 from converters.planning.search import Effort, search, usual_effort
@@ -58,7 +58,7 @@ def taught(model: Any, processor: Any, batch: Any, expected: list[str]) -> tuple
     mask = torch.cat([batch["attention_mask"].bool(), present], 1)
     with torch.inference_mode():
         inputs = {"input_ids": whole, "attention_mask": mask.long(), "pixel_values": batch["pixel_values"]}
-        rows, seen = _language_model_pass(model, inputs)
+        rows, seen = language_model_pass(model, inputs)
     predicts = torch.zeros_like(mask)
     predicts[:, batch["input_ids"].shape[1] - 1 : -1] = present
     visual = mask & (whole == model.config.image_token_id)

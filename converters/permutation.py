@@ -34,6 +34,10 @@ class Permutation:
         blocks = tensor.reshape(*shape[: self.dimension], -1, self.block, *shape[self.dimension + 1 :])
         return blocks.index_select(self.dimension, index).reshape(shape)
 
+    def inverse(self) -> "Permutation":
+        """What puts everything back."""
+        return replace(self, order=tuple(sorted(range(len(self.order)), key=self.order.__getitem__)))
+
     def followed_by(self, other: "Permutation") -> "Permutation":
         """Of a fused tensor: the other one's part comes after this one's."""
         return replace(self, order=self.order + tuple(len(self.order) + place for place in other.order))

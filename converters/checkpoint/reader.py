@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ..errors import YopoError
 from ..families import FAMILIES, Family, Folders, converted_family, family_of
+from ..families.family import Piece
+from ..permutation import permutations
 from ..runtime.plan import Grid, Plan, PlanError, Sizes, from_json
 from .header import TensorInfo, read_header
 from .manifest import changed_files, read_manifest
@@ -23,11 +25,16 @@ from .source import resolve
 
 CONFIG = "config.json"
 SAMPLE_BYTES = 4096
+# Where a healed model keeps the projector that it had before, for its dense side.
+BASE_PROJECTOR = "model.base_projector."
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model's directory: its config in transformers' words, and its tensors by v5 name, none of them read yet."""
+    """A model's directory: its config in transformers' words, and its tensors by v5 name, none of them read yet.
+
+    `base` are the projector's tensors as they were before healing, under the projector's own names; {} where it was not healed.
+    """
 
     path: Path
     config: dict[str, Any]
@@ -35,12 +42,19 @@ class Checkpoint:
     sizes: Sizes
     grid: Grid
     tensors: dict[str, TensorInfo]
+    base: dict[str, TensorInfo] = field(default_factory=dict)
     _adapt: Callable[[Path], None] | None = field(default=None, repr=False, compare=False)
     _open: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def read(self, name: str) -> Tensor:
         """One tensor, mapped from its file: pages are read when touched, and belong to the file."""
-        info = self.tensors[name]
+        return self._read(self.tensors[name])
+
+    def read_base(self, name: str) -> Tensor:
+        """The same of the projector as it was before healing."""
+        return self._read(self.base[name])
+
+    def _read(self, info: TensorInfo) -> Tensor:
         if info.file not in self._open:
             self._open[info.file] = _open_file(info.file)
         source = self._open[info.file]
@@ -67,11 +81,15 @@ class Checkpoint:
         It takes a second where hashing all of a 7B model takes half a minute, and does not depend on layout and sharding. It
         tells models apart; it does not prove that no byte in the middle of a tensor was changed.
         """
-        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        return self.fingerprint_of(self.read)
+
+    def fingerprint_of(self, read: Callable[[str], Tensor]) -> str:
+        """The fingerprint of a model with this one's config and shapes, whose tensors `read` gives."""
+        digest = hashlib.sha256(json.dumps(native_config(self.family, self.config), sort_keys=True).encode())
         for name in sorted(self.tensors):
             info = self.tensors[name]
             digest.update(json.dumps([name, info.dtype, info.shape]).encode())
-            for sample in _samples(self.read(name)):
+            for sample in _samples(read(name)):
                 digest.update(sample)
         return digest.hexdigest()
 
@@ -93,8 +111,30 @@ class Converted:
         return section
 
     def open_tensors(self) -> Checkpoint:
-        """The dense model that the files hold, in their own kept-first order. Raises YopoError as `open_checkpoint` does."""
-        return _open(self.path, native_config(self.family, self.config), self.family)
+        """The model that the files hold, in their own kept-first order. Raises YopoError as `open_checkpoint` does."""
+        opened = _open(self.path, native_config(self.family, self.config), self.family, healed=self.healed)
+        expected = {name for name in opened.tensors if self.healed and name.startswith(self.family.projector)}
+        if different := sorted(opened.base.keys() ^ expected):
+            raise YopoError(f"The base projector in {self.path} is not whole: {', '.join(different)}.", "Heal the model again.")
+        return opened
+
+    @property
+    def healed(self) -> bool:
+        """Whether the projector was healed, and the base projector is kept beside it."""
+        return bool(self.section.get("base_projector"))
+
+    def dense_fingerprint(self) -> str:
+        """The fingerprint of the dense side: heads and neurons back in the base model's order, with the base projector.
+
+        Where the files hold the base model's weights, whole and nothing else, it is the base model's own. Reads all weights.
+        """
+        opened, moved = self.open_tensors(), permutations(self.family, self.plan)
+
+        def read(name: str) -> Tensor:
+            tensor = opened.read_base(name) if name in opened.base else opened.read(name)
+            return moved[name].inverse().apply(tensor) if name in moved else tensor
+
+        return opened.fingerprint_of(read)
 
     def changed_files(self) -> tuple[str, ...]:
         """Names of recorded files that are missing or differ from what was written; reads all of them."""
@@ -145,7 +185,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return _read_json(path / CONFIG, "Give the folder of a checkpoint in the Hugging Face format.")
 
 
-def _open(path: Path, config: dict[str, Any], family: Family) -> Checkpoint:
+def _open(path: Path, config: dict[str, Any], family: Family, healed: bool = False) -> Checkpoint:
     opened: dict[Path, Any] = {}
     tower = family.tower(config)
     folders = Folders(path, None if tower is None else resolve(tower).path)
@@ -154,11 +194,14 @@ def _open(path: Path, config: dict[str, Any], family: Family) -> Checkpoint:
     tensors = _tensors(folders.model, config, family, opened)
     if folders.tower is not None:
         tensors = _tensors(folders.tower, config, family, opened) | tensors
+    kept = [name for name in tensors if healed and name.startswith(BASE_PROJECTOR)]
+    base = {family.projector + name.removeprefix(BASE_PROJECTOR): tensors.pop(name) for name in kept}
     check_tensors(tensors, expected, family)
+    check_tensors(tensors | base, expected, family)
     if expected.tied & tensors.keys():
         native = _untied(native)
     adapt = None if family.adapt is None else partial(family.adapt, config, folders)
-    return Checkpoint(path, native, family, sizes, family.grid(config), tensors, adapt, opened)
+    return Checkpoint(path, native, family, sizes, family.grid(config), tensors, base, adapt, opened)
 
 
 def _untied(config: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +215,8 @@ def _tensors(path: Path, config: dict[str, Any], family: Family, opened: dict[Pa
     """Every tensor of the model by v5 name, wherever and in whatever form it is on disk."""
     tensors: dict[str, TensorInfo] = {}
     for info in _tensors_on_disk(path, opened):
-        for piece in family.pieces(info.name_on_disk, config):
+        base = info.name_on_disk.startswith(BASE_PROJECTOR)
+        for piece in (Piece(info.name_on_disk),) if base else family.pieces(info.name_on_disk, config):
             if piece.name in tensors:
                 both = f"{tensors[piece.name].name_on_disk!r} and {info.name_on_disk!r}"
                 raise YopoError(f"The tensor {piece.name!r} is there twice, as {both}.", "Remove one of the two layouts.")

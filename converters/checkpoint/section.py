@@ -46,6 +46,8 @@ def converted_config(family: Family, config: Mapping[str, Any], plan: Plan, prov
                 "revision": provenance.source.revision,
                 "fingerprint": fingerprint,
             },
+            "base_projector": False,
+            "healing": [],
         },
     }
 

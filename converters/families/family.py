@@ -1,8 +1,9 @@
 """What a model family is: facts, as data. One file of facts a family; nothing else in the project asks for a model type."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -114,6 +115,15 @@ class Folders:
     tower: Path | None = None
 
 
+@dataclass(frozen=True)
+class Visual:
+    """A kind of visual input: its placeholder's id, what a processor calls its pixels, and a batch's grids of it, in order."""
+
+    token: int
+    pixels: str
+    grids: Callable[[Mapping[str, Any]], Iterator[Grid]]
+
+
 def _as_it_is(config: Config, folders: Folders) -> Mapping[str, Any]:
     return config
 
@@ -126,9 +136,11 @@ class Family:
     `yopo_config` name the runtime's own, defined in `runtime/modeling_<yopo_model_type>.py`. `renamings` are tried in order on
     every tensor name, after those of `splits`, which depend on the config; the first match wins, and a name that none matches is
     an error. `sizes` reads the language model's sizes, `grid` the visual grid of one default-resolution image, `image_token` the
-    placeholder's id. `native` gives the config in transformers' words, with what the other files of the folders know; `tower` tells
-    which model the vision tower is taken from where it is not in the files. `adapt` writes tokenizer, processor, chat template and
-    generation config into a folder; None: the checkpoint's own are transformers' and are copied.
+    placeholder's id; `kinds` what it sees where that is pictures of any grid and videos, None: pictures or tiles of that grid.
+    `projector` names the tensors that healing may change. `native` gives the config in transformers' words, with what the other
+    files of the folders know; `tower` tells which model the vision tower is taken from where it is not in the files. `adapt` writes
+    tokenizer, processor, chat template and generation config into a folder; None: the checkpoint's own are transformers' and are
+    copied.
     """
 
     name: str
@@ -142,12 +154,21 @@ class Family:
     sizes: Callable[[Config], Sizes]
     grid: Callable[[Config], Grid]
     image_token: Callable[[Config], int]
+    kinds: Callable[[Config], tuple[Visual, ...]] | None = None
     text_prefix: str = "model.language_model."
+    projector: str = "model.multi_modal_projector."
     layer: Layer = Layer()
     splits: Callable[[Config], tuple[Renaming, ...]] = lambda config: ()
     native: Callable[[Config, Folders], Mapping[str, Any]] = _as_it_is
     tower: Callable[[Config], str | None] = lambda config: None
     adapt: Callable[[Config, Folders, Path], None] | None = None
+
+    def visuals(self, config: Config) -> tuple[Visual, ...]:
+        """What the model sees, by placeholder."""
+        if self.kinds is not None:
+            return self.kinds(config)
+        grid = self.grid(config)
+        return (Visual(self.image_token(config), "pixel_values", lambda batch: repeat(grid)),)
 
     def pieces(self, name: str, config: Config) -> tuple[Piece, ...]:
         """What a tensor on disk is in the model, () for one that it does not use. Raises YopoError if unknown."""

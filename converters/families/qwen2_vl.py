@@ -1,9 +1,10 @@
 """Qwen2-VL: a vision tower of any resolution, one visual token for 28 x 28 pixels, multimodal RoPE, grouped KV heads; videos."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..runtime.plan import Grid, Sizes
-from .family import Config, Family, renaming, text_sizes
+from .family import Config, Family, Visual, renaming, text_sizes
 
 # The model has no resolution of its own: costs without a calibration set are those of a picture of this size.
 DEFAULT_HEIGHT, DEFAULT_WIDTH = 768, 1024
@@ -15,9 +16,9 @@ def _recognises(config: Config) -> bool:
 
 def _parsed(config: Config) -> Any:
     """The config as transformers understands it: the Hub's is flat, that of transformers 5 has a text_config."""
-    from transformers import Qwen2VLConfig
+    from transformers import CONFIG_MAPPING
 
-    return Qwen2VLConfig.from_dict(dict(config))
+    return CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
 
 
 def _sizes(config: Config) -> Sizes:
@@ -32,6 +33,21 @@ def _grid(config: Config) -> Grid:
 
 def _image_token(config: Config) -> int:
     return int(_parsed(config).image_token_id)
+
+
+def _kinds(config: Config) -> tuple[Visual, ...]:
+    parsed = _parsed(config)
+    merged = parsed.vision_config.spatial_merge_size
+
+    def grids(batch: Mapping[str, Any], name: str) -> Iterator[Grid]:
+        """The processor counts patches, of which the tower merges squares."""
+        found = batch.get(name)
+        return (Grid(rows // merged, columns // merged, frames) for frames, rows, columns in ([] if found is None else found.tolist()))
+
+    return (
+        Visual(int(parsed.image_token_id), "pixel_values", lambda batch: grids(batch, "image_grid_thw")),
+        Visual(int(parsed.video_token_id), "pixel_values_videos", lambda batch: grids(batch, "video_grid_thw")),
+    )
 
 
 QWEN2_VL = Family(
@@ -54,4 +70,6 @@ QWEN2_VL = Family(
     sizes=_sizes,
     grid=_grid,
     image_token=_image_token,
+    projector="model.visual.merger.mlp.",
+    kinds=_kinds,
 )

@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 
 from ..calibration.batch import on_model
 from ..errors import YopoError
-from ..families import Family, family_of
+from ..families import Family, converted_family, family_of
 
 MAX_ANSWER_TOKENS = 32
 
@@ -32,13 +32,35 @@ class Answered:
     dense: Tensor
 
 
-def answered(model: Any, batch: Any, max_new_tokens: int = MAX_ANSWER_TOKENS) -> Answered:
+@dataclass(frozen=True)
+class Continued:
+    """A batch of questions with the dense model's greedy answers appended: the model's `inputs`, and which tokens are answers.
+
+    `new` `[batch, longest answer]` tells the last columns' answer tokens, the end token included, from padding; `mask` and `visual`
+    `[batch, length]` tell tokens from padding and visual ones from text.
+    """
+
+    inputs: dict[str, Any]
+    new: Tensor
+    mask: Tensor
+    visual: Tensor
+
+    @property
+    def predicts(self) -> Tensor:
+        """`[batch, length]`: the rows whose next token is one of the answer's."""
+        predicts = torch.zeros_like(self.mask)
+        predicts[:, -self.new.shape[1] - 1 : -1] = self.new
+        return predicts
+
+
+def continued(model: Any, batch: Any, max_new_tokens: int = MAX_ANSWER_TOKENS) -> Continued:
     """Answer a left-padded batch of questions (processor outputs that end where the answer begins) with the dense model.
 
-    Raises YopoError for a question without an image.
+    The model may be a converted one whose plan is switched off. Raises YopoError for a question without an image.
     """
-    family: Family = family_of(model.config.to_dict())
-    image_token = family.image_token(model.config.to_dict())
+    config = model.config.to_dict()
+    family: Family = converted_family(config) or family_of(config)
+    image_token = family.image_token(config)
     given = on_model(batch, model)
     if not (given["input_ids"] == image_token).any(1).all():
         raise YopoError("A calibration sample has no image.", "Each needs an image and a question.")
@@ -47,12 +69,17 @@ def answered(model: Any, batch: Any, max_new_tokens: int = MAX_ANSWER_TOKENS) ->
         whole = model.generate(**given, generation_config=_greedy(model, max_new_tokens, image_token))
         prompt = given["input_ids"].shape[1]
         new = _until_the_end(whole[:, prompt:], _ends(model))
-        mask = torch.cat([given["attention_mask"].bool(), new], 1)
-        rows, inputs = _language_model_pass(model, _extended(given, whole, mask, prompt))
-    predicts = torch.zeros_like(mask)
-    predicts[:, prompt - 1 : -1] = new
-    visual = mask & (whole == image_token)
-    return Answered(inputs["inputs_embeds"], inputs.get("position_ids"), mask, visual, predicts, rows[predicts])
+    mask = torch.cat([given["attention_mask"].bool(), new], 1)
+    return Continued(_extended(given, whole, mask, prompt), new, mask, mask & (whole == image_token))
+
+
+def answered(model: Any, batch: Any, max_new_tokens: int = MAX_ANSWER_TOKENS) -> Answered:
+    """The same, as the language model sees it, with the rows that predict the answers."""
+    found = continued(model, batch, max_new_tokens)
+    with torch.inference_mode():
+        rows, inputs = language_model_pass(model, found.inputs)
+    embeds, predicts = inputs["inputs_embeds"], found.predicts
+    return Answered(embeds, inputs.get("position_ids"), found.mask, found.visual, predicts, rows[predicts])
 
 
 def _greedy(model: Any, max_new_tokens: int, image_token: int) -> GenerationConfig:
@@ -90,7 +117,7 @@ def _extended(given: dict[str, Any], whole: Tensor, mask: Tensor, prompt: int) -
     return {**given, **longer, "input_ids": whole, "attention_mask": mask.long()}
 
 
-def _language_model_pass(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+def language_model_pass(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
     """Final rows `[batch, length, hidden]` of a dense forward pass, and what the language model was called with."""
     seen: dict[str, Any] = {}
 
