@@ -1,7 +1,7 @@
 """A batch of processor outputs, as calibration sees it: which tokens are what, which grids, which samples."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import YopoError
+from ..families import Visual
 from ..runtime.plan import Grid
 
 Layout = tuple[Grid, ...]
@@ -23,10 +24,11 @@ class Rows:
     reading: Tensor  # text after a visual token
 
     @classmethod
-    def of(cls, batch: Any, image_token: int) -> Self:
+    def of(cls, batch: Any, visuals: Sequence[Visual]) -> Self:
         mask = batch.get("attention_mask")
         valid = torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
-        visual = valid & (batch["input_ids"] == image_token)
+        placeholders = torch.tensor([kind.token for kind in visuals], device=valid.device)
+        visual = valid & torch.isin(batch["input_ids"], placeholders)
         text = valid & ~visual
         return cls(visual, text, text & (visual.cumsum(-1) > 0))
 
@@ -34,28 +36,50 @@ class Rows:
         return type(self)(self.visual.to(device), self.text.to(device), self.reading.to(device))
 
 
-def layouts_of(rows: Rows, grid: Grid, done: int) -> list[Layout]:
-    """The visual grids of each sample, images of one size; `done` samples came before. YopoError where there is nothing to read."""
+def layouts_of(batch: Any, rows: Rows, visuals: Sequence[Visual], done: int = 0) -> list[Layout]:
+    """The visual grids of each sample in the order of its tokens, as the processor tells them.
+
+    Raises YopoError where there is nothing to read; `done` samples came before, for its message.
+    """
+    grids = {kind.token: kind.grids(batch) for kind in visuals}
     found = []
-    for place, (visual, reading) in enumerate(zip(rows.visual.sum(-1).tolist(), rows.reading.sum(-1).tolist(), strict=True)):
-        if not visual or not reading:
-            missing = "text after its image" if visual else "image"
+    for place, (tokens, visual, reading) in enumerate(zip(batch["input_ids"], rows.visual, rows.reading, strict=True)):
+        if not visual.any() or not reading.any():
+            missing = "text after its image" if visual.any() else "image"
             raise YopoError(f"Calibration sample {done + place + 1} has no {missing}.", "Each needs an image and a question.")
-        found.append((grid,) * (visual // grid.tokens))
+        found.append(_layout(tokens[visual].tolist(), grids))
     return found
 
 
-def hash_of(batch: Any, rows: Rows) -> str:
-    """A hash of the batch's samples, the same in any order and batch: tokens without padding, and each one's share of the pixels."""
-    pixels: Tensor = batch["pixel_values"]
-    visual = rows.visual.sum(-1)
-    images = torch.split(pixels, (visual * len(pixels) // visual.sum()).tolist())
-    return add_hashes(map(_digest, batch["input_ids"], rows.visual | rows.text, images))
+def _layout(placeholders: list[int], grids: Mapping[int, Iterator[Grid]]) -> Layout:
+    """The grids that a sample's visual tokens fill one after the other; takes them from `grids`."""
+    layout: list[Grid] = []
+    place = 0
+    while place < len(placeholders):
+        layout.append(next(grids[placeholders[place]]))
+        place += layout[-1].tokens
+    return tuple(layout)
 
 
-def _digest(tokens: Tensor, valid: Tensor, images: Tensor) -> str:
+def hash_of(batch: Any, visuals: Sequence[Visual]) -> str:
+    """A hash of the batch's samples, the same in any order and batch: tokens without padding, grids, and each one's share of the pixels."""
+    rows = Rows.of(batch, visuals)
+    layouts = layouts_of(batch, rows, visuals)
+    pixels = [_shares(batch[kind.pixels], rows.visual & (batch["input_ids"] == kind.token)) for kind in visuals if kind.pixels in batch]
+    return add_hashes(map(_digest, batch["input_ids"], rows.visual | rows.text, layouts, zip(*pixels, strict=True)))
+
+
+def _shares(pixels: Tensor, visual: Tensor) -> Sequence[Tensor]:
+    """Each sample's rows of pixels, which are as many as its visual tokens, up to a factor."""
+    counts = visual.sum(-1)
+    return torch.split(pixels, (counts * len(pixels) // counts.sum()).tolist())
+
+
+def _digest(tokens: Tensor, valid: Tensor, layout: Layout, pixels: Iterable[Tensor]) -> str:
     digest = hashlib.sha256(tokens[valid].cpu().numpy().tobytes())
-    digest.update(images.float().cpu().contiguous().numpy().tobytes())
+    digest.update(" ".join(map(str, layout)).encode())
+    for part in pixels:
+        digest.update(part.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -169,15 +169,16 @@ def calibrate(
     """
     config = model.config.to_dict()
     family = family_of(config)
+    visuals = family.visuals(config)
     language_model = model.model.language_model
     recorder = Recorder(language_model.layers, family.layer, family.sizes(config), chunk_elements)
     layouts: Counter[Layout] = Counter()
     data, read_rows, visual_rows = "0", 0, 0
     with torch.inference_mode(), recorder.attached(language_model):
         for batch in inputs:
-            rows = Rows.of(batch, family.image_token(config))
-            layouts.update(layouts_of(rows, family.grid(config), layouts.total()))
-            data = add_hashes((data, hash_of(batch, rows)))
+            rows = Rows.of(batch, visuals)
+            layouts.update(layouts_of(batch, rows, visuals, layouts.total()))
+            data = add_hashes((data, hash_of(batch, visuals)))
             recorder.rows = rows.to(model.device)
             model.model(**on_model(batch, model), use_cache=False)
             read_rows += int(rows.reading.sum())

@@ -1,16 +1,17 @@
 """The families that can be converted."""
 
 from ..errors import YopoError
-from .family import Config, Family, Folders, Layer
+from .family import Config, Family, Folders, Layer, Visual
 from .internvl import INTERNVL, INTERNVL_PHI3
 from .internvl_chat import INTERNVL_CHAT, INTERNVL_CHAT_PHI3
 from .llava import LLAVA
 from .llava_llama import LLAVA_LLAMA
+from .qwen2_5_vl import QWEN2_5_VL
 from .qwen2_vl import QWEN2_VL
 
-FAMILIES: tuple[Family, ...] = (LLAVA_LLAMA, LLAVA, QWEN2_VL, INTERNVL, INTERNVL_PHI3, INTERNVL_CHAT, INTERNVL_CHAT_PHI3)
+FAMILIES: tuple[Family, ...] = (LLAVA_LLAMA, LLAVA, QWEN2_VL, QWEN2_5_VL, INTERNVL, INTERNVL_PHI3, INTERNVL_CHAT, INTERNVL_CHAT_PHI3)
 
-__all__ = ["FAMILIES", "Config", "Family", "Folders", "Layer", "converted_family", "family_of"]
+__all__ = ["FAMILIES", "Config", "Family", "Folders", "Layer", "Visual", "converted_family", "family_of"]
 
 
 def family_of(config: Config) -> Family:

@@ -8,7 +8,9 @@ RUNTIME_FILES = (
     "cache.py",
     "streams.py",
     "attention.py",
+    "products.py",
     "split_linear.py",
     "text_model.py",
+    "mrope.py",
     "dense_side.py",
 )

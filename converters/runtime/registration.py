@@ -1,15 +1,13 @@
 """Importing this makes transformers' Auto classes know converted models, so that they load without `trust_remote_code`."""
 
+from importlib import import_module
+
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from .modeling_yopo_internvl import YopoInternVLConfig, YopoInternVLForConditionalGeneration
-from .modeling_yopo_llava import YopoLlavaConfig, YopoLlavaForConditionalGeneration
-from .modeling_yopo_qwen2_vl import YopoQwen2VLConfig, YopoQwen2VLForConditionalGeneration
+from ..families import FAMILIES
 
-for config, model in (
-    (YopoLlavaConfig, YopoLlavaForConditionalGeneration),
-    (YopoQwen2VLConfig, YopoQwen2VLForConditionalGeneration),
-    (YopoInternVLConfig, YopoInternVLForConditionalGeneration),
-):
-    AutoConfig.register(config.model_type, config, exist_ok=True)
+for kind, config_name, model_name in dict.fromkeys((one.yopo_model_type, one.yopo_config, one.yopo_architecture) for one in FAMILIES):
+    module = import_module(f".modeling_{kind}", __package__)
+    config, model = getattr(module, config_name), getattr(module, model_name)
+    AutoConfig.register(kind, config, exist_ok=True)
     AutoModelForImageTextToText.register(config, model, exist_ok=True)
