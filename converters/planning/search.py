@@ -11,7 +11,7 @@ from math import ceil, log
 from pathlib import Path
 from typing import Any
 
-from ..calibration.batch import Rows, add_hashes, hash_of
+from ..calibration.batch import add_hashes, hash_of
 from ..calibration.statistics import Statistics
 from ..errors import YopoError
 from ..families import family_of
@@ -111,9 +111,9 @@ def auto_plan(model: Any, batches: Iterable[Any], statistics: Statistics, budget
 def _answers(model: Any, batches: Iterable[Any], max_new_tokens: int, hashes: list[str]) -> Iterator[Answered]:
     """Batches with the dense model's answers, one at a time; their hashes are added to the list."""
     config = model.config.to_dict()
-    image_token = family_of(config).image_token(config)
+    visuals = family_of(config).visuals(config)
     for batch in batches:
-        hashes.append(hash_of(batch, Rows.of(batch, image_token)))
+        hashes.append(hash_of(batch, visuals))
         yield answered(model, batch, max_new_tokens)
     if not hashes:
         raise YopoError("There is no calibration sample.", "Pass at least one image with a question.")
