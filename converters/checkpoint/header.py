@@ -36,7 +36,7 @@ DOWNLOAD_AGAIN = "The file is damaged or its download was cut short: fetch it ag
 class TensorInfo:
     """Where a tensor is and what it looks like; `dtype` is safetensors' name of it.
 
-    With a `change`, `shape` is that of what it makes of the tensor on disk.
+    With a `change`, `shape` is that of what it makes of the tensor on disk. `offset` is where its bytes begin in a safetensors file.
     """
 
     name_on_disk: str
@@ -44,6 +44,7 @@ class TensorInfo:
     dtype: str
     shape: tuple[int, ...]
     change: Change | None = None
+    offset: int | None = None
 
     @property
     def bytes(self) -> int:
@@ -54,7 +55,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     """The tensors of a safetensors file. Raises YopoError if the file is truncated or is none."""
     header, length = _header_json(file)
     header.pop("__metadata__", None)
-    tensors = {name: _tensor_info(file, name, entry) for name, entry in header.items()}
+    tensors = {name: _tensor_info(file, name, entry, LENGTH_BYTES + length) for name, entry in header.items()}
     announced = LENGTH_BYTES + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     size = file.stat().st_size
     if size != announced:
@@ -84,12 +85,12 @@ def _header_json(file: Path) -> tuple[dict[str, Any], int]:
     return header, length
 
 
-def _tensor_info(file: Path, name: str, entry: Any) -> TensorInfo:
+def _tensor_info(file: Path, name: str, entry: Any, data: int) -> TensorInfo:
     try:
         dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         if dtype not in DTYPES:
             raise YopoError(f"The tensor {name!r} in {file} has dtype {dtype}, which cannot be read.", "Use an unquantised checkpoint.")
-        info = TensorInfo(name, file, dtype, shape)
+        info = TensorInfo(name, file, dtype, shape, offset=data + start)
         consistent = 0 <= start <= end and end - start == info.bytes
     except (KeyError, TypeError, ValueError):
         consistent = False

@@ -1,0 +1,1 @@
+"""Exported graphs: a converted model (or a dense one) for runtimes without PyTorch."""
