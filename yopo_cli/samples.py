@@ -9,6 +9,7 @@ from typing import Any
 from converters.errors import YopoError
 
 BUNDLED = "demo"
+SET_QUESTIONS = 500  # of a bundled set, where no number is asked for
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """`count` examples, streamed anew at every call. `origin` is their file, or `demo` for the bundled ones."""
+    """`count` examples, streamed anew at every call. `origin` is their file, or the name of a bundled set."""
 
     name: str
     origin: str
@@ -32,24 +33,30 @@ class Examples:
     stream: Callable[[], Iterator[Example]]
 
 
-def bundled_examples(count: int, seed: int, split: str) -> Examples:
-    """The demo's shapes."""
+def bundled_examples(count: int, seed: int, split: str, name: str = BUNDLED) -> Examples:
+    """One of the sets of `yopo_cli.demo.sets`: the demo's shapes, or by `name` another."""
 
     def stream() -> Iterator[Example]:
-        from .demo.shapes import samples
+        from .demo.sets import samples
 
-        for index, sample in enumerate(samples(count, seed, split)):
-            yield Example(_returning(sample.image), sample.question, sample.answer, sample.kind, f"demo picture {index}")
+        for index, sample in enumerate(samples(name, count, seed, split)):
+            yield Example(_returning(sample.image), sample.question, sample.answer, sample.kind, f"{name} picture {index}")
 
-    return Examples(BUNDLED, BUNDLED, count, stream)
+    return Examples(name, name, count, stream)
 
 
 def read_examples(file: Path, *, answers: bool, count: int | None = None, seed: int = 0) -> Examples:
     """Examples of a JSONL file, all lines checked; `count` of them drawn with `seed`, in the file's order, or all.
 
+    A bundled set's name stands for its questions: those to evaluate on with `answers`, else those to calibrate on.
     Raises YopoError with the line's number; with `answers`, also for a line that has none.
     """
     from converters.calibration.samples import Sample, load_image, read_samples
+
+    from .demo.sets import SETS
+
+    if str(file) in SETS and not file.exists():
+        return bundled_examples(count or SET_QUESTIONS, seed, "eval" if answers else "calibration", str(file))
 
     def opened(sample: Sample) -> Example:
         return Example(lambda: load_image(sample), sample.question, sample.answer, sample.kind, sample.place)

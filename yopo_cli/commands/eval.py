@@ -13,18 +13,17 @@ from ..evaluation import Answered, Score, by_kind, score, score_json
 from ..loader import Dtype, Loaded, load, locate
 from ..options import Device, DtypeOption, Json
 from ..report import share_text
-from ..samples import BUNDLED, Example, Examples, batches, bundled_examples, read_examples
+from ..samples import BUNDLED, Example, Examples, batches, read_examples
 from ..terminal import GATE_FAILED, sample_bar, say, show_json, show_table
-
-DEMO_SAMPLES = 500
 
 
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="OUT|MODEL", help="A converted model; of a dense one only the dense side is shown.")],
     task: Annotated[
-        list[str] | None, typer.Option("--task", "-t", help="demo, or a JSONL file of {image, question, answer, kind?}; may be repeated.")
+        list[str] | None,
+        typer.Option("--task", "-t", help="demo, harder, sizes, or a JSONL file of {image, question, answer, kind?}; may be repeated."),
     ] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Questions per task (default: 500 of demo, all of a file).")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Questions per task (default: 500 of a bundled set, all of a file).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Which questions are drawn.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions answered at a time.")] = 16,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 16,
@@ -53,12 +52,7 @@ def evaluate(
 
 
 def _tasks(names: list[str], samples: int | None, seed: int) -> list[Examples]:
-    tasks = [
-        bundled_examples(samples or DEMO_SAMPLES, seed, "eval")
-        if name == BUNDLED
-        else read_examples(Path(name), answers=True, count=samples, seed=seed)
-        for name in names
-    ]
+    tasks = [read_examples(Path(name), answers=True, count=samples, seed=seed) for name in names]
     seen = [examples.name for examples in tasks]
     if twice := sorted({name for name in seen if seen.count(name) > 1}):
         raise YopoError(f"Two tasks are named {', '.join(twice)}.", "A task is named after its file: rename one.")

@@ -1,5 +1,6 @@
 """The untrained demo model: a LLaVA-1.5 architecture small enough to train on a laptop, and its processor."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ PATCH_SIZE = 8
 GRID_SIZE = CANVAS_SIZE // PATCH_SIZE
 VISUAL_TOKENS = GRID_SIZE * GRID_SIZE
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
+DEMO_NAMES = {"image_token": "<image>"}
 ROLES = ("USER:", "ASSISTANT:")
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -47,13 +49,18 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word, capitals ignored; a beginning of sequence is added as Llama's tokenizer does."""
-    words = [*SPECIAL_TOKENS, *ROLES, *vocabulary()]
+def build_tokenizer(
+    more: Sequence[str] = (), special: Sequence[str] = (), named: Mapping[str, str] = DEMO_NAMES
+) -> PreTrainedTokenizerFast:
+    """One token per word, capitals ignored; a beginning of sequence is added as Llama's tokenizer does.
+
+    After the demo's words come `more` words and `special` tokens; `named` are the tokens that a processor asks for by attribute.
+    """
+    words = [*SPECIAL_TOKENS, *ROLES, *vocabulary(), *more, *special]
     tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.normalizer = Lowercase()
     tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (*SPECIAL_TOKENS, *special)])
     tokenizer.add_tokens([AddedToken(role, special=False, normalized=False) for role in ROLES])
     start = ("<s>", SPECIAL_TOKENS.index("<s>"))
     tokenizer.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[start])
@@ -63,7 +70,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens=dict(named),
         padding_side="left",
         clean_up_tokenization_spaces=False,
         model_max_length=2048,
@@ -71,7 +78,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_processor() -> LlavaProcessor:
+def build_processor(more: Sequence[str] = ()) -> LlavaProcessor:
+    """The demo's processor, its tokenizer with `more` words."""
     image_processor = CLIPImageProcessorPil(
         size={"shortest_edge": CANVAS_SIZE},
         crop_size={"height": CANVAS_SIZE, "width": CANVAS_SIZE},
@@ -80,7 +88,7 @@ def build_processor() -> LlavaProcessor:
     )
     return LlavaProcessor(
         image_processor=image_processor,
-        tokenizer=build_tokenizer(),
+        tokenizer=build_tokenizer(more),
         patch_size=PATCH_SIZE,
         num_additional_image_tokens=1,
         vision_feature_select_strategy="default",

@@ -3,12 +3,14 @@
 Everything is drawn from a string seed, so a split, a seed and an index name one picture for ever. Needs Pillow only.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
 from PIL import Image, ImageDraw
+
+from yopo_cli.demo.letters import LETTERS, draw_letter
 
 Paint = TypeVar("Paint", int, tuple[int, int, int])
 
@@ -25,7 +27,6 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "cyan": (50, 205, 220),
 }
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
-KINDS = ("color", "shape", "count", "presence", "extreme", "where", "relation")
 MAX_OBJECTS = 4
 CELLS = 3  # an object stands in one cell of a 3x3 grid, a little off its middle
 MIN_RADIUS, MAX_RADIUS = 10.0, 13.0
@@ -52,10 +53,18 @@ class PlacedShape:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows, before it is drawn."""
+    """What a picture shows, before it is drawn, on a canvas of rows x columns square cells of `cell` pixels."""
 
     background: tuple[int, int, int]
     objects: tuple[PlacedShape, ...]
+    rows: int = CELLS
+    columns: int = CELLS
+    cell: int = CANVAS_SIZE // CELLS
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.columns * self.cell, self.rows * self.cell
 
 
 @dataclass(frozen=True)
@@ -84,22 +93,29 @@ def random_source(seed: int, split: str, index: int) -> Random:
     return Random(f"{split}/{seed}/{index}")
 
 
-def random_scene(source: Random) -> Scene:
+def random_scene(source: Random, rows: int = CELLS, columns: int = CELLS) -> Scene:
     """One to four objects in different cells; half of the scenes repeat few colours and shapes, so that counting is needed."""
     colors = source.sample(list(COLORS), source.choice((2, 3, len(COLORS))))
     shapes = source.sample(SHAPES, source.choice((2, 3, len(SHAPES))))
-    cells = source.sample(range(CELLS * CELLS), source.randint(1, MAX_OBJECTS))
-    objects = tuple(_random_object(source, source.choice(shapes), source.choice(colors), cell) for cell in cells)
+    cells = source.sample(range(rows * columns), source.randint(1, MAX_OBJECTS))
+    radii, size = (MIN_RADIUS, MAX_RADIUS), CANVAS_SIZE // CELLS
+    objects = tuple(
+        random_object(source, source.choice(shapes), source.choice(colors), divmod(cell, columns), radii, size) for cell in cells
+    )
+    return Scene(random_background(source), objects, rows, columns)
+
+
+def random_background(source: Random) -> tuple[int, int, int]:
+    """A shade of grey, slightly tinted."""
     shade = source.randint(70, 250)
-    background = (_jitter(source, shade, 6), _jitter(source, shade, 6), _jitter(source, shade, 6))
-    return Scene(background, objects)
+    return (_jitter(source, shade, 6), _jitter(source, shade, 6), _jitter(source, shade, 6))
 
 
-def _random_object(source: Random, shape: str, color: str, cell: int) -> PlacedShape:
-    radius = source.uniform(MIN_RADIUS, MAX_RADIUS)
-    size = CANVAS_SIZE / CELLS
+def random_object(source: Random, shape: str, color: str, cell: tuple[int, int], radii: tuple[float, float], size: float) -> PlacedShape:
+    """An object within its cell (row, column) of `size` pixels, of a radius between the two."""
+    radius = source.uniform(*radii)
     slack = size / 2 - radius - CELL_GAP
-    row, column = divmod(cell, CELLS)
+    row, column = cell
     x, y = ((number + 0.5) * size + source.uniform(-slack, slack) for number in (column, row))
     red, green, blue = COLORS[color]
     paint = (_jitter(source, red, 14), _jitter(source, green, 14), _jitter(source, blue, 14))
@@ -111,8 +127,9 @@ def _jitter(source: Random, value: int, amount: int) -> int:
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The RGB picture of a scene, CANVAS_SIZE pixels square."""
-    image = Image.new("RGB", (CANVAS_SIZE * SUPERSAMPLING, CANVAS_SIZE * SUPERSAMPLING), scene.background)
+    """The RGB picture of a scene."""
+    width, height = scene.size
+    image = Image.new("RGB", (width * SUPERSAMPLING, height * SUPERSAMPLING), scene.background)
     pen = ImageDraw.Draw(image)
     for placed in scene.objects:
         draw_object(pen, placed, placed.paint, scene.background, SUPERSAMPLING)
@@ -138,24 +155,31 @@ def draw_object(pen: ImageDraw.ImageDraw, placed: PlacedShape, paint: Paint, bac
         arm = radius * 0.3
         pen.rectangle((x - radius, y - arm, x + radius, y + arm), fill=paint)
         pen.rectangle((x - arm, y - radius, x + arm, y + radius), fill=paint)
+    if placed.shape in LETTERS:
+        draw_letter(pen, placed.shape, (x, y), radius, paint)
 
 
-def _article(color: str) -> str:
+def article(color: str) -> str:
     return "an" if color[0] in "aeiou" else "a"
 
 
-def _plural(shape: str) -> str:
+def plural(shape: str) -> str:
     return shape + ("es" if shape.endswith("s") else "s")
 
 
-def _names(scene: Scene, placed: PlacedShape) -> list[str]:
+def noun(shape: str) -> str:
+    """How a shape is called in a sentence."""
+    return f"letter {shape}" if shape in LETTERS else shape
+
+
+def unique_names(scene: Scene, placed: PlacedShape) -> list[str]:
     """Every phrase that means this object and no other one of the scene."""
     others = [other for other in scene.objects if other is not placed]
     names = []
     if all((other.shape, other.color) != (placed.shape, placed.color) for other in others):
-        names.append(f"the {placed.color} {placed.shape}")
+        names.append(f"the {placed.color} {noun(placed.shape)}")
     if all(other.shape != placed.shape for other in others):
-        names.append(f"the {placed.shape}")
+        names.append(f"the {noun(placed.shape)}")
     if all(other.color != placed.color for other in others):
         names.append(f"the {placed.color} shape")
     return names
@@ -188,7 +212,7 @@ def _count_question(scene: Scene, source: Random) -> tuple[str, str] | None:
         color = seen.color if seen else source.choice(list(COLORS))
         return f"How many {color} shapes are there?", str(sum(placed.color == color for placed in scene.objects))
     shape = seen.shape if seen else source.choice(SHAPES)
-    return f"How many {_plural(shape)} are there?", str(sum(placed.shape == shape for placed in scene.objects))
+    return f"How many {plural(shape)} are there?", str(sum(placed.shape == shape for placed in scene.objects))
 
 
 def _presence_question(scene: Scene, source: Random) -> tuple[str, str] | None:
@@ -202,7 +226,7 @@ def _presence_question(scene: Scene, source: Random) -> tuple[str, str] | None:
         far = [(color, shape) for color in COLORS for shape in SHAPES if (color, shape) not in present]
         color, shape = source.choice(near if near and source.random() < 0.7 else far)
         answer = "no"
-    return f"Is there {_article(color)} {color} {shape}?", answer
+    return f"Is there {article(color)} {color} {shape}?", answer
 
 
 def _extreme_question(scene: Scene, source: Random) -> tuple[str, str] | None:
@@ -216,37 +240,41 @@ def _extreme_question(scene: Scene, source: Random) -> tuple[str, str] | None:
     return f"What color is the {word} shape?", ranked[0].color
 
 
-def place(x: float, y: float) -> str:
-    """The cell of the 3x3 grid that holds a point, in words."""
-    size = CANVAS_SIZE / CELLS
-    row = ("top", "", "bottom")[int(y // size)]
-    column = ("left", "", "right")[int(x // size)]
+def place(x: float, y: float, scene: Scene) -> str:
+    """The cell that holds a point, in words, on a canvas of two or three rows and columns."""
+    row = ("top", "", "bottom")[:: 1 if scene.rows == CELLS else 2][int(y // scene.cell)]
+    column = ("left", "", "right")[:: 1 if scene.columns == CELLS else 2][int(x // scene.cell)]
     return f"{row} {column}".strip() or "center"
 
 
 def _where_question(scene: Scene, source: Random) -> tuple[str, str] | None:
     placed = source.choice(scene.objects)
-    names = _names(scene, placed)
+    names = unique_names(scene, placed)
     if not names:
         return None
-    return f"Where is {source.choice(names)}?", place(placed.x, placed.y)
+    return f"Where is {source.choice(names)}?", place(placed.x, placed.y, scene)
 
 
 def _relation_question(scene: Scene, source: Random) -> tuple[str, str] | None:
+    return relation_question(scene, source, MARGIN)
+
+
+def relation_question(scene: Scene, source: Random, margin: float) -> tuple[str, str] | None:
     """Each direction and its opposite are equally likely, so yes and no are too."""
     if len(scene.objects) < 2:
         return None
     first, second = source.sample(scene.objects, 2)
-    first_names, second_names = _names(scene, first), _names(scene, second)
+    first_names, second_names = unique_names(scene, first), unique_names(scene, second)
     words = source.choice(list(DIRECTIONS))
     axis, sign = DIRECTIONS[words]
     distance = first.coordinate(axis) - second.coordinate(axis)
-    if not first_names or not second_names or abs(distance) < MARGIN:
+    if not first_names or not second_names or abs(distance) < margin:
         return None
     return f"Is {source.choice(first_names)} {words} {source.choice(second_names)}?", "yes" if distance * sign > 0 else "no"
 
 
-_ASKERS: dict[str, Callable[[Scene, Random], tuple[str, str] | None]] = {
+Asker = Callable[[Scene, Random], tuple[str, str] | None]
+ASKERS: dict[str, Asker] = {
     "color": _color_question,
     "shape": _shape_question,
     "count": _count_question,
@@ -257,20 +285,24 @@ _ASKERS: dict[str, Callable[[Scene, Random], tuple[str, str] | None]] = {
 }
 
 
-def ask(scene: Scene, kind: str, source: Random, attempts: int = 4) -> Question | None:
+KINDS = tuple(ASKERS)
+
+
+def ask(scene: Scene, kind: str, source: Random, attempts: int = 4, askers: Mapping[str, Asker] = ASKERS) -> Question | None:
     """A question of this kind that has one clear answer in this scene, or None when none was found in a few attempts."""
     for _ in range(attempts):
-        found = _ASKERS[kind](scene, source)
+        found = askers[kind](scene, source)
         if found is not None:
             return Question(found[0], found[1], kind)
     return None
 
 
-def questions(scene: Scene, source: Random, count: int) -> list[Question]:
+def questions(scene: Scene, source: Random, count: int, askers: Mapping[str, Asker] = ASKERS) -> list[Question]:
     """Up to `count` different questions about one scene, the kinds equally likely where the scene allows them."""
     found: dict[str, Question] = {}
+    kinds = tuple(askers)
     for _ in range(3 * count):
-        question = ask(scene, source.choice(KINDS), source)
+        question = ask(scene, source.choice(kinds), source, askers=askers)
         if question is not None:
             found.setdefault(question.question, question)
         if len(found) == count:
@@ -278,15 +310,18 @@ def questions(scene: Scene, source: Random, count: int) -> list[Question]:
     return list(found.values())
 
 
-def samples(count: int, seed: int, split: str = "train") -> Iterator[Sample]:
+def samples(
+    count: int, seed: int, split: str = "train", scenes: Callable[[Random], Scene] = random_scene, askers: Mapping[str, Asker] = ASKERS
+) -> Iterator[Sample]:
     """`count` pictures with one question each, the same ones for the same seed and split; all kinds are equally frequent."""
+    kinds = tuple(askers)
     for index in range(count):
         source = random_source(seed, split, index)
-        kind = KINDS[index % len(KINDS)]
+        kind = kinds[index % len(kinds)]
         question = None
         while question is None:
-            scene = random_scene(source)
-            question = ask(scene, kind, source)
+            scene = scenes(source)
+            question = ask(scene, kind, source, askers=askers)
         yield Sample(draw(scene), question.question, question.answer, kind)
 
 
@@ -295,5 +330,5 @@ def vocabulary() -> list[str]:
     asking = "what color is the shape which how many shapes are there a an where of above below in picture first second , ? ."
     places = "left right top bottom center leftmost rightmost highest lowest"
     words = [*asking.split(), *places.split(), "yes", "no", "background", *map(str, range(10))]
-    words += [*COLORS, *SHAPES, *(_plural(shape) for shape in SHAPES)]
+    words += [*COLORS, *SHAPES, *(plural(shape) for shape in SHAPES)]
     return list(dict.fromkeys(words))

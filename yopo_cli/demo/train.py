@@ -68,9 +68,10 @@ TRAINING_ATTENTION = "shared_prefix"
 class Pool:
     """Pictures kept in memory with what each patch shows; P pictures, N visual tokens."""
 
+    shapes: tuple[str, ...]
     scenes: list[Scene]
     pixels: Tensor  # uint8, (P, 3, size, size)
-    shape: Tensor  # int64, (P, N): 0 background, else 1 + index in SHAPES
+    shape: Tensor  # int64, (P, N): 0 background, else 1 + index in `shapes`
     color: Tensor  # int64, (P, N): likewise for COLORS
     center: Tensor  # float32, (P, N): 1 in the patch that holds an object's centre
     place: Tensor  # float32, (P, N, 2): x and y in [0, 1] of the object's centre, or of the patch itself in the background
@@ -92,9 +93,9 @@ def patch_objects(scene: Scene) -> tuple[numpy.ndarray, numpy.ndarray]:
     return owner, center
 
 
-def build_pool(count: int, seed: int) -> Pool:
-    """Draw the training pictures once."""
-    scenes = [random_scene(random_source(seed, "train", index)) for index in range(count)]
+def build_pool(count: int, seed: int, scene_of: Callable[[Random], Scene] = random_scene, shapes: tuple[str, ...] = SHAPES) -> Pool:
+    """Draw the training pictures once; `shapes` are all names that their objects have."""
+    scenes = [scene_of(random_source(seed, "train", index)) for index in range(count)]
     pixels = numpy.empty((count, CANVAS_SIZE, CANVAS_SIZE, 3), dtype=numpy.uint8)
     shape = numpy.zeros((count, VISUAL_TOKENS), dtype=numpy.int64)
     color = numpy.zeros((count, VISUAL_TOKENS), dtype=numpy.int64)
@@ -106,12 +107,12 @@ def build_pool(count: int, seed: int) -> Pool:
     for index, scene in enumerate(scenes):
         pixels[index] = numpy.asarray(draw(scene))
         owner, center[index] = patch_objects(scene)
-        shape[index] = numpy.array([0, *(1 + SHAPES.index(placed.shape) for placed in scene.objects)])[owner]
+        shape[index] = numpy.array([0, *(1 + shapes.index(placed.shape) for placed in scene.objects)])[owner]
         color[index] = numpy.array([0, *(1 + names.index(placed.color) for placed in scene.objects)])[owner]
         centers = numpy.array([(0.0, 0.0), *((placed.x / CANVAS_SIZE, placed.y / CANVAS_SIZE) for placed in scene.objects)])
         place[index] = numpy.where(owner[:, None] > 0, centers[owner], own_place)
     channels_first = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    return Pool(scenes, channels_first, *map(torch.from_numpy, (shape, color, center, place)))
+    return Pool(shapes, scenes, channels_first, *map(torch.from_numpy, (shape, color, center, place)))
 
 
 def normalise(pixels: Tensor) -> Tensor:
@@ -134,24 +135,34 @@ def shared_prefix_attention(
     """Attention of training rows: the first `prefix` positions are causal and never see the text, so that part of the mask is left out.
 
     It runs outside of autocast: with 16-wide heads a processor's bfloat16 kernel is half as fast as its float32 one. Query, key and
-    value are (B, heads, prefix + L, head_dim); the result is (B, prefix + L, heads, head_dim).
+    value are (B, heads, prefix + L, head_dim), keys and values of fewer heads are shared; the result is (B, prefix + L, heads, head_dim).
     """
     with torch.autocast("cpu", enabled=False):
         query, key, value = query.float(), key.float(), value.float()
+        if key.shape[1] < query.shape[1]:
+            key, value = (states.repeat_interleave(query.shape[1] // states.shape[1], dim=1) for states in (key, value))
         before = functional.scaled_dot_product_attention(query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], is_causal=True)
         after = functional.scaled_dot_product_attention(query[:, :, prefix:], key, value, attn_mask=attention_mask[:, :, prefix:])
     return torch.cat([before, after], dim=2).transpose(1, 2), None
 
 
 class Stage:
-    """One stage's optimiser, its schedule over wall-clock time, and its log."""
+    """One stage's optimiser, its schedule over a clock's time (the wall's, or the process's own), and its log."""
 
-    def __init__(self, name: str, parameters: list[nn.Parameter], rate: float, minutes: float, log: Callable[[str], None]) -> None:
-        self.name, self.seconds, self.log = name, minutes * 60, log
+    def __init__(
+        self,
+        name: str,
+        parameters: list[nn.Parameter],
+        rate: float,
+        minutes: float,
+        log: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name, self.seconds, self.log, self.clock = name, minutes * 60, log, clock
         self.parameters: list[nn.Parameter] = []
         self.optimizers: list[tuple[torch.optim.Optimizer, float]] = []
         self.add_adamw(parameters, rate)
-        self.started = time.monotonic()
+        self.started = clock()
         self.steps = 0
         self.progress = 0.0
         self.mean_loss = 0.0
@@ -170,7 +181,7 @@ class Stage:
         for parameter in self.parameters:
             parameter.grad = None
         loss.backward()
-        elapsed = (time.monotonic() - self.started) / self.seconds
+        elapsed = (self.clock() - self.started) / self.seconds
         self.progress, mean_loss = self._average_over_processes(elapsed, loss.item())
         progress = min(1.0, self.progress)
         factor = min(progress / 0.04 + 0.01, 0.5 * (1 + math.cos(math.pi * progress)))
@@ -207,26 +218,39 @@ def batches(count: int, size: int, seed: int) -> Iterator[Tensor]:
         yield from order[: count - count % size].split(size)
 
 
-def train_vision(model: LlavaForConditionalGeneration, pool: Pool, minutes: float, seed: int, log: Callable[[str], None]) -> int:
+def patch_losses(pool: Pool, indices: Tensor, shape: Tensor, color: Tensor, center: Tensor, place: Tensor) -> Tensor:
+    """Mean error of what is said of every patch: logits (B, N, names), (B, N, colours), (B, N) and x, y (B, N, 2)."""
+    truth = pool.shape[indices]
+    weight = torch.where(truth > 0, OBJECT_WEIGHT, 1.0)
+    errors = functional.cross_entropy(shape.transpose(1, 2), truth, reduction="none")
+    errors = errors + functional.cross_entropy(color.transpose(1, 2), pool.color[indices], reduction="none")
+    errors = errors + functional.binary_cross_entropy_with_logits(center, pool.center[indices], reduction="none")
+    errors = errors + 20 * (place - pool.place[indices]).square().sum(dim=-1)
+    return (errors * weight).sum() / weight.sum()
+
+
+def train_vision(
+    model: LlavaForConditionalGeneration,
+    pool: Pool,
+    minutes: float,
+    seed: int,
+    log: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+    precision: torch.dtype = torch.bfloat16,
+) -> int:
     """Per-patch labels from linear heads: what, which colour, is it the centre, where is the centre."""
     width: int = model.model.vision_tower.config.hidden_size
-    sizes = [1 + len(SHAPES), 1 + len(COLORS), 1, 2]
+    sizes = [1 + len(pool.shapes), 1 + len(COLORS), 1, 2]
     heads = nn.Linear(width, sum(sizes))
-    stage = Stage("vision", [*model.model.vision_tower.parameters(), *heads.parameters()], 1.5e-3, minutes, log)
+    stage = Stage("vision", [*model.model.vision_tower.parameters(), *heads.parameters()], 1.5e-3, minutes, log, clock)
     for indices in batches(len(pool.scenes), 32, seed):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
             features = visual_features(model, pool.pixels[indices])
         shape, color, center, place = heads(features.float()).split(sizes, dim=-1)
-        truth = pool.shape[indices]
-        weight = torch.where(truth > 0, OBJECT_WEIGHT, 1.0)
-        errors = functional.cross_entropy(shape.transpose(1, 2), truth, reduction="none")
-        errors = errors + functional.cross_entropy(color.transpose(1, 2), pool.color[indices], reduction="none")
-        errors = errors + functional.binary_cross_entropy_with_logits(center[..., 0], pool.center[indices], reduction="none")
-        errors = errors + 20 * (place - pool.place[indices]).square().sum(dim=-1)
-        stage.step((errors * weight).sum() / weight.sum())
+        stage.step(patch_losses(pool, indices, shape, color, center[..., 0], place))
         if stage.steps % 200 == 0:
-            seen = truth > 0
-            guesses = ((shape, truth), (color, pool.color[indices]))
+            seen = pool.shape[indices] > 0
+            guesses = ((shape, pool.shape[indices]), (color, pool.color[indices]))
             right = [(guess.argmax(-1) == labels)[seen].float().mean() for guess, labels in guesses]
             distance = (place - pool.place[indices])[seen].abs().mean() * CANVAS_SIZE
             log(f"vision shape {right[0]:.3f} color {right[1]:.3f} centre off by {distance:.2f} pixels")
@@ -243,7 +267,7 @@ def described_patches(embeddings: Tensor, tokenizer: PreTrainedTokenizerFast, po
 
     x, y = pool.place[indices].unsqueeze(-1).unbind(dim=-2)
     left, right, top, bottom, shape = words(["left", "right", "top", "bottom", "shape"])
-    target = words(["background", *SHAPES])[pool.shape[indices]] + words(["background", *COLORS])[pool.color[indices]]
+    target = words(["background", *pool.shapes])[pool.shape[indices]] + words(["background", *COLORS])[pool.color[indices]]
     described: Tensor = target + (1 - x) * left + x * right + (1 - y) * top + y * bottom + pool.center[indices].unsqueeze(-1) * shape
     return described
 
@@ -255,11 +279,12 @@ def train_alignment(
     minutes: float,
     seed: int,
     log: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
 ) -> int:
     """The projector learns to speak in the language model's (still frozen) word embeddings."""
     embeddings = model.model.language_model.embed_tokens.weight.detach()
     projector = model.model.multi_modal_projector
-    stage = Stage("alignment", list(projector.parameters()), 3e-3, minutes, log)
+    stage = Stage("alignment", list(projector.parameters()), 3e-3, minutes, log, clock)
     for indices in batches(len(pool.scenes), 32, seed):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             features = visual_features(model, pool.pixels[indices])
