@@ -8,6 +8,7 @@ RUNTIME_FILES = (
     "cache.py",
     "streams.py",
     "attention.py",
+    "choice.py",
     "products.py",
     "split_linear.py",
     "text_model.py",

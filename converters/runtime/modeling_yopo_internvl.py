@@ -3,7 +3,6 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AutoModel
 from transformers.models.internvl.configuration_internvl import InternVLConfig
 from transformers.models.internvl.modeling_internvl import (
@@ -43,9 +42,6 @@ class RowsOf:
     def __init__(self, linear: nn.Linear, first: int, last: int) -> None:
         self.weight = linear.weight[first:last]
         self.bias = None if linear.bias is None else linear.bias[first:last]
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        return functional.linear(rows, self.weight, self.bias)
 
 
 class YopoInternVLPhi3Model(SparseTextModel, Phi3Model):

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from .products import product
 
 
 class SplitLinear(nn.Module):
@@ -51,12 +52,12 @@ class SplitLinear(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         kept_bias, rest_bias = self.biases()
         if self.dim == 0:
-            parts = [functional.linear(rows, self.kept, kept_bias), functional.linear(rows, self.rest, rest_bias)]
+            parts = [product(rows, self.kept, kept_bias), product(rows, self.rest, rest_bias)]
             return torch.cat(parts, -1)[..., self.places(rows.device)]
         if self.order != tuple(range(len(self.order))):
             rows = rows[..., torch.tensor(self.order, device=rows.device)]
         kept, rest = rows[..., : self.count], rows[..., self.count :]
-        return functional.linear(kept, self.kept, kept_bias) + functional.linear(rest, self.rest)
+        return product(kept, self.kept, kept_bias) + product(rest, self.rest)
 
 
 def _merge(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:

@@ -19,8 +19,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .attention import TextMasks, attend, full_attention, head_kinds, rotate, take, windowed_attention
 from .cache import TEXT_ONLY, SparseLayer, Timeline, sparse_layers
+from .choice import choices
 from .layout import LayerLayout, layouts
 from .plan import Plan
+from .products import product
 from .split_linear import SplitLinear
 from .streams import Streams, rows_of, split
 
@@ -181,10 +183,11 @@ class SparseTextModel(nn.Module):
         if not self.pruned:
             return "dense: the plan is switched off"
         plan, updating = self.plan, sum(layout.updates for layout in self.layouts)
-        return (
+        path = (
             f"pruned: visual tokens leave after layer {plan.visual_depth} of {len(plan.layers)} and are updated in {updating}; "
             f"K and V of text and visual rows share their products, attention is SDPA on rectangles"
         )
+        return "; ".join([path, *([f"fastest here: {chosen}"] if (chosen := choices()) else [])])
 
     def projections(self, layer: Any) -> Projections:
         """The linear layers of a decoder layer."""
@@ -314,7 +317,7 @@ class SparseTextModel(nn.Module):
             output = take(output, sorted(range(len(places)), key=lambda place: places[place]), 1)
         output = _rows(output)
         if own_queries is None:
-            call.text = call.text + parts.output(output)
+            call.text = call.text + _linear(output, parts.output)
             return
         assert whole_keys is not None
         assert whole_values is not None
@@ -366,24 +369,27 @@ class SparseTextModel(nn.Module):
         parts = self.projections(layer)
         text = layer.post_attention_layernorm(call.text)
         if call.visual is None or not layout.neurons:
-            call.text = call.text + parts.down(parts.activation(parts.gate(text)) * parts.up(text))
+            call.text = call.text + _linear(parts.activation(_linear(text, parts.gate)) * _linear(text, parts.up), parts.down)
             return
         rows = torch.cat([text, call.normalised(layer.post_attention_layernorm)])
         kept, count = layout.neurons, text.shape[0]
         both = parts.activation(_linear(rows, parts.gate, 0, kept)) * _linear(rows, parts.up, 0, kept)
         if not isinstance(parts.down, SplitLinear):
-            update = parts.down(both)
+            update = _linear(both, parts.down)
             call.update(update[:count], update[count:])
             return
-        update = functional.linear(both, parts.down.kept, parts.down.bias)
+        update = product(both, parts.down.kept, parts.down.bias)
         rest = parts.activation(_linear(text, parts.gate, kept)) * _linear(text, parts.up, kept)
-        call.update(update[:count] + functional.linear(rest, parts.down.rest), update[count:])
+        call.update(update[:count] + product(rest, parts.down.rest), update[count:])
 
 
-def _linear(rows: Tensor, linear: Any, first: int, last: int | None = None) -> Tensor:
-    """Product with rows `first` to `last` of a weight: a contiguous view."""
+def _linear(rows: Tensor, linear: Any, first: int = 0, last: int | None = None) -> Tensor:
+    """Product with a linear layer, or with rows `first` to `last` of its weight: a contiguous view."""
+    if isinstance(linear, SplitLinear):
+        whole: Tensor = linear(rows)
+        return whole
     bias = linear.bias
-    return functional.linear(rows, linear.weight[first:last], None if bias is None else bias[first:last])
+    return product(rows, linear.weight[first:last], None if bias is None else bias[first:last])
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:
@@ -392,7 +398,7 @@ def _joined(parts: list[Tensor], dim: int) -> Tensor:
 
 def _heads(rows: Tensor, batch: int, size: int) -> Tensor:
     """`[batch * rows, heads * head_dim]` as `[batch, heads, rows, head_dim]`."""
-    return rows.view(batch, -1, rows.shape[-1] // size, size).transpose(1, 2)
+    return rows.contiguous().view(batch, -1, rows.shape[-1] // size, size).transpose(1, 2)
 
 
 def _padded(heads: Tensor, rows: int) -> Tensor:
@@ -431,7 +437,7 @@ def _projected(projection: Any, shared: list[Shared], count: int, batch: int, si
     lattice, head_dim]`; None where there is none.
     """
     if len(shared) == 1 and not shared[0].visual_rows:
-        return _heads(projection(shared[0].rows), batch, size), None, None
+        return _heads(_linear(shared[0].rows, projection), batch, size), None, None
     text, whole, read = [], None, []
     for part in shared:
         both = _linear(part.rows, projection, part.first * size, part.last * size)
@@ -449,11 +455,11 @@ def _queries(
     """Queries of text rows in the file's head order, and of visual rows in the kept order (None without self heads)."""
     kept, count = sum(layout.computes) * size, text.shape[0]
     if not kept or not shared[0].visual_rows:
-        return _heads(projection(text), batch, size), None
+        return _heads(_linear(text, projection), batch, size), None
     if isinstance(projection, SplitLinear):
         kept_bias, rest_bias = projection.biases()
-        both = functional.linear(shared[0].rows, projection.kept, kept_bias)
-        text_queries = torch.cat([both[:count], functional.linear(text, projection.rest, rest_bias)], -1)
+        both = product(shared[0].rows, projection.kept, kept_bias)
+        text_queries = torch.cat([both[:count], product(text, projection.rest, rest_bias)], -1)
         text_queries = text_queries[:, projection.places(text.device)]
     else:
         both = _linear(shared[0].rows, projection, 0, kept)
@@ -465,13 +471,13 @@ def _output(projection: Any, layout: LayerLayout, size: int, text: Tensor, visua
     """Output projection of text rows `[rows, all heads]` and of visual rows `[rows, kept heads]`; the kept part is one product."""
     count = text.shape[0]
     if not isinstance(projection, SplitLinear):
-        both = projection(torch.cat([text, visual]))
+        both = _linear(torch.cat([text, visual]), projection)
         return both[:count], both[count:]
     if projection.order != tuple(range(len(projection.order))):
         text = text[:, torch.tensor(projection.order, device=text.device)]
     kept, rest = text[:, : projection.count], text[:, projection.count :]
-    both = functional.linear(torch.cat([kept, visual]), projection.kept, projection.bias)
-    return both[:count] + functional.linear(rest, projection.rest), both[count:]
+    both = product(torch.cat([kept, visual]), projection.kept, projection.bias)
+    return both[:count] + product(rest, projection.rest), both[count:]
 
 
 def _valid(mask: Tensor | None, length: int) -> Tensor | None:
