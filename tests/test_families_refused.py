@@ -22,7 +22,6 @@ QWEN = {
             {"model_type": "qwen3_vl", "text_config": {"model_type": "qwen3_vl_text"}, "vision_config": {"deepstack_visual_indexes": [8]}},
             r"The architecture qwen3_vl is not supported \(language model: qwen3_vl_text\)\.",
         ),
-        ({"model_type": "qwen2_5_vl", "vision_config": {}}, r"The architecture qwen2_5_vl is not supported\."),
         (
             {"model_type": "internvl", "text_config": {"model_type": "qwen3"}, "vision_config": {}},
             r"The architecture internvl is not supported \(language model: qwen3\)\.",
@@ -32,7 +31,7 @@ QWEN = {
         (QWEN | {"quantization_config": {"quant_method": "awq"}}, r"is quantised \(awq\)\."),
         (QWEN | {"use_sliding_window": True, "sliding_window": 128}, r"A sliding window of 128 of 512 tokens is not supported\."),
     ],
-    ids=["Qwen3-VL", "Qwen2.5-VL", "InternVL3.5", "text only", "no model type", "quantised", "sliding window"],
+    ids=["Qwen3-VL", "InternVL3.5", "text only", "no model type", "quantised", "sliding window"],
 )
 def test_refusals(config: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import InternVLConfig, InternVLForConditionalGeneration, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, InternVLConfig, InternVLForConditionalGeneration
 
 from converters.runtime.plan import Grid
 
@@ -33,19 +33,33 @@ def scattered(model: Any) -> Any:
     return model.eval()
 
 
-def tiny_qwen(*, tied: bool = False) -> Any:
+TOWERS = {
+    "qwen2_vl": {"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2},
+    # Windows of two by two merged patches, but for the second block.
+    "qwen2_5_vl": {
+        "hidden_size": 32,
+        "out_hidden_size": 64,
+        "intermediate_size": 48,
+        "window_size": 16,
+        "fullatt_block_indexes": [1],
+        "tokens_per_second": 2,
+    },
+}
+ROPE = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
+
+
+def tiny_qwen(*, tied: bool = False, kind: str = "qwen2_vl") -> Any:
     torch.manual_seed(0)
-    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
-    config = Qwen2VLConfig(
-        text_config={**TEXT, "rope_parameters": rope},
-        vision_config={"depth": 1, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "in_channels": 3, **PATCHES},
+    config = CONFIG_MAPPING[kind](
+        text_config={**TEXT, "rope_parameters": ROPE},
+        vision_config={"depth": 2 if kind == "qwen2_5_vl" else 1, "num_heads": 2, "in_channels": 3, **PATCHES, **TOWERS[kind]},
         image_token_id=IMAGE,
         video_token_id=VIDEO,
         vision_start_token_id=60,
         vision_end_token_id=61,
         tie_word_embeddings=tied,
     )
-    return scattered(Qwen2VLForConditionalGeneration(config))
+    return scattered(AutoModelForImageTextToText.from_config(config))
 
 
 def qwen_inputs(*samples: list[tuple[int, int, int]], seed: int = 0) -> tuple[dict[str, torch.Tensor], list[list[Grid]]]:

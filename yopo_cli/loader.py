@@ -109,13 +109,13 @@ def load_processor(path: Path) -> Any:
     """The checkpoint's processor, padding on the left. Raises YopoError if it has none."""
     from transformers import AutoProcessor
 
-    from .processors import without_video
+    from .processors import without_torchvision
 
     try:
         try:
             processor: Any = AutoProcessor.from_pretrained(path, local_files_only=True)
-        except ImportError:  # torchvision, which only videos need
-            processor = without_video(path)
+        except ImportError:  # torchvision, which transformers' video processors need
+            processor = without_torchvision(path)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise YopoError(f"{path} has no processor that can be loaded: {reason}", "Copy the processor and tokenizer files there.") from None

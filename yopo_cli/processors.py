@@ -1,14 +1,16 @@
-"""Processors of families that know videos, where torchvision, which videos need, is not installed: pictures and text alone."""
+"""Processors of families that know videos, where torchvision, which transformers' video processors need, is not installed."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from .videos import Frames, PairedFrames
+
 NOT_ARGUMENTS = ("processor_class", "image_processor", "video_processor", "tokenizer", "auto_map")
 
 
-def without_video(path: Path) -> Any:
-    """The checkpoint's processor with transformers' PIL image processor. Raises ValueError if its files name no processor."""
+def without_torchvision(path: Path) -> Any:
+    """The checkpoint's processor, pictures and frames of videos through PIL. Raises ValueError if its files name no processor."""
     import transformers
 
     words, _ = transformers.ProcessorMixin.get_processor_dict(path, local_files_only=True)
@@ -17,7 +19,19 @@ def without_video(path: Path) -> Any:
     tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
     arguments.setdefault("chat_template", tokenizer.chat_template)
     pictures = transformers.AutoImageProcessor.from_pretrained(path, backend="pil", local_files_only=True)
-    return _accepting_no_video(base)(image_processor=pictures, tokenizer=tokenizer, **arguments)
+    return _accepting_frames(base)(image_processor=pictures, tokenizer=tokenizer, video_processor=_videos(path, pictures), **arguments)
+
+
+def _videos(path: Path, pictures: Any) -> Frames:
+    """Frames as pictures, by the settings that the files have for videos, else for pictures."""
+    from transformers.video_processing_utils import BaseVideoProcessor
+
+    kind = PairedFrames if hasattr(pictures, "temporal_patch_size") else Frames
+    try:
+        settings, _ = BaseVideoProcessor.get_video_processor_dict(path, local_files_only=True)
+    except OSError:
+        return kind(pictures)
+    return kind(type(pictures)(**{name: value for name, value in settings.items() if not name.endswith("_type")}))
 
 
 def _class_name(path: Path, words: dict[str, Any]) -> str:
@@ -30,10 +44,10 @@ def _class_name(path: Path, words: dict[str, Any]) -> str:
     return str(name)
 
 
-def _accepting_no_video(base: Any) -> Any:
-    """The same class, whose video processor may be missing."""
+def _accepting_frames(base: Any) -> Any:
+    """The same class, whose video processor need not be one of transformers'."""
 
     def check(self: Any, name: str, argument: Any) -> Any:
-        return None if name == "video_processor" and argument is None else base.check_argument_for_proper_class(self, name, argument)
+        return None if isinstance(argument, Frames) else base.check_argument_for_proper_class(self, name, argument)
 
     return type(base.__name__, (base,), {"check_argument_for_proper_class": check})
