@@ -42,6 +42,7 @@ from yopo_cli.demo.architecture import (
     save,
 )
 from yopo_cli.demo.evaluate import evaluate
+from yopo_cli.demo.muon import Muon
 from yopo_cli.demo.shapes import (
     CANVAS_SIZE,
     COLORS,
@@ -174,7 +175,7 @@ class Stage:
     def add_muon(self, matrices: list[nn.Parameter], rate: float) -> None:
         """Muon for the matrices inside the layers: one rate suits matrices of every size."""
         self.parameters += matrices
-        self.optimizers.append((torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"), rate))
+        self.optimizers.append((Muon(matrices, lr=rate, weight_decay=0.01), rate))
 
     def step(self, loss: Tensor) -> None:
         """Warm-up over the first 4 % of the time, then half a cosine down to zero."""
