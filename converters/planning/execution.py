@@ -23,20 +23,24 @@ def linear_flops(plan: Plan, text_tokens: int) -> int:
     return text + sum(cost.projections + cost.ffn for cost in costs)
 
 
-def attention_flops(plan: Plan, text_tokens: int) -> int:
-    """FLOPs of all attention rectangles, text and visual, of one prompt with the plan's reference grids."""
+def attention_flops(plan: Plan, text_tokens: int, skipping: bool = False) -> int:
+    """FLOPs of all attention rectangles, text and visual, of one prompt with the plan's reference grids.
+
+    The FLOP counter takes a causal square as a whole; a kernel that is `skipping` computes half of it.
+    """
     plan = normalise(plan)
-    return sum(_layer_pairs(layout, plan, text_tokens) for layout in layouts(plan)) * 2 * 2 * plan.sizes.head_dim
+    return sum(_layer_pairs(layout, plan, text_tokens, skipping) for layout in layouts(plan)) * 2 * 2 * plan.sizes.head_dim
 
 
-def _layer_pairs(layout: LayerLayout, plan: Plan, text_tokens: int) -> int:
+def _layer_pairs(layout: LayerLayout, plan: Plan, text_tokens: int, skipping: bool) -> int:
     """(query, key) pairs of one layer's rectangles, summed over query heads."""
     kept = sum(layout.computes)
     pairs = sum(len(kind.query_heads) * text_tokens * _keys(kind.phases, plan.grids, text_tokens) for kind in head_kinds(layout))
     if not kept:
         return pairs
     if layout.window is None:
-        return pairs + kept * plan.visual_tokens * _keys(1, plan.grids, text_tokens)
+        length = plan.visual_tokens + text_tokens
+        return pairs + kept * (length * (length + 1) // 2 if skipping else length * length)
     for grid in plan.grids:
         count, rows, reach = strips(grid, layout.window, plan.locality, plan.window_frames).mask.shape
         pairs += kept * count * rows * (text_tokens + reach)

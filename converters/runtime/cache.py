@@ -50,14 +50,15 @@ class Timeline:
             self.kept[phases] = stay.flatten(0, 1).any(0).nonzero()[:, 0]
             self.slots[phases] = slots.where(stay, -1)[..., self.kept[phases]]
             self.text[phases] = self._text(phases)[self.kept[phases]]
-            self.gapless[phases] = bool((self._slots(phases) >= 0).all())
+            self.gapless[phases] = bool((self.all_slots(phases) >= 0).all())
         self.seen = length
 
     def each_batch(self, change: Callable[[Tensor], Tensor]) -> None:
         """Apply a change of the batch dimension."""
         self.slots = {phases: None if slots is None else change(slots) for phases, slots in self.slots.items()}
 
-    def _slots(self, phases: int) -> Tensor:
+    def all_slots(self, phases: int) -> Tensor:
+        """Slots of the keys held so far, `[batch, max(phases, 1), keys]`."""
         slots = self.slots[phases]
         assert slots is not None
         return slots
@@ -72,7 +73,7 @@ class Timeline:
 
         A padded query (slot -1) sees every key, so that no row is empty; nobody reads its output.
         """
-        slots = self._slots(phases)
+        slots = self.all_slots(phases)
         if queries.shape[1] == 1 and self.gapless[phases]:
             return None
         queries = queries.where(queries >= 0, self.seen)[:, None, :, None]

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from .attention import TextMasks, attend, full_attention, head_kinds, rotate, take, windowed_attention
+from .attention import TextMasks, attend, causal_attention, full_attention, head_kinds, rotate, take, windowed_attention
 from .cache import TEXT_ONLY, SparseLayer, Timeline, sparse_layers
 from .choice import choices
 from .layout import LayerLayout, layouts
@@ -335,12 +335,11 @@ class SparseTextModel(nn.Module):
         group = len(layout.query_order) // len(layout.kv_order)
         shared = [head // group for head, computes in enumerate(layout.computes) if computes]
         if layout.window is None:
-            held_keys, held_values = held[1]
-            slots = call.timeline.slots[1]
-            assert slots is not None
-            return full_attention(
-                queries, take(held_keys, shared, 1), take(held_values, shared, 1), call.streams.visual_slots, slots[:, 0], scale
-            )
+            held_keys, held_values = (take(tensor, shared, 1) for tensor in held[1])
+            key_slots, visual_slots = call.timeline.all_slots(1)[:, 0], call.streams.visual_slots
+            if call.fresh and call.timeline.gapless[1]:
+                return causal_attention(queries, held_keys, held_values, visual_slots, key_slots, scale)
+            return full_attention(queries, held_keys, held_values, visual_slots, key_slots, text[0].shape[2], scale)
         text_keys, text_values, slots = self._text_seen(layout, call, text, held)
         return windowed_attention(
             queries, take(keys, shared, 1), take(values, shared, 1), take(text_keys, shared, 1), take(text_values, shared, 1),
@@ -360,9 +359,8 @@ class SparseTextModel(nn.Module):
                 columns = call.timeline.text_columns(kind.phases)
                 keys, values = held[kind.phases]
                 parts.append((take(keys, places, 1)[:, :, columns], take(values, places, 1)[:, :, columns]))
-        slots = call.timeline.slots[TEXT_ONLY]
-        assert slots is not None
-        return torch.cat([keys for keys, _ in parts], 1), torch.cat([values for _, values in parts], 1), slots[:, 0]
+        slots = call.timeline.all_slots(TEXT_ONLY)[:, 0]
+        return torch.cat([keys for keys, _ in parts], 1), torch.cat([values for _, values in parts], 1), slots
 
     def _ffn(self, layer: Any, layout: LayerLayout, call: Call) -> None:
         """Feed-forward of one layer; visual rows go through the first `neurons` neurons only."""
