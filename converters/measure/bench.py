@@ -85,14 +85,29 @@ def measure(dense: Any, contenders: Sequence[Contender], setting: Setting, ceili
     everyone = [whole, *contenders]
     with torch.inference_mode():
         sides = {_key(one): _side(dense, one, given, own) for one in everyone}
-        prefills = in_turns({key: side.prefill for key, side in sides.items()}, DENSE, setting.rounds, dense.device)
+        looks = {key: _first_look(side, dense.device, setting) for key, side in sides.items()}
+        prefills = in_turns({key: side.prefill for key, side in sides.items()}, DENSE, setting.rounds, dense.device, warmup=0)
         firsts = _with_tower(dense, sides, setting) if setting.tower else {}
-        steps, held = _decoding(dense, sides, setting)
-        peaks = {key: peak_bytes(side.prefill, dense.device) for key, side in sides.items()}
+        steps = _decoding(dense, sides, looks, setting) if setting.steps else {}
     return [
-        _figures(one, whole, setting, ceiling, dense, prefills[_key(one)], firsts.get(_key(one)), steps.get(_key(one)), held, peaks)
+        _figures(one, whole, setting, ceiling, dense, prefills[_key(one)], firsts.get(_key(one)), steps.get(_key(one)), looks)
         for one in everyone
     ]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the first prefill shows, which is also the warm-up: bytes of K and V, the memory it took, and a state to go on decoding."""
+
+    kv_bytes: int
+    peak_bytes: int | None
+    state: Any
+
+
+def _first_look(side: Side, device: torch.device, setting: Setting) -> Look:
+    states: list[Any] = []
+    peak = peak_bytes(lambda: states.append(side.prefill()), device)
+    return Look(side.held(states[0]), peak, states[0] if setting.steps else None)
 
 
 def _sizes(one: Contender) -> Sizes:
@@ -125,15 +140,11 @@ def _bound(answer: Callable[[Tensor], Any], pixels: Tensor) -> Callable[[], obje
     return lambda: answer(pixels)
 
 
-def _decoding(dense: Any, sides: dict[str, Side], setting: Setting) -> tuple[dict[str, Timing], dict[str, int]]:
-    """Time of one more token, in turns on caches that grow alike, and the bytes of K and V after the prompt."""
-    states = {key: side.prefill() for key, side in sides.items()}
-    held = {key: side.held(states[key]) for key, side in sides.items()}
-    if not setting.steps:
-        return {}, held
+def _decoding(dense: Any, sides: dict[str, Side], looks: dict[str, Look], setting: Setting) -> dict[str, Timing]:
+    """Time of one more token, in turns on caches that grow alike."""
     token = torch.full((setting.batch, 1), 5, device=dense.device)
-    steps: dict[str, Callable[[], object]] = {key: _stepping(side, states[key], token) for key, side in sides.items()}
-    return in_turns(steps, DENSE, setting.steps, dense.device, warmup=2), held
+    steps: dict[str, Callable[[], object]] = {key: _stepping(side, looks[key].state, token) for key, side in sides.items()}
+    return in_turns(steps, DENSE, setting.steps, dense.device, warmup=2)
 
 
 def _stepping(side: Side, state: Any, token: Tensor) -> Callable[[], object]:
@@ -142,7 +153,7 @@ def _stepping(side: Side, state: Any, token: Tensor) -> Callable[[], object]:
 
 def _figures(
     one: Contender, whole: Contender, setting: Setting, ceiling: Ceiling, dense: Any, prefill: Timing, first: Timing | None,
-    step: Timing | None, held: dict[str, int], peaks: dict[str, int | None],
+    step: Timing | None, looks: dict[str, Look],
 ) -> Figures:  # fmt: skip
     assert whole.plan is not None
     vocabulary, element = dense.config.text_config.vocab_size, dense.dtype.itemsize
@@ -166,9 +177,9 @@ def _figures(
         ttft=None if first is None else _time(first, None),
         decode=None if step is None else _time(step, step_least),
         kv_bytes_predicted=predicted,
-        kv_bytes=held[_key(one)],
-        kv_share=held[_key(one)] / held[DENSE],
-        peak_bytes=peaks[_key(one)],
+        kv_bytes=looks[_key(one)].kv_bytes,
+        kv_share=looks[_key(one)].kv_bytes / looks[DENSE].kv_bytes,
+        peak_bytes=looks[_key(one)].peak_bytes,
     )
 
 

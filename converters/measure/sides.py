@@ -30,6 +30,9 @@ class Side:
 
 def model_side(name: str, model: Any, given: Prompt) -> Side:
     """A whole model end to end through its `forward`; logits of the last token alone."""
+    text_model = model.model.language_model
+    if hasattr(text_model, "split_weights") and not text_model.split:
+        text_model.split_weights()  # once, when a model is first run: not a part of any prefill
 
     def read(**picture: Any) -> Any:
         return model(input_ids=given.ids, use_cache=True, logits_to_keep=1, **picture)
