@@ -128,6 +128,14 @@ def _as_it_is(config: Config, folders: Folders) -> Mapping[str, Any]:
     return config
 
 
+def black_squares(config: Config, grid: Grid, count: int) -> dict[str, "Tensor"]:
+    """Pixels of pictures or tiles of the tower's own size."""
+    import torch
+
+    size = config["vision_config"]["image_size"]
+    return {"pixel_values": torch.zeros(count, 3, *(size if isinstance(size, list | tuple) else (size, size)))}
+
+
 @dataclass(frozen=True)
 class Family:
     """A family of vision-language models, in one of the layouts in which people have it.
@@ -137,6 +145,7 @@ class Family:
     every tensor name, after those of `splits`, which depend on the config; the first match wins, and a name that none matches is
     an error. `sizes` reads the language model's sizes, `grid` the visual grid of one default-resolution image, `image_token` the
     placeholder's id; `kinds` what it sees where that is pictures of any grid and videos, None: pictures or tiles of that grid.
+    `black` makes a processor's outputs for so many black pictures of a grid: pixels, and grids where they differ.
     `projector` names the tensors that healing may change. `native` gives the config in transformers' words, with what the other
     files of the folders know; `tower` tells which model the vision tower is taken from where it is not in the files. `adapt` writes
     tokenizer, processor, chat template and generation config into a folder; None: the checkpoint's own are transformers' and are
@@ -155,6 +164,7 @@ class Family:
     grid: Callable[[Config], Grid]
     image_token: Callable[[Config], int]
     kinds: Callable[[Config], tuple[Visual, ...]] | None = None
+    black: Callable[[Config, Grid, int], dict[str, "Tensor"]] = black_squares
     text_prefix: str = "model.language_model."
     projector: str = "model.multi_modal_projector."
     layer: Layer = Layer()
