@@ -28,6 +28,13 @@ class Side:
     held: Callable[[Any], int]
 
 
+class PerPicture(tuple[Tensor, ...]):
+    """Features of each picture; some models look for one tensor of all."""
+
+    def to(self, *arguments: Any) -> Tensor:
+        return torch.stack(tuple(self)).to(*arguments)
+
+
 def model_side(name: str, model: Any, given: Prompt) -> Side:
     """A whole model end to end through its `forward`; logits of the last token alone."""
     text_model = model.model.language_model
@@ -35,10 +42,10 @@ def model_side(name: str, model: Any, given: Prompt) -> Side:
         text_model.split_weights()  # once, when a model is first run: not a part of any prefill
 
     def read(**picture: Any) -> Any:
-        return model(input_ids=given.ids, use_cache=True, logits_to_keep=1, **picture)
+        return model(input_ids=given.ids, use_cache=True, logits_to_keep=1, **given.places, **picture)
 
     def prefill() -> Any:
-        return read(mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=list(given.features))})
+        return read(mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=PerPicture(given.features))})
 
     def step(state: Any, token: Tensor) -> None:
         model(input_ids=token, past_key_values=state.past_key_values, use_cache=True, logits_to_keep=1)
