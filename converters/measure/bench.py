@@ -87,7 +87,7 @@ def measure(dense: Any, contenders: Sequence[Contender], setting: Setting, ceili
         sides = {_key(one): _side(dense, one, given, own) for one in everyone}
         looks = {key: _first_look(side, dense.device, setting) for key, side in sides.items()}
         prefills = in_turns({key: side.prefill for key, side in sides.items()}, DENSE, setting.rounds, dense.device, warmup=0)
-        firsts = _with_tower(dense, sides, setting) if setting.tower else {}
+        firsts = _with_tower(dense, sides, setting, given) if setting.tower else {}
         steps = _decoding(dense, sides, looks, setting) if setting.steps else {}
     return [
         _figures(one, whole, setting, ceiling, dense, prefills[_key(one)], firsts.get(_key(one)), steps.get(_key(one)), looks)
@@ -129,9 +129,9 @@ def _side(dense: Any, one: Contender, given: Prompt, own: Any) -> Side:
     return model_side(one.name, with_plan(dense, one.plan) if own is None else own, given)
 
 
-def _with_tower(dense: Any, sides: dict[str, Side], setting: Setting) -> dict[str, Timing]:
-    side = dense.config.vision_config.image_size
-    pixels = torch.zeros(setting.batch, 3, side, side, device=dense.device, dtype=dense.dtype)
+def _with_tower(dense: Any, sides: dict[str, Side], setting: Setting, given: Prompt) -> dict[str, Timing]:
+    assert given.pixels is not None
+    pixels = given.pixels
     answers: dict[str, Callable[[], object]] = {key: _bound(one.answer, pixels) for key, one in sides.items()}
     return in_turns(answers, DENSE, setting.rounds, dense.device)
 
