@@ -149,7 +149,7 @@ class Family:
     `projector` names the tensors that healing may change. `native` gives the config in transformers' words, with what the other
     files of the folders know; `tower` tells which model the vision tower is taken from where it is not in the files. `adapt` writes
     tokenizer, processor, chat template and generation config into a folder; None: the checkpoint's own are transformers' and are
-    copied.
+    copied. `packages` gives, for export targets that are other runtimes, the model type by which these take the family's graphs.
     """
 
     name: str
@@ -172,6 +172,7 @@ class Family:
     native: Callable[[Config, Folders], Mapping[str, Any]] = _as_it_is
     tower: Callable[[Config], str | None] = lambda config: None
     adapt: Callable[[Config, Folders, Path], None] | None = None
+    packages: tuple[tuple[str, str], ...] = ()
 
     def visuals(self, config: Config) -> tuple[Visual, ...]:
         """What the model sees, by placeholder."""

@@ -61,6 +61,7 @@ INTERNVL = Family(
     sizes=_sizes,
     grid=_grid,
     image_token=_image_token,
+    packages=(("genai", "phi3v"),),
 )
 
 INTERNVL_PHI3 = replace(INTERNVL, recognises=lambda config: _text_type(config) == "phi3", layer=FUSED)

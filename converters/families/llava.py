@@ -54,4 +54,5 @@ LLAVA = Family(
     sizes=_sizes,
     grid=_grid,
     image_token=_image_token,
+    packages=(("genai", "phi3v"), ("transformers-js", "llava")),
 )
