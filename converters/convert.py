@@ -1,21 +1,20 @@
 """From a checkpoint and a plan to a new checkpoint: decide, validate, then write."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from .checkpoint.card import LICENCE_FILES, card
-from .checkpoint.folder import appearing, check_output, check_space, synchronise
+from .checkpoint.folder import appearing, check_output, check_space, json_text, synchronise, write_bytes, write_text
 from .checkpoint.manifest import MANIFEST, file_sha256, manifest_text
 from .checkpoint.reader import CONFIG, Checkpoint
 from .checkpoint.section import Provenance, converted_config
 from .checkpoint.skeleton import native_config
 from .checkpoint.writer import MAX_SHARD_BYTES, Entry, index_text, plan_shards, write_shard
 from .errors import YopoError
+from .families import Family
 from .permutation import Permutation, permutations
 from .runtime import RUNTIME_FILES
 from .runtime.plan import Plan, PlanError, Sizes, normalise, validate
@@ -55,15 +54,15 @@ def convert(
     entries = [Entry(name, info.dtype, info.shape) for name, info in checkpoint.tensors.items()]
     shards = plan_shards(entries, max_shard_bytes)
     check_space(output, checkpoint.bytes + SMALL_FILES_BYTES)
-    tell = _counter(checkpoint.bytes, progress)
+    tell = counter(checkpoint.bytes, progress)
     with appearing(output, force) as folder:
         _write_small_files(folder, checkpoint, plan, provenance)
         if len(shards) > 1:
-            _write_text(folder / "model.safetensors.index.json", index_text(shards))
+            write_text(folder / "model.safetensors.index.json", index_text(shards))
         files = {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
         for shard in shards:
             files[shard.file] = write_shard(folder, shard, lambda name: _permuted(checkpoint, name, moved.get(name)), tell)
-        _write_text(folder / MANIFEST, manifest_text(files))
+        write_text(folder / MANIFEST, manifest_text(files))
     return output
 
 
@@ -95,7 +94,7 @@ def _check_apart(source: Path, output: Path) -> None:
 
 def _write_small_files(folder: Path, checkpoint: Checkpoint, plan: Plan | None, provenance: Provenance) -> None:
     for file in _copied_files(checkpoint.path, LICENCE_FILES if checkpoint.foreign else COPIED):
-        _write_bytes(folder / file.name, file.read_bytes())
+        write_bytes(folder / file.name, file.read_bytes())
     if checkpoint.foreign:
         checkpoint.write_processor(folder)
         for file in folder.iterdir():
@@ -104,10 +103,15 @@ def _write_small_files(folder: Path, checkpoint: Checkpoint, plan: Plan | None, 
         config = native_config(checkpoint.family, checkpoint.config)
     else:
         config = converted_config(checkpoint.family, checkpoint.config, plan, provenance, checkpoint.fingerprint())
-        for name in (*RUNTIME_FILES, f"modeling_{checkpoint.family.yopo_model_type}.py"):
-            _write_bytes(folder / name, (RUNTIME / name).read_bytes())
-    _write_text(folder / CONFIG, _json_text(config))
-    _write_text(folder / "README.md", card(checkpoint.family, checkpoint.path, plan, provenance))
+        write_runtime(folder, checkpoint.family)
+    write_text(folder / CONFIG, json_text(config))
+    write_text(folder / "README.md", card(checkpoint.family, checkpoint.path, plan, provenance))
+
+
+def write_runtime(folder: Path, family: Family) -> None:
+    """The code that a converted model loads as remote code."""
+    for name in (*RUNTIME_FILES, f"modeling_{family.yopo_model_type}.py"):
+        write_bytes(folder / name, (RUNTIME / name).read_bytes())
 
 
 def _copied_files(path: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
@@ -115,20 +119,8 @@ def _copied_files(path: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
     return (file for file in sorted(found) if file.name != CONFIG and not file.name.endswith(".index.json"))
 
 
-def _json_text(data: Any) -> str:
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-
-
-def _write_text(file: Path, text: str) -> None:
-    _write_bytes(file, text.encode())
-
-
-def _write_bytes(file: Path, data: bytes) -> None:
-    file.write_bytes(data)
-    synchronise(file)
-
-
-def _counter(total: int, progress: Progress) -> Callable[[int], None]:
+def counter(total: int, progress: Progress) -> Callable[[int], None]:
+    """Tells `progress` the sum of what it is told, out of `total`."""
     done = 0
 
     def count(more: int) -> None:

@@ -26,6 +26,8 @@ from rich.text import Text
 from converters.errors import YopoError
 from converters.runtime.plan import PlanError
 
+from .processes import rank
+
 FAILED, GATE_FAILED, INTERRUPTED = 1, 3, 130
 PIPE_WIDTH = 1000
 RATE_SECONDS = 600.0
@@ -66,29 +68,29 @@ def _complain(message: str, hint: str) -> None:
 
 
 def say(text: str) -> None:
-    """A note to the user, on stderr."""
-    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+    """A note to the user, on stderr; of several processes, the first one tells."""
+    Console(stderr=True, quiet=rank() > 0).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Something that the user should know before trusting the result, on stderr."""
-    Console(stderr=True).print(f"[bold yellow]Warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
+    Console(stderr=True, quiet=rank() > 0).print(f"[bold yellow]Warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
 
 def show_json(data: dict[str, Any]) -> None:
     """One object on stdout."""
-    print(json.dumps(data, indent=2))
+    show_text([json.dumps(data, indent=2)])
 
 
 def show_text(lines: Iterable[str]) -> None:
-    """Lines on stdout, as they are."""
-    for line in lines:
+    """Lines on stdout, as they are; of several processes, the first one tells."""
+    for line in lines if rank() == 0 else ():
         print(line)
 
 
 def show_table(columns: Iterable[str], rows: Iterable[Iterable[str]], numbers: bool = True) -> None:
     """A table on stdout; with `numbers`, every column but the first is aligned to the right. Nothing is cut off in a pipe."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, quiet=rank() > 0)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index and numbers else "left", overflow="fold")
@@ -114,6 +116,20 @@ def sample_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
+def loss_bar(description: str, total: int) -> Iterator[Callable[[int, float | None], None]]:
+    """The same for steps of training; call it with the steps done, and with the loss where there is a new one."""
+    with _bar(MofNCompleteColumn(), _Rate(), TextColumn("{task.fields[loss]}")) as bar:
+        task = bar.add_task(description, total=total, loss="")
+
+        def tell(step: int, loss: float | None) -> None:
+            bar.update(task, completed=step)
+            if loss is not None:
+                bar.update(task, loss=f"divergence {loss:.5f}")
+
+        yield tell
+
+
+@contextmanager
 def byte_bar(description: str) -> Iterator[Callable[[int, int], None]]:
     """The same for bytes; call it with the bytes done and the bytes in all."""
     with _bar(DownloadColumn(), TransferSpeedColumn()) as bar:
@@ -128,6 +144,6 @@ def _bar(*columns: ProgressColumn) -> Progress:
         BarColumn(bar_width=24),
         *columns,
         TimeRemainingColumn(compact=True),
-        console=Console(stderr=True),
+        console=Console(stderr=True, quiet=rank() > 0),
         speed_estimate_period=RATE_SECONDS,
     )

@@ -1,6 +1,7 @@
 """A folder that is written elsewhere and appears whole: a temporary one beside it, renamed at the end."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from ..errors import YopoError
 
@@ -57,6 +59,22 @@ def appearing(output: Path, force: bool = False) -> Iterator[Path]:
             _replace(output, temporary)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file and flush it to the disk."""
+    write_bytes(file, text.encode())
+
+
+def write_bytes(file: Path, data: bytes) -> None:
+    """Write a file and flush it to the disk."""
+    file.write_bytes(data)
+    synchronise(file)
+
+
+def json_text(data: Any) -> str:
+    """JSON as every file of a checkpoint has it."""
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
 def synchronise(path: Path) -> None:

@@ -1,0 +1,201 @@
+"""Healing on transformers' Trainer: checkpoints, resuming, schedule, mixed precision, TensorBoard and several processes are its own."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Subset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from ..errors import YopoError
+from .answers import Record, write_whole
+from .student import Student, collate
+
+RUN = "run.json"
+SAVES = 20  # checkpoints over a whole run, of which the last two stay
+WARM_UP = 0.05  # of the steps
+
+Progress = Callable[[int, float | None], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train: AdamW on a cosine. `batch` samples a step over all processes, `micro` of them at a time in each."""
+
+    steps: int
+    batch: int
+    micro: int
+    rate: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Divergence from the dense model's answers, in nats a token, of samples that were not trained on; `seconds` of training in all."""
+
+    before: float
+    after: float
+    seconds: float
+    steps: int
+    processes: int
+
+    @property
+    def better(self) -> bool:
+        return self.after < self.before
+
+
+def accumulation(settings: Settings, processes: int) -> int:
+    """Micro-batches a step in each process. Raises YopoError where the batch cannot be shared out evenly."""
+    each, rest = divmod(settings.batch, processes * settings.micro)
+    if rest or not each:
+        raise YopoError(
+            f"A batch of {settings.batch} is not a multiple of {processes} x {settings.micro} samples.",
+            "Choose --batch-size as a multiple of the processes times --micro-batch.",
+        )
+    return each
+
+
+def train(
+    model: Any,
+    tuned: nn.Module,
+    image_token: int,
+    records: Sequence[Record],
+    held_out: frozenset[int],
+    settings: Settings,
+    folder: Path,
+    facts: Mapping[str, Any],
+    rounded: Callable[[], None] = lambda: None,
+    progress: Progress = lambda step, loss: None,
+) -> Outcome:
+    """Train `tuned`, a part of the converted `model`, on the records that are not held out, whole batches of them; it goes on where a
+    killed run was.
+
+    `folder` keeps checkpoints and TensorBoard's log, `facts` say whose they are. `rounded` brings the tuned weights to what will be
+    written, before they are measured. Raises YopoError for the folder of another run and for batches that cannot be shared out.
+    """
+    _claim(folder, {**facts, "settings": asdict(settings)})
+    student = Student(model, tuned, image_token)
+    trainer = _trainer(student, records, held_out, settings, folder, progress)
+    state = folder / "before.json"
+    before = json.loads(state.read_text(encoding="utf-8")) if state.exists() else _measure(trainer)
+    if trainer.is_world_process_zero():
+        write_whole(state, json.dumps(before).encode())
+    last = last_checkpoint(folder)
+    clock = _Clock(folder / "seconds.json", last is not None)
+    trainer.add_callback(clock)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    rounded()
+    return Outcome(before, _measure(trainer), clock.seconds, trainer.state.global_step, trainer.args.world_size)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that is whole: the Trainer writes its state after all else."""
+    for step in sorted((int(path.name.partition("-")[2]) for path in folder.glob("checkpoint-*")), reverse=True):
+        checkpoint = folder / f"checkpoint-{step}"
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return checkpoint
+    return None
+
+
+def _claim(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Make the folder this run's. Raises YopoError where it is another one's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / RUN
+    if file.exists() and (found := json.loads(file.read_text(encoding="utf-8"))) != facts:
+        differ = ", ".join(sorted(name for name in found.keys() | facts.keys() if found.get(name) != facts.get(name)))
+        raise YopoError(f"{folder} holds an unfinished run with other {differ}.", "Remove it, or choose another output with -o.")
+    write_whole(file, json.dumps(facts, indent=2).encode())
+
+
+def _trainer(
+    student: Student, records: Sequence[Record], held_out: frozenset[int], settings: Settings, folder: Path, progress: Progress
+) -> Trainer:
+    model = student.model
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.micro,
+        per_device_eval_batch_size=settings.micro,
+        gradient_accumulation_steps=accumulation(settings, processes),
+        learning_rate=settings.rate,
+        weight_decay=0.0,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(WARM_UP * settings.steps),
+        save_steps=max(1, settings.steps // SAVES),
+        save_total_limit=2,
+        logging_steps=max(1, settings.steps // 100),
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        bf16=model.dtype == torch.bfloat16,
+        fp16=model.dtype == torch.float16,
+        use_cpu=model.device.type == "cpu",
+        seed=settings.seed,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
+    trainer = Trainer(
+        student,
+        arguments,
+        data_collator=collate,
+        train_dataset=Subset(records, [index for index in range(len(records)) if index not in held_out]),  # type: ignore[arg-type]
+        eval_dataset=Subset(records, sorted(held_out)),  # type: ignore[arg-type]
+        compute_metrics=_divergence,
+        callbacks=[_Told(progress), TensorBoardCallback],
+    )
+    for callback in (PrinterCallback, ProgressCallback):  # they write to stdout
+        trainer.remove_callback(callback)
+    return trainer
+
+
+def _measure(trainer: Trainer) -> float:
+    return float(trainer.evaluate()["eval_divergence"])
+
+
+def _divergence(evaluated: Any) -> dict[str, float]:
+    """Mean over the tokens of all samples, whatever process and batch they were in."""
+    divergence, tokens = evaluated.predictions
+    return {"divergence": float(divergence.sum(dtype="float64") / tokens.sum())}
+
+
+class _Told(TrainerCallback):  # type: ignore[misc]
+    """Hands the steps and the losses on."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.progress(state.global_step, None)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self.progress(state.global_step, float(logs["loss"]))
+
+
+class _Clock(TrainerCallback):  # type: ignore[misc]
+    """Seconds of training: those up to the checkpoint that a run goes on from, and its own."""
+
+    def __init__(self, file: Path, resumed: bool) -> None:
+        self.file = file
+        self.earlier = float(json.loads(file.read_text(encoding="utf-8"))) if resumed and file.exists() else 0.0
+        self.began = time.monotonic()
+        self.seconds = self.earlier
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.seconds = self.earlier + time.monotonic() - self.began
+        if state.is_world_process_zero:
+            write_whole(self.file, json.dumps(self.seconds).encode())

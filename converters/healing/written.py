@@ -1,0 +1,110 @@
+"""A healed model as a folder: the pruned model's files with other tensors, and with the base projector beside the healed one."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..checkpoint.folder import appearing, check_output, check_space, json_text, write_bytes, write_text
+from ..checkpoint.manifest import MANIFEST, file_sha256, manifest_text
+from ..checkpoint.reader import BASE_PROJECTOR, CONFIG, Checkpoint, Converted
+from ..checkpoint.section import version
+from ..checkpoint.writer import MAX_SHARD_BYTES, Entry, index_text, plan_shards, write_shard
+from ..convert import SMALL_FILES_BYTES, Progress, counter, write_runtime
+from ..errors import YopoError
+
+CARD = "README.md"
+SECTION = re.compile(r"## Healing\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
+WHAT = {
+    "projector": "The projector learned; no weight of the language model changed, so text-only output is what it was. The base projector "
+    "is kept beside it, and takes its place while the plan is switched off.",
+    "language": "The language model learned (LoRA, merged): **text-only output has changed too**, and with the plan switched off this "
+    "is not the base model any more.",
+}
+
+
+def write_healed(
+    converted: Converted,
+    tensors: Mapping[str, Tensor],
+    healing: Mapping[str, Any],
+    output: Path,
+    *,
+    force: bool = False,
+    progress: Progress = lambda done, total: None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Path:
+    """Write the converted model with these tensors in place of its own; {}: as it was, with the record of a healing that did not help.
+
+    `healing` is the record, JSON-ready. `output` appears when it is whole. Raises YopoError as `convert` does.
+    """
+    check_output(output, force)
+    if converted.path.resolve().is_relative_to(output.resolve()):
+        raise YopoError(f"{output} is the model that is to be healed, or holds it.", "Choose another name with -o.")
+    checkpoint = converted.open_tensors()
+    base = _base_projector(converted, checkpoint, tensors)
+    entries = [Entry(name, info.dtype, info.shape) for name, info in checkpoint.tensors.items()]
+    entries += [Entry(name, checkpoint.tensors[place].dtype, checkpoint.tensors[place].shape) for name, place in base.items()]
+    shards = plan_shards(entries, max_shard_bytes)
+    total = sum(shard.bytes for shard in shards)
+    check_space(output, total + SMALL_FILES_BYTES)
+    tell = counter(total, progress)
+
+    def read(name: str) -> Tensor:
+        if name in base:
+            return checkpoint.read_base(base[name]) if checkpoint.base else checkpoint.read(base[name])
+        return tensors[name] if name in tensors else checkpoint.read(name)
+
+    with appearing(output, force) as folder:
+        _write_small_files(folder, converted, healing, bool(base))
+        if len(shards) > 1:
+            write_text(folder / "model.safetensors.index.json", index_text(shards))
+        files = {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
+        for shard in shards:
+            files[shard.file] = write_shard(folder, shard, read, tell)
+        write_text(folder / MANIFEST, manifest_text(files))
+    return output
+
+
+def _base_projector(converted: Converted, checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names of the base projector's tensors, and the projector's that they are of; {} where the projector was never changed."""
+    projector = converted.family.projector
+    if not converted.healed and not any(name.startswith(projector) for name in tensors):
+        return {}
+    names = [name for name in checkpoint.tensors if name.startswith(projector)]
+    return {BASE_PROJECTOR + name.removeprefix(projector): name for name in names}
+
+
+def _write_small_files(folder: Path, converted: Converted, healing: Mapping[str, Any], base: bool) -> None:
+    """Config, card, runtime; the pruned model's other files as they are."""
+    written = {CONFIG, CARD, MANIFEST}
+    for file in sorted(converted.path.iterdir()):
+        if file.is_file() and file.name not in written and file.suffix not in (".safetensors", ".py") and ".index." not in file.name:
+            write_bytes(folder / file.name, file.read_bytes())
+    write_runtime(folder, converted.family)
+    healings = [*converted.section.get("healing", []), dict(healing)]
+    section = dict(converted.section) | {"version": version(), "base_projector": base, "healing": healings}
+    write_text(folder / CONFIG, json_text(dict(converted.config) | {"yopo": section}))
+    card = converted.path / CARD
+    write_text(folder / CARD, healed_card(card.read_text(encoding="utf-8") if card.exists() else "", healings))
+
+
+def healed_card(card: str, healings: list[Any]) -> str:
+    """The model card with the section on healing, before that on use."""
+    card = SECTION.sub("", card)
+    text = "## Healing\n\n" + "\n".join(map(_told, healings)) + "\n"
+    before, use, after = card.partition("## Use\n")
+    return before.rstrip("\n") + "\n\n" + text + (f"\n{use}{after}" if use else "")
+
+
+def _told(healing: Mapping[str, Any]) -> str:
+    divergence = healing["divergence"]
+    after = f"{divergence['before']:.6f} to {divergence['after']:.6f} nats a token"
+    kept = WHAT[healing["tune"]] if healing["kept"] else "This did not help, and nothing was changed."
+    return (
+        f"{healing['steps']} steps of {healing['batch_size']} questions in {healing['seconds']:.0f} s, on {healing['samples']} of "
+        f"{json.dumps(healing['data']['from'])}: the dense model's own answers were distilled, no labels. Divergence from them on "
+        f"{healing['held_out']} questions that were held out: {after}. {kept}\n\n    {healing['command']}\n"
+    )

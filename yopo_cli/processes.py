@@ -1,0 +1,63 @@
+"""Several processes that do one command together, as `accelerate launch` and `torchrun` start them."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+from converters.errors import YopoError
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's `rank` among `count`; the first one tells and writes."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Every `count`-th item, from this process's rank on."""
+        return islice(items, self.rank, None, self.count)
+
+    def gathered(self, value: Any) -> list[Any]:
+        """The values of all processes, by rank, in every one of them."""
+        if self.count == 1:
+            return [value]
+        from torch import distributed
+
+        values: list[Any] = [None] * self.count
+        distributed.all_gather_object(values, value)
+        return values
+
+
+def rank() -> int:
+    """This process's rank, from the environment alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def joined() -> Processes:
+    """This process among those that were started with it, connected to them. Raises YopoError without accelerate."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes()
+    try:
+        from accelerate import PartialState
+    except ImportError:
+        raise YopoError("Several processes need accelerate.", "Install it: pip install 'yopo[heal]'") from None
+    state = PartialState()
+    return Processes(state.process_index, state.num_processes)
+
+
+def own_device() -> str | None:
+    """The device that belongs to this process among several; None where it is alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    from accelerate import PartialState
+
+    return str(PartialState().device)
