@@ -36,7 +36,7 @@ def prefill(graph: Graph, model: TextModel, grid: Grid) -> None:
 
     `visual_starts` `[batch, images]` are the places of each sample's images, ascending; one that a sample lacks stands in its padding.
     """
-    embeds, mask, positions = _inputs(graph, model, "sequence_length")
+    embeds, mask, positions = inputs(graph, model, "sequence_length")
     starts = graph.input("visual_starts", INT64, ("batch_size", "images"))
     scene = _scene(graph, grid, embeds, mask, starts)
     turns = [rotary(graph, model, positions)]
@@ -50,12 +50,12 @@ def prefill(graph: Graph, model: TextModel, grid: Grid) -> None:
     masks = TextMasks(graph, keys, scene.text_slots)
     call = Call(scene.batch, graph.rows(embeds, scene.text_slots), _pair(text_turn), masks, visual=visual)
     present = run(graph, model, call)
-    _outputs(graph, model, call, present, {one: found.codes for one, found in keys.items()}, "key_length")
+    outputs(graph, model, call, present, {one: found.codes for one, found in keys.items()}, "key_length")
 
 
 def continuation(graph: Graph, model: TextModel) -> None:
     """Text after what the cache holds, which may be nothing: decoding, further text, prompts without pictures."""
-    embeds, mask, positions = _inputs(graph, model, "total_length")
+    embeds, mask, positions = inputs(graph, model, "total_length")
     batch, length = graph.axis(embeds, 0), graph.axis(embeds, 1)
     valid = graph.cast(graph.slice(mask, graph.op("Neg", length), NOWHERE, 1), ir.DataType.BOOL)
     new = graph.unsqueeze(codes(graph, valid, TEXT), 1)
@@ -67,29 +67,32 @@ def continuation(graph: Graph, model: TextModel) -> None:
         # Everything in the cache comes before every new row.
         before = graph.expand(graph.constant([[[-1]]]), 1, 1, graph.axis(old, 2))
         keys[one] = Keys(joined, graph.op("Concat", before, graph.unsqueeze(queries, 1), axis=2))
-    past = {slot: _past(graph, model, slot) for slot in slots(model)}
+    past = {slot: past_pair(graph, model, slot) for slot in slots(model)}
     text = graph.reshape(embeds, -1, model.sizes.hidden_size)
     call = Call(batch, text, rotary(graph, model, positions), TextMasks(graph, keys, queries), past)
     present = run(graph, model, call)
-    _outputs(graph, model, call, present, {one: found.codes for one, found in keys.items()}, "total_keys")
+    outputs(graph, model, call, present, {one: found.codes for one, found in keys.items()}, "total_keys")
 
 
-def _inputs(graph: Graph, model: TextModel, total: str) -> tuple[ir.Value, ir.Value, ir.Value]:
+def inputs(graph: Graph, model: TextModel, total: str) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Embeddings of a call, mask of all tokens so far, positions of the call."""
     embeds = graph.input("inputs_embeds", graph.compute, ("batch_size", "sequence_length", model.sizes.hidden_size))
     mask = graph.input("attention_mask", INT64, ("batch_size", total))
     axes = (len(model.rotary.sections),) if model.rotary.sections else ()
     return embeds, mask, graph.input("position_ids", INT64, (*axes, "batch_size", "sequence_length"))
 
 
-def _past(graph: Graph, model: TextModel, slot: Slot) -> Pair:
+def past_pair(graph: Graph, model: TextModel, slot: Slot) -> Pair:
+    """K and V of earlier calls."""
     dims = ("batch_size", slot.heads, f"past_keys_{slot.kind.phases}", model.sizes.head_dim)
     key, value = (graph.input(f"{PAST}.{slot.number}.{part}", graph.compute, dims) for part in ("key", "value"))
     return key, value
 
 
-def _outputs(
+def outputs(
     graph: Graph, model: TextModel, call: Call, present: Mapping[Slot, Pair], found: Mapping[int, ir.Value], length: str
 ) -> None:  # fmt: skip
+    """Logits of the last token, K and V by slot, codes of keys by phases."""
     graph.output(logits(graph, model, call), "logits", graph.compute, ("batch_size", 1, model.vocabulary))
     for slot, pair in present.items():
         dims = ("batch_size", slot.heads, f"{length}_{slot.kind.phases}", model.sizes.head_dim)

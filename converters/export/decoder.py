@@ -42,7 +42,7 @@ class Call:
     visual: Visual | None = None
     attend: Callable[["Layer", Slot, ir.Value, Pair], ir.Value] | None = None
     edit: Callable[[int, str, ir.Value], ir.Value] | None = None
-    """Of the masked graph: changes the heads' output (`output`) or the neurons (`down`) of a layer before their last product."""
+    """Of the masked graph: changes a layer's `heads` or `neurons` before their last product, or its `attention` or `ffn` after it."""
 
 
 def run(graph: Graph, model: TextModel, call: Call) -> dict[Slot, Pair]:
@@ -91,8 +91,8 @@ class Layer:
         queries, keys = rotate(graph, queries, turn, model), rotate(graph, keys, turn, model)
         seen = self.visual.project(self, self.layout) if self.visual is not None and self.layout is not None else None
         present = {slot: self._extended(slot, keys, values, seen) for slot in held}
-        update = self._product("output", self._edited("output", self._seen_by_text(present, by_head(graph, queries))))
-        call.text = graph.op("Add", call.text, update)
+        update = self._product("output", self._edited("heads", self._seen_by_text(present, by_head(graph, queries))))
+        call.text = graph.op("Add", call.text, self._edited("attention", update))
         if self.visual is not None and self.layout is not None and seen is not None:
             self.visual.attend(self, self.layout, seen, keys, values)
         return present
@@ -130,7 +130,8 @@ class Layer:
         graph, model, call = self.graph, self.model, self.call
         text = graph.normalised(call.text, graph.weight(self.norm("post_attention_layernorm")), model.epsilon)
         gate, up = (self._product(part, text) for part in ("gate", "up"))
-        call.text = graph.op("Add", call.text, self._product("down", self._edited("down", self._gated(gate, up))))
+        update = self._product("down", self._edited("neurons", self._gated(gate, up)))
+        call.text = graph.op("Add", call.text, self._edited("ffn", update))
         if self.visual is not None and self.layout is not None:
             self.visual.ffn(self, self.layout)
 

@@ -16,21 +16,23 @@ DTYPES = ("float32", "float16")
 class Request:
     """One export. `plan` is None for a dense model; `output` None puts the graphs beside the checkpoint's own files, to which they refer.
 
-    `bits`: 4 or 8 for quantised weights of the language model, else None. `parity` compares answers with the PyTorch runtime's.
+    `name` and `revision` are those of the repository that the model comes from, None for one that is nowhere but here. `bits`: 4 or 8 for
+    quantised weights of the language model, else None. `compare` holds the export in a folder against the PyTorch runtime and gives its
+    JSON-ready report, or raises YopoError; None: it is not compared.
     """
 
-    name: str
-    revision: str | None
     checkpoint: Checkpoint
     plan: Plan | None
-    output: Path | None
     grids: tuple[Grid, ...]
+    output: Path | None = None
+    name: str | None = None
+    revision: str | None = None
     opset: int = 23
     dtype: str = "float32"
     bits: int | None = None
     masked: bool = False
-    parity: bool = True
     force: bool = False
+    compare: Callable[[Path], Mapping[str, Any]] | None = None
     say: Callable[[str], None] = lambda text: None
 
     @property
@@ -41,8 +43,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Report:
-    """What was written. `added_bytes`: weights in another order or form than in the checkpoint, and the graphs; `copied_bytes`: tensors as they are,
-    because the graphs lie elsewhere; `checkpoint_bytes`: the checkpoint's own tensors. `parity` is JSON-ready, None where it was not asked for."""
+    """What was written: `files` with their bytes.
+
+    `added_bytes`: graphs, and weights in another order or form than the checkpoint's; `copied_bytes`: tensors as they are, because the
+    graphs lie elsewhere; `checkpoint_bytes`: the checkpoint's tensors. `parity` is JSON-ready, None where nothing was compared;
+    `facts` are the target's own.
+    """
 
     target: str
     folder: Path
@@ -53,3 +59,5 @@ class Report:
     notes: tuple[str, ...] = ()
     parity: Mapping[str, Any] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    cache_bytes: Mapping[str, int] = field(default_factory=dict)

@@ -36,7 +36,10 @@ class Rotary:
 
 @dataclass(frozen=True)
 class TextModel:
-    """A language model. `plan` is the normalised plan that its visual tokens obey; None: the dense model."""
+    """A language model. `plan` is the normalised plan that its visual tokens obey; None: the dense model.
+
+    `image_tokens` are the places of pictures and videos in a prompt, `merge` how many patches of the tower in a row are one visual token.
+    """
 
     family: Family
     sizes: Sizes
@@ -45,6 +48,9 @@ class TextModel:
     vocabulary: int
     rotary: Rotary
     tensors: frozenset[str]
+    image_tokens: tuple[int, ...]
+    end_tokens: tuple[int, ...]
+    merge: int
 
     @cached_property
     def layouts(self) -> tuple[LayerLayout | None, ...]:
@@ -115,7 +121,14 @@ def text_model(checkpoint: Checkpoint, plan: Plan | None) -> TextModel:
         text.vocab_size,
         _rotary(model_class, config),
         frozenset(checkpoint.tensors),
+        tuple(token for name in ("image_token_id", "video_token_id") if (token := getattr(config, name, None)) is not None),
+        _several(text.eos_token_id),
+        int(getattr(config.vision_config, "spatial_merge_size", 1)),
     )
+
+
+def _several(token: Any) -> tuple[int, ...]:
+    return () if token is None else tuple(token) if isinstance(token, list | tuple) else (int(token),)
 
 
 def _rotary(model_class: Any, config: Any) -> Rotary:

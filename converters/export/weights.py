@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from ..checkpoint.header import DTYPES, TensorInfo
+from ..checkpoint.header import DTYPES, LENGTH_BYTES, TensorInfo
 from ..checkpoint.reader import Checkpoint
 from ..checkpoint.writer import Entry, Shard, header_bytes, write_shard
 
@@ -56,9 +56,11 @@ class Piece:
     shape: tuple[int, ...]
     start: int = 0
 
-    def leading(self, count: int) -> "Piece":
-        """Its first rows."""
-        return replace(self, shape=(count, *self.shape[1:]), label=f"{self.label}[:{count}]")
+    def rows(self, first: int, last: int) -> "Piece":
+        """Its rows `first` to `last`."""
+        row = prod(self.shape[1:]) * self.dtype.itemsize
+        label = f"{self.label}[{first}:{last}]"
+        return replace(self, shape=(last - first, *self.shape[1:]), start=int(self.start + first * row), label=label)
 
 
 @dataclass
@@ -84,14 +86,24 @@ class Store:
         """Where a weight is, or will be when the store is finished."""
         info = self.checkpoint.tensors[weight.name]
         if weight.gathered:
-            return self.add(_label(weight), info.dtype, _gathered_shape(weight, info), lambda: self.read(weight))
+            return self.add(self.label(weight), info.dtype, _gathered_shape(weight, info), lambda: self.read(weight))
         if not self._in_place(info) and weight.name not in self._entries:
             self._copied.add(weight.name)
             self.add(weight.name, info.dtype, info.shape, lambda: self.checkpoint.read(weight.name))
-        last = info.shape[0] if weight.last is None else weight.last
-        row = prod(info.shape[1:]) * DTYPES[info.dtype].itemsize
-        shape = (last - weight.first, *info.shape[1:])
-        return Piece(weight.name, _label(weight, info), ONNX_DTYPES[info.dtype], shape, weight.first * row)
+        whole = Piece(weight.name, weight.name, ONNX_DTYPES[info.dtype], info.shape)
+        return whole if self.whole(weight) else whole.rows(weight.first, weight.last or info.shape[0])
+
+    def whole(self, weight: Weight) -> bool:
+        """Whether it is all of its tensor."""
+        return not weight.gathered and weight.first == 0 and weight.last in (None, self.checkpoint.tensors[weight.name].shape[0])
+
+    def label(self, weight: Weight) -> str:
+        """A name that says which part of which tensor it is."""
+        if weight.columns is not None:
+            return f"{weight.name}.visual_columns"
+        if weight.rows is not None:
+            return f"{weight.name}.visual_rows"
+        return weight.name if self.whole(weight) else f"{weight.name}[{weight.first}:{weight.last}]"
 
     def shape(self, weight: Weight) -> tuple[int, ...]:
         """`[out, in]`."""
@@ -120,8 +132,8 @@ class Store:
         """Write the added file, if there is anything to write. Places are known from now on."""
         if not self._entries:
             return
-        # Wider types first, so that each begins at a multiple of its size.
-        entries = tuple(sorted(self._entries.values(), key=lambda entry: -DTYPES[entry.dtype].itemsize))
+        # Each begins at a multiple of its size: odd lengths come last, wider types first. Otherwise in order: some are made together.
+        entries = tuple(sorted(self._entries.values(), key=_odd))
         shard = Shard(self.file, entries)
         start = len(header_bytes(shard))
         for entry in entries:
@@ -139,6 +151,10 @@ class Store:
     def added_bytes(self) -> int:
         """Bytes of numbers that were written although the checkpoint's files have them in another order or form."""
         return sum(entry.bytes for name, entry in self._entries.items() if name not in self._copied)
+
+    @property
+    def bytes_to_write(self) -> int:
+        return sum(entry.bytes for entry in self._entries.values())
 
     @property
     def copied_bytes(self) -> int:
@@ -162,6 +178,10 @@ class Store:
         return self.beside and info.change is None and info.offset is not None and info.file.parent == self.checkpoint.path
 
 
+def _odd(entry: Entry) -> int:
+    return 0 if entry.bytes % LENGTH_BYTES == 0 else LENGTH_BYTES - DTYPES[entry.dtype].itemsize
+
+
 def _gathered_shape(weight: Weight, info: TensorInfo) -> tuple[int, ...]:
     rows = len(weight.rows) if weight.rows is not None else (info.shape[0] if weight.last is None else weight.last) - weight.first
     return (rows, *((len(weight.columns),) if weight.columns is not None else info.shape[1:]))
@@ -169,13 +189,3 @@ def _gathered_shape(weight: Weight, info: TensorInfo) -> tuple[int, ...]:
 
 def _leading(places: Sequence[int]) -> bool:
     return tuple(places) == tuple(range(len(places)))
-
-
-def _label(weight: Weight, info: Any = None) -> str:
-    """A name that says which part of which tensor it is."""
-    if weight.columns is not None:
-        return f"{weight.name}.visual_columns"
-    if weight.rows is not None:
-        return f"{weight.name}.visual_rows"
-    whole = weight.first == 0 and weight.last in (None, info.shape[0])
-    return weight.name if whole else f"{weight.name}[{weight.first}:{weight.last}]"

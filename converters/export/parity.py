@@ -1,0 +1,58 @@
+"""An export held against PyTorch: logits of the first answer's token, and greedy tokens."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import YopoError
+from .session import Exported, start
+
+# Largest difference of a logit over the largest logit, by what the graphs compute in; rounded weights are another model.
+TOLERANCES = {"float32": 1e-3, "float16": 3e-2}
+TOKENS = 20
+
+
+def compare(exported: Exported, model: Any, prompts: Mapping[str, Any], tokens: int = TOKENS) -> dict[str, Any]:
+    """Answers of an export and of the PyTorch runtime to batches of prompts (processor outputs), by the batches' names.
+
+    Returns for each the largest difference of a logit, the largest logit, and how many of the samples' greedy tokens are equal. Raises
+    YopoError where unquantised logits differ by more than rounding.
+    """
+    found = {name: _compared(exported, model, inputs, tokens) for name, inputs in prompts.items()}
+    exported.release()
+    limit = TOLERANCES[exported.manifest.dtype]
+    for name, result in found.items():
+        share = result["largest_difference"] / max(result["largest_logit"], 1.0)
+        if exported.manifest.bits is None and not share <= limit:  # so that NaN fails
+            raise YopoError(
+                f"Logits of {name} differ from PyTorch's by {share:.1e} of the largest, more than {limit:.0e}.", "Please report this model."
+            )
+    return {"tokens": tokens, "reference": str(model.dtype).removeprefix("torch."), "prompts": found}
+
+
+def _compared(exported: Exported, model: Any, inputs: Mapping[str, Any], tokens: int) -> dict[str, Any]:
+    expected, words = _expected(model, inputs, tokens)
+    logits = start(exported, inputs).logits
+    produced = exported.generate(inputs, tokens, stop=False)
+    return {
+        "largest_difference": float(np.abs(logits - expected).max()),
+        "largest_logit": float(np.abs(expected).max()),
+        "samples": len(words),
+        "equal_tokens": int((produced == words).sum()),
+        "all_tokens": int(words.size),
+    }
+
+
+def _expected(model: Any, inputs: Mapping[str, Any], tokens: int) -> tuple[Any, Any]:
+    """Logits `[batch, vocabulary]` and greedy tokens `[batch, tokens]`, which no end stops."""
+    from transformers import GenerationConfig
+
+    kind = model.dtype
+    given = {name: value.to(kind) if torch.is_tensor(value) and value.is_floating_point() else value for name, value in inputs.items()}
+    greedy = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=None, pad_token_id=0)
+    with torch.inference_mode():
+        logits = model(**given, logits_to_keep=1).logits[:, -1].float().numpy()
+        words = model.generate(**given, generation_config=greedy)[:, given["input_ids"].shape[1] :].numpy()
+    return logits, words
