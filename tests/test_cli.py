@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from converters.planning.cost import cost
+from converters.planning.presets import PRESETS
 from converters.planning.recipes import RECIPES
+from converters.planning.search import Effort
 from converters.runtime.plan import from_json
 from yopo_cli.app import COMMANDS, app
 from yopo_cli.commands.convert import Recipe
@@ -23,6 +25,9 @@ from yopo_cli.demo.shapes import samples
 from yopo_cli.loader import demo_folder
 
 Run = Callable[..., Any]
+
+
+QUICK = ("--recipe", "interlaced")
 
 
 def run(*arguments: object, code: int = 0) -> Any:
@@ -78,13 +83,13 @@ def test_version_and_module() -> None:
 
 
 def test_recipes_are_those_of_the_planner() -> None:
-    assert {recipe.value for recipe in Recipe} == set(RECIPES)
+    assert {recipe.value for recipe in Recipe} == {"auto", *RECIPES, *PRESETS}
 
 
 class TestConvert:
     def test_json_and_default_output(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        shown = json.loads(run("convert", "demo", "--budget", 0.25, "--samples", 4, "--json").stdout)
+        shown = json.loads(run("convert", "demo", *QUICK, "--budget", 0.25, "--samples", 4, "--json").stdout)
         assert shown["output"] == "demo-yopo-0.25"
         assert [path.name for path in tmp_path.iterdir()] == ["demo-yopo-0.25"]
         plan = from_json(shown["plan"])
@@ -104,7 +109,7 @@ class TestConvert:
 
     def test_dry_run_writes_nothing_and_its_plan_gives_the_same_bytes(self, tmp_path: Path) -> None:
         plan = tmp_path / "plan.json"
-        shown = run("convert", "demo", "-b", 0.2, "--samples", 4, "--dry-run", "--json", "-o", tmp_path / "x").stdout
+        shown = run("convert", "demo", *QUICK, "-b", 0.2, "--samples", 4, "--dry-run", "--json", "-o", tmp_path / "x").stdout
         assert json.loads(shown)["output"] is None
         assert list(tmp_path.iterdir()) == []
         plan.write_text(shown)
@@ -117,7 +122,7 @@ class TestConvert:
         assert config["yopo"]["calibration"] is None
 
     def test_dry_run_in_words(self) -> None:
-        shown = run("convert", "demo", "-b", 0.2, "--samples", 2, "--dry-run").stdout
+        shown = run("convert", "demo", *QUICK, "-b", 0.2, "--samples", 2, "--dry-run").stdout
         assert shown.count("\n") > 12
         assert "layer" in shown
         assert "multiply-adds" in shown
@@ -129,7 +134,7 @@ class TestConvert:
 
     def test_statistics_are_written_once_and_serve_every_budget(self, tmp_path: Path) -> None:
         statistics = tmp_path / "statistics"
-        asked = ("convert", "demo", "--statistics", statistics, "--samples", 4, "--dry-run", "--json")
+        asked = ("convert", "demo", *QUICK, "--statistics", statistics, "--samples", 4, "--dry-run", "--json")
         first = json.loads(run(*asked, "-b", 0.12).stdout)
         written = statistics.read_bytes()
         result = run(*asked, "-b", 0.12)
@@ -150,17 +155,17 @@ class TestConvert:
         assert sum(tensor.numel() for tensor in dense.values()) == sum(tensor.numel() for tensor in migrated.values())
 
     def test_grid_is_what_the_budget_is_counted_on(self) -> None:
-        shown = json.loads(run("convert", "demo", "-b", 0.2, "--samples", 2, "--grid", "24x20", "--dry-run", "--json").stdout)
+        shown = json.loads(run("convert", "demo", *QUICK, "-b", 0.2, "--samples", 2, "--grid", "24x20", "--dry-run", "--json").stdout)
         assert shown["plan"]["grids"] == [[24, 20, 1]]
         assert shown["visual_tokens"] == 480
 
     def test_calibrates_on_a_file(self, tmp_path: Path, task: Path) -> None:
-        shown = json.loads(run("convert", "demo", "-b", 0.2, "--calibration", task, "--samples", 3, "--dry-run", "--json").stdout)
+        shown = json.loads(run("convert", "demo", *QUICK, "-b", 0.2, "--calibration", task, "--samples", 3, "--dry-run", "--json").stdout)
         assert shown["calibration"] | {"data": ""} == {"samples": 3, "from": "shapes.jsonl", "seed": 0, "data": ""}
 
     def test_bundled_shapes_are_not_for_real_models(self, tmp_path: Path) -> None:
         shutil.copytree(demo_folder(), tmp_path / "mine")
-        result = run("convert", tmp_path / "mine", "-b", 0.2, "--samples", 2, "--dry-run", "--json")
+        result = run("convert", tmp_path / "mine", *QUICK, "-b", 0.2, "--samples", 2, "--dry-run", "--json")
         assert "Warning" in result.stderr
         assert "--calibration FILE.jsonl" in result.stderr
         json.loads(result.stdout)
@@ -170,7 +175,7 @@ class TestConvert:
             raise KeyboardInterrupt
 
         monkeypatch.setattr("converters.convert.write_shard", interrupt)
-        result = run("convert", "demo", "-b", 0.2, "--samples", 2, "-o", tmp_path / "out", code=130)
+        result = run("convert", "demo", *QUICK, "-b", 0.2, "--samples", 2, "-o", tmp_path / "out", code=130)
         assert "Interrupted" in result.stderr
         assert list(tmp_path.iterdir()) == []
 
@@ -336,7 +341,7 @@ class TestErrors:
     def test_existing_output(self, tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()
         assert "exists already" in fails("convert", "demo", "-b", 0.2, "-o", tmp_path / "out")
-        run("convert", "demo", "-b", 0.2, "--samples", 2, "-o", tmp_path / "out", "--force")
+        run("convert", "demo", *QUICK, "-b", 0.2, "--samples", 2, "-o", tmp_path / "out", "--force")
         assert (tmp_path / "out" / "config.json").exists()
 
     @pytest.mark.parametrize(
@@ -360,7 +365,7 @@ class TestErrors:
         assert "head_dim 32 instead of 16" in fails("convert", "demo", "--plan", tmp_path / "plan.json", "-o", tmp_path / "out")
 
     def test_statistics_of_another_model(self, tmp_path: Path) -> None:
-        run("convert", "demo", "-b", 0.2, "--samples", 2, "--statistics", tmp_path / "s", "--dry-run", "--json")
+        run("convert", "demo", *QUICK, "-b", 0.2, "--samples", 2, "--statistics", tmp_path / "s", "--dry-run", "--json")
         other = shutil.copytree(demo_folder(), tmp_path / "other")
         tensors = load_file(other / "model.safetensors")
         next(iter(tensors.values())).add_(1)
@@ -418,3 +423,59 @@ def test_readme_shows_what_commands_print() -> None:
     for command, shown in blocks:
         assert shown.startswith(f"```console\n$ {command}\n")
         assert shown.count("\n") > 5
+
+
+class TestPlan:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def frontier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+        """A cheap frontier of the demo, its plots beside it, and what the command gave."""
+        folder = tmp_path_factory.mktemp("frontier")
+        plots = ("--plot", folder / "f.png", "--plot", folder / "f.svg")
+        asked = ("plan", "demo", "--budgets", "0.3,0.1", "--samples", 4, "--max-drop", 1, "-o", folder / "f.json", *plots, "--json")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("converters.planning.search.usual_effort", lambda layers: Effort(30.0, grain=0.1))
+            patch.setattr("yopo_cli.questions.BUNDLED_UNSEEN", 8)
+            return folder, run(*asked)
+
+    def test_json_plots_and_nothing_else(self, frontier: tuple[Path, Any]) -> None:
+        folder, result = frontier
+        shown = json.loads(result.stdout)
+        assert sorted(path.name for path in folder.iterdir()) == ["f.json", "f.png", "f.svg"]
+        assert (folder / "f.png").read_bytes().startswith(b"\x89PNG")
+        assert "</svg>" in (folder / "f.svg").read_text()
+        assert [budget["asked"] for budget in shown["budgets"]] == [0.3, 0.1]
+        assert all(0.995 * budget["asked"] < budget["reached"] <= budget["asked"] for budget in shown["budgets"])
+        assert all(0 <= budget["answer_changes"] <= 1 for budget in shown["budgets"])
+        assert (shown["chosen"], shown["samples"], shown["unseen"]) == (0.1, 4, 8)
+        assert 0 < shown["forwards"] < 100
+
+    def test_convert_takes_any_budget_of_it(self, frontier: tuple[Path, Any], tmp_path: Path) -> None:
+        file = frontier[0] / "f.json"
+        shown = json.loads(run("convert", "demo", "-b", 0.2, "--frontier", file, "-o", tmp_path / "out", "--json").stdout)
+        assert 0.199 < shown["budget"]["reached"] <= 0.2
+        section = json.loads((tmp_path / "out" / "config.json").read_text())["yopo"]
+        assert section["recipe"] == "auto"
+        assert section["command"] == f"yopo convert demo --budget 0.2 --frontier {file}"
+        assert "below the frontier" in fails("convert", "demo", "-b", 0.01, "--frontier", file, "--dry-run")
+
+    def test_frontier_of_another_model(self, frontier: tuple[Path, Any], tmp_path: Path) -> None:
+        data = json.loads((frontier[0] / "f.json").read_text()) | {"model": "other"}
+        (tmp_path / "f.json").write_text(json.dumps(data))
+        assert "of another model" in fails("convert", "demo", "-b", 0.2, "--frontier", tmp_path / "f.json", "--dry-run")
+
+    def test_convert_searches_by_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("converters.planning.search.usual_effort", lambda layers: Effort(10.0, grain=0.2))
+        result = run("convert", "demo", "-b", 0.3, "--samples", 4, "--dry-run", "--json")
+        assert 0.29 < json.loads(result.stdout)["budget"]["reached"] <= 0.3
+        assert "forward passes of 4 questions" in result.stderr
+
+    def test_errors(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert "neither .png nor .svg" in fails("plan", "demo", "--plot", "frontier.pdf")
+        assert "does not exist" in fails("plan", "demo", "--plot", tmp_path / "none" / "frontier.svg")
+        assert "does not exist" in fails("plan", "demo", "-o", tmp_path / "none" / "frontier.json")
+        run("plan", "demo", "--budgets", "half", code=2)
+        run("plan", "demo", "--budgets", "2", code=2)
+        run("convert", "demo", "-b", "0.2", "--frontier", "f.json", "--grid", "4x4", code=2)
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        assert "pip install 'yopo[plot]'" in fails("plan", "demo", "--plot", "frontier.svg")

@@ -14,17 +14,17 @@ from converters.planning.answers import answered
 from converters.planning.cost import cost
 from converters.planning.descent import Pace, Step, descend
 from converters.planning.frontier import Frontier
-from converters.planning.moves import Move, moves_worth, notches, visual_flops
+from converters.planning.moves import Move, exchanges, moves_worth, notches, visual_flops
 from converters.planning.presets import PRESETS, preset
 from converters.planning.ranks import ranks
 from converters.planning.recipes import RECIPES, make_plan
-from converters.planning.search import Effort, Report, auto_plan, search
+from converters.planning.search import Effort, Report, auto_plan, search, stops
 from converters.planning.trial import Trials
-from converters.runtime.plan import Grid, Plan, dense_plan, from_json, normalise, to_json
+from converters.runtime.plan import Grid, LayerPlan, Plan, dense_plan, from_json, normalise, to_json
 
 BUDGETS = (0.5, 0.2, 0.06)
 ANSWER_TOKENS = 3
-EFFORT = Effort(100.0, grain=0.05)
+EFFORT = Effort(80.0, grain=0.05)
 
 
 @cache
@@ -103,8 +103,9 @@ def test_never_worse_than_a_recipe(kv_heads: int) -> None:
     trials = Trials(model, [answered(model, batch, ANSWER_TOKENS) for batch in batches], dense)
     for point in found(kv_heads).asked:
         assert trials.kl(point.plan) == pytest.approx(point.kl, abs=1e-6)
+        assert point.asked is not None
         for recipe in RECIPES:
-            assert point.kl <= trials.kl(make_plan(recipe, statistics, dense.sizes, dense.grids, point.asked or 0)) + 1e-6
+            assert point.kl <= trials.kl(make_plan(recipe, statistics, dense.sizes, dense.grids, point.asked)) + 1e-6
 
 
 def test_the_effort_is_kept() -> None:
@@ -177,3 +178,34 @@ def test_presets_meet_budgets(name: str) -> None:
         preset(name, statistics, sizes, grids, 0.001)
     with pytest.raises(YopoError, match="no preset"):
         preset("none", statistics, sizes, grids, 0.5)
+
+
+def test_stops_are_the_budgets_and_places_between() -> None:
+    assert stops((0.5, 0.1), 0.5) == pytest.approx([0.5, 0.5 * 0.2 ** (1 / 3), 0.5 * 0.2 ** (2 / 3), 0.1])
+    assert stops((0.9, 0.8), 0.5) == [0.9, 0.8]
+    assert {0.25, 0.06} <= set(stops((0.06, 0.25), 0.6))
+
+
+def test_knobs_that_are_left_alone() -> None:
+    model, _, batches, statistics = subject()
+    effort = Effort(15.0, grain=0.05, without=("phases", "window"))
+    plan = auto_plan(model, batches, statistics, 0.3, max_answer_tokens=ANSWER_TOKENS, effort=effort)
+    assert {(layer.read_phases, layer.window) for layer in plan.layers} == {(1, None)}
+
+
+def test_same_seed_same_plan() -> None:
+    model, _, batches, statistics = subject()
+    options: dict[str, Any] = {"max_answer_tokens": ANSWER_TOKENS, "effort": Effort(20.0, grain=0.05)}
+    first, second = (search(model, batches, statistics, (0.3, 0.1), **options) for _ in range(2))
+    assert first == second
+
+
+def test_exchanges_cost_nothing_and_change_one_head() -> None:
+    _, config = tiny_llava(layers=2, heads=4, kv_heads=2)
+    sizes = sizes_of(config)
+    order = ranks(None, sizes)
+    plan = normalise(Plan(sizes, (LayerPlan((0, 1), (3,), ()), LayerPlan((0, 1, 2, 3), (), ())), (Grid(4, 4),)))
+    found = list(exchanges(plan, 0, order))
+    assert [(knob, other.layers[0].self_heads) for knob, other in found if knob == "self"] == [("self", (head,)) for head in (0, 1, 2)]
+    assert [other.layers[0].read_heads for knob, other in found if knob == "read"] == [(2, 3)]
+    assert list(exchanges(plan, 1, order)) == []

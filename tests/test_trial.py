@@ -1,5 +1,7 @@
 """Trials against the masked reference: the same plan, the same questions, the obvious way."""
 
+from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -88,9 +90,32 @@ def test_forwards_are_the_layers_behind_the_first_change() -> None:
     assert trials.forwards == OPENING_FORWARDS + 0.75
     trials.kl(changed)  # known
     trials.settle(changed)  # at hand
-    assert trials.forwards == OPENING_FORWARDS + 0.75
-    trials.settle(dense)  # run anew
-    assert trials.forwards == OPENING_FORWARDS + 1.5
+    later = normalise(Plan(dense.sizes, (*changed.layers[:3], replace(changed.layers[3], read_phases=2)), dense.grids))
+    trials.kl(later)
+    assert trials.forwards == OPENING_FORWARDS + 0.75 + 0.25
+    trials.settle(dense)
+    trials.kl(later)  # known
+    assert trials.forwards == OPENING_FORWARDS + 1
+    trials.kl(normalise(Plan(dense.sizes, dense.layers[:2] + changed.layers[2:], dense.grids)))
+    assert trials.forwards == OPENING_FORWARDS + 1 + 0.75 + 0.5  # the dense states again, then the change
+
+
+def test_some_batches_count_for_what_they_are() -> None:
+    model, config = tiny_llava(layers=4)
+    answers = [answered(model, batch, 2) for batch in questions(config)]
+    trials = Trials(model, answers, dense_plan(sizes_of(config), GRIDS))
+    plans = [random_plan(trials.plan.sizes, seed, GRIDS) for seed in range(4)]
+    assert all(first_difference(trials.plan, normalise(plan)) == 0 for plan in plans)
+    first = trials.kl(plans[0], [0])
+    assert trials.forwards == OPENING_FORWARDS + 0.5
+    whole, second = trials.kl(plans[0]), trials.kl(plans[0], [1])
+    assert trials.forwards == OPENING_FORWARDS + 1
+    tokens = [sum(batch.lengths) for batch in trials.questions]
+    assert whole == pytest.approx((first * tokens[0] + second * tokens[1]) / sum(tokens))
+    good, bad = sorted(plans, key=lambda plan: trials.kl(plan, [0]))[:: len(plans) - 1]
+    trials.kl(good)
+    assert trials.race(bad, good, slack=0) == inf
+    assert trials.race(good, bad, slack=0) == trials.kl(good)
 
 
 def test_equal_functions_have_one_key() -> None:

@@ -13,6 +13,7 @@ from .prompts import encode_examples
 from .samples import Example, Examples, batches, bundled_examples, read_examples
 
 BATCH_SIZE = 16
+BUNDLED_UNSEEN = 200  # at least: one changed answer is half a percent
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,10 @@ class Questions:
 
     @classmethod
     def of(cls, path: Path, file: Path | None, count: int, seed: int, device: str | None, dtype: Dtype) -> "Questions":
-        """`count` questions of a file, drawn with `seed`, or of the bundled ones; as many bundled ones again stay unseen."""
+        """`count` questions of a file, drawn with `seed`, or of the bundled ones, of which as many again stay unseen, or 200."""
         loaded = load(path, device, dtype)
         if file is None:
-            return cls(loaded, bundled_examples(2 * count, seed, "calibration"), frozenset(range(count)))
+            return cls(loaded, bundled_examples(count + max(count, BUNDLED_UNSEEN), seed, "calibration"), frozenset(range(count)))
         examples = read_examples(file, answers=False)
         drawn = Random(seed).sample(range(examples.count), min(count, examples.count))
         return cls(loaded, examples, frozenset(drawn))
@@ -38,13 +39,21 @@ class Questions:
         for batch in batches(self._chosen(unseen), BATCH_SIZE):
             yield encode_examples(self.loaded.processor, batch)
 
+    @property
+    def unseen(self) -> int:
+        """Questions that are not planned on."""
+        return self.examples.count - len(self.seen)
+
+    def check_unseen(self) -> None:
+        """Raise YopoError where all questions are planned on."""
+        if not self.unseen:
+            raise YopoError(f"All {self.examples.count} questions are planned on: none is left for --max-drop.", "Lower --samples.")
+
     def drops(self, frontier: Any) -> dict[float, float]:
-        """By budget, the share of unseen questions that its plan answers differently. Raises YopoError where none is left."""
+        """By budget, the share of unseen questions that its plan answers differently."""
         from converters.planning.answers import answered
         from converters.planning.trial import Trials
 
-        if len(self.seen) == self.examples.count:
-            raise YopoError(f"All {self.examples.count} questions were planned on: none is left for --max-drop.", "Lower --samples.")
         answers = (answered(self.loaded.model, batch) for batch in self.batches(unseen=True))
         trials = Trials(self.loaded.model, answers, frontier.path[0].plan)
         return {point.asked: trials.changed(point.plan) for point in frontier.asked}

@@ -10,7 +10,9 @@ from math import inf, isfinite, log
 from ..runtime.plan import Plan, normalise
 from .moves import Move, blocks, moves_worth, visual_flops
 from .ranks import Ranks
-from .trial import Trials
+from .trial import Some, Trials
+
+LARGE_GRAIN = 0.08  # of a plan, what a step saves at least when the forwards are used up
 
 Prices = dict[Move, float]
 """Divergence per FLOP that a move saves, as last measured or guessed."""
@@ -32,7 +34,8 @@ class Pace:
 
     A move just measured stands within `slack` of what the next one looks like, or when it is the best of `trials` measured.
     With every step the prices of all moves fall by `fading`, so that moves that have become cheap are found. `forwards` is what the
-    descent may use; behind its schedule it measures no more than two moves a step.
+    descent may use; behind its schedule it measures no more than two moves a step, beyond them one, of larger steps. Knobs
+    `without` are left alone.
     """
 
     forwards: float = inf
@@ -41,15 +44,16 @@ class Pace:
     trials: int = 1_000_000
     slack: float = 0.0
     fading: float = 1.0
+    without: tuple[str, ...] = ()
 
 
-def measured(trials: Trials, plan: Plan, move: Move | None = None) -> Step:
+def measured(trials: Trials | Some, plan: Plan, move: Move | None = None) -> Step:
     """A plan and its price."""
     plan = normalise(plan)
     return Step(plan, trials.kl(plan), visual_flops(plan), move)
 
 
-def descend(trials: Trials, start: Step, limit: int, ranks: Ranks, pace: Pace, prices: Prices) -> Iterator[Step]:
+def descend(trials: Trials | Some, start: Step, limit: int, ranks: Ranks, pace: Pace, prices: Prices) -> Iterator[Step]:
     """The steps below `start` down to the first plan of at most `limit` visual FLOPs, or until no move saves anything.
 
     `prices` are those of an earlier descent, or empty; they are kept up to date.
@@ -58,8 +62,11 @@ def descend(trials: Trials, start: Step, limit: int, ranks: Ranks, pace: Pace, p
     step, began = start, trials.forwards
     while step.flops > limit:
         done = log(start.flops / step.flops) / log(start.flops / max(1, limit))
-        hurried = trials.forwards - began > pace.forwards * (0.1 + 0.9 * done)
-        chosen = _cheapest(trials, step, ranks, prices, replace(pace, trials=2) if hurried else pace)
+        used = trials.forwards - began
+        if used > pace.forwards:
+            pace = replace(pace, trials=1, grain=max(pace.grain, LARGE_GRAIN))
+        hurried = used > pace.forwards * (0.1 + 0.9 * done)
+        chosen = _cheapest(trials, step, ranks, prices, replace(pace, trials=min(2, pace.trials)) if hurried else pace)
         if chosen is None:
             return
         trials.settle(chosen.plan)
@@ -67,7 +74,7 @@ def descend(trials: Trials, start: Step, limit: int, ranks: Ranks, pace: Pace, p
         yield step
 
 
-def _cheapest(trials: Trials, step: Step, ranks: Ranks, prices: Prices, pace: Pace) -> Step | None:
+def _cheapest(trials: Trials | Some, step: Step, ranks: Ranks, prices: Prices, pace: Pace) -> Step | None:
     """The step that the cheapest move makes; None where nothing can be saved."""
     plans = _open_moves(step, ranks, pace)
     _guess(prices, plans)
@@ -94,7 +101,8 @@ def _stands(price: float, following: float, slack: float) -> bool:
 def _open_moves(step: Step, ranks: Ranks, pace: Pace) -> dict[Move, Plan]:
     """Every move that saves enough, and its plan."""
     together = blocks(len(step.plan.layers), pace.block)
-    return {move: plan for layers in together for move, plan in moves_worth(step.plan, layers, ranks, pace.grain)}
+    worth = [found for layers in together for found in moves_worth(step.plan, layers, ranks, pace.grain)]
+    return {move: plan for move, plan in worth if move.knob not in pace.without}
 
 
 def _guess(prices: Prices, plans: dict[Move, Plan]) -> None:

@@ -16,7 +16,7 @@ KNOBS = ("read", "self", "neurons", "freeze", "window", "phases")
 
 @dataclass(frozen=True, order=True)
 class Move:
-    """`knob` of these layers set to `to`: KV heads that text reads, self heads, neurons, the window's side, read phases.
+    """`knob` of these layers set to `to`: KV heads that text reads, self heads, neurons, the window's side (0: none), read phases.
 
     `freeze` empties self heads and neurons. Counts keep the best units by rank, or add the best of the others.
     """
@@ -42,7 +42,7 @@ def _changed(layer: LayerPlan, index: int, move: Move, ranks: Ranks, sizes: Size
     if move.knob == "neurons":
         return replace(layer, neurons=resized(layer.neurons, ranks.neurons[index], move.to))
     if move.knob == "window":
-        return replace(layer, window=move.to)
+        return replace(layer, window=move.to or None)
     if move.knob == "phases":
         return replace(layer, read_phases=move.to)
     return replace(layer, self_heads=(), neurons=())
@@ -141,14 +141,41 @@ def moves_worth(plan: Plan, layers: tuple[int, ...], ranks: Ranks, grain: float)
 
 
 def moves_up(plan: Plan, index: int) -> Iterator[Move]:
-    """Moves of one layer of a normalised plan to one notch more."""
+    """Moves of one layer of a normalised plan to one notch more, and to the next; a wider window, or none."""
     sizes = plan.sizes
     layer, stand = plan.layers[index], counts(plan.layers[index], sizes)
     for knob, total in units(sizes).items():
         if stand[knob] < total and (knob == "read" or index < plan.visual_depth - 1):
-            yield Move((index,), knob, min(count for count in notches(total) if count > stand[knob]))
-    if layer.read_phases > 1:
-        yield Move((index,), "phases", layer.read_phases - 1)
+            for count in [count for count in reversed(notches(total)) if count > stand[knob]][:2]:
+                yield Move((index,), knob, count)
+    if layer.window is not None and layer.self_heads:
+        yield from (Move((index,), "window", side) for side in (*reversed(WINDOWS), 0) if side > layer.window or not side)
+    for phases in dict.fromkeys((layer.read_phases * 3 // 4, layer.read_phases // 2)):
+        if phases:
+            yield Move((index,), "phases", phases)
+
+
+def exchanges(plan: Plan, index: int, ranks: Ranks) -> Iterator[tuple[str, Plan]]:
+    """Plans of the same cost in which one head of a layer makes room for another, with the knob: the worst kept ones go first."""
+    sizes, layer = plan.sizes, plan.layers[index]
+    kept = set(layer.self_heads)
+    order = by_group(ranks.self_heads[index], sizes.group)
+    for head, other in _pairs(order, kept):
+        yield "self", _with_layer(plan, index, replace(layer, self_heads=tuple(sorted(kept - {head} | {other}))))
+    reading = {head // sizes.group for head in layer.read_heads}
+    for kv_head, other in _pairs(ranks.read_kv_heads[index], reading):
+        whole = tuple(range(other * sizes.group, (other + 1) * sizes.group))
+        stay = tuple(head for head in layer.read_heads if head // sizes.group != kv_head)
+        yield "read", _with_layer(plan, index, replace(layer, read_heads=tuple(sorted(stay + whole))))
+
+
+def _pairs(order: Sequence[int], kept: set[int]) -> list[tuple[int, int]]:
+    """Kept units, the worst first, each with the others, the best first."""
+    return [(unit, other) for unit in reversed(order) if unit in kept for other in order if other not in kept]
+
+
+def _with_layer(plan: Plan, index: int, layer: LayerPlan) -> Plan:
+    return normalise(replace(plan, layers=(*plan.layers[:index], layer, *plan.layers[index + 1 :])))
 
 
 def visual_flops(plan: Plan) -> int:

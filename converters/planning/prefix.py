@@ -6,7 +6,7 @@ States are held in memory up to a limit, the later ones in files of a temporary 
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,24 +58,26 @@ class Prefixes:
         else:
             self._offered[layer, batch] = self._save(state)
 
-    def accept(self) -> None:
-        """The offered states take the place of those before."""
-        for key, state in self._offered.items():
+    def accept(self, batches: Iterable[int]) -> None:
+        """The states offered for these batches take the place of those before."""
+        for key in self._offered_for(batches):
             self._remove(self._accepted.get(key))
-            self._accepted[key] = state
-        self._offered = {}
+            self._accepted[key] = self._offered.pop(key)
 
-    def discard(self) -> None:
-        """Forget the offered states."""
-        for state in self._offered.values():
-            self._remove(state)
-        self._offered = {}
+    def discard(self, batches: Iterable[int]) -> None:
+        """Forget the states offered for these batches."""
+        for key in self._offered_for(batches):
+            self._remove(self._offered.pop(key))
 
-    def blocks(self, batches: int, layer: int) -> Iterator[list[int]]:
+    def _offered_for(self, batches: Iterable[int]) -> list[tuple[int, int]]:
+        chosen = set(batches)
+        return [key for key in self._offered if key[1] in chosen]
+
+    def blocks(self, batches: Sequence[int], layer: int) -> Iterator[list[int]]:
         """Batches that go through the layers together: as many as a quarter of the memory holds at once, at least one."""
         block: list[int] = []
         size = 0
-        for batch in range(batches):
+        for batch in batches:
             found = self._accepted[layer, batch]
             more = found.stat().st_size if isinstance(found, Path) else sum(tensor.nbytes for tensor in found.tensors)
             if block and size + more > self.memory_bytes // 4:
@@ -83,7 +85,8 @@ class Prefixes:
                 block, size = [], 0
             block.append(batch)
             size += more
-        yield block
+        if block:
+            yield block
 
     def _hold(self, tensor: Tensor) -> None:
         if id(tensor) not in self._alive:

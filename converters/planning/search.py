@@ -1,13 +1,14 @@
 """The search: measured plans for every budget, from the dense model down, training-free and forward only.
 
-From each starting point a descent passes every budget; there what is left is spent, the best plan known is improved by swaps, and
-what presets reach at the same budget is measured too, so that the result is never worse on the calibration samples.
+From each starting point a descent passes every budget, and stops between; there what is left is spent, what recipes and presets
+reach at the same budget is measured too, and the best plan known is improved by swaps: the result is never worse than any of them on
+the calibration samples. Descents look at a part of the samples, swaps and choices at all.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from math import ceil, log
+from math import ceil, inf, isfinite, log
 from pathlib import Path
 from typing import Any
 
@@ -22,36 +23,51 @@ from .descent import Pace, Prices, Step, descend, measured
 from .frontier import Frontier, Point, differing
 from .journal import Journal
 from .moves import visual_flops
+from .presets import PRESETS, preset
 from .ranks import Ranks, ranks
 from .recipes import RECIPES, make_plan
 from .remainder import is_spent, limit_of, spent
 from .swaps import swap
-from .trial import MEMORY_BYTES, Trials
+from .trial import MEMORY_BYTES, Some, Trials
 
 SWAPPED = " and swaps"
-NEGLIGIBLE = 1e-4  # nats by which answers may differ without a thought
+NEGLIGIBLE = 5e-4  # nats by which answers may differ without a thought
+ASKED_WEIGHT = 2  # of swaps at a budget that was asked for, against 1 at a stop on the way
+HURRIED = 4.0  # forwards that a descent to the next stop takes at least
+PRESET_SLACK = 0.5  # by which a recipe may be worse on the first questions
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to search: forward-equivalents in all, the share of them for descents, and how descents go (see `Pace`)."""
+    """How much to search: forward-equivalents in all, the share of them for descents, and how descents go (see `Pace`).
+
+    Descents measure on a share `high` of the samples above a budget of `low_budget`, on a share `low` below, on `fewest` at least.
+    Between budgets the search stops where less than a share `stride` of the last stop is left. Knobs `without` are left alone.
+    """
 
     forwards: float
     block: int = 1
-    descents: float = 0.65
+    descents: float = 0.4
     slack: float = 0.05
     fading: float = 0.98
     grain: float = 0.01
+    high: float = 0.25
+    low: float = 0.5
+    low_budget: float = 0.2
+    fewest: int = 32
+    stride: float = 0.6
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Report:
-    """How far a search is: `share` of the dense visual FLOPs reached, out of `budget` asked for last, and what it has used."""
+    """How far a search is: the share of the dense visual FLOPs reached, what it has used, and the forwards it may use."""
 
     stage: str
     share: float
     kl: float
     forwards: float
+    allowed: float
     memory_bytes: int
     disk_bytes: int
 
@@ -88,19 +104,19 @@ def search(
     config = model.config.to_dict()
     sizes = family_of(config).sizes(config)
     dense = dense_plan(sizes, grids or statistics.grids)
+    effort = effort or usual_effort(sizes.num_hidden_layers)
     budgets = sorted(set(budgets), reverse=True)
-    presets = _presets(statistics, dense, budgets)
+    presets = {budget: _presets(statistics, dense, budget) for budget in budgets}
     hashes: list[str] = []
     trials = Trials(model, _answers(model, batches, max_answer_tokens, hashes), dense, memory_bytes=memory_bytes)
     data = add_hashes(hashes)
-    effort = effort or usual_effort(sizes.num_hidden_layers)
     facts = {"model": statistics.model, "statistics": statistics.data, "data": data, "seed": seed, "budgets": budgets}
     journal = Journal(state, {**facts, "grids": [str(grid) for grid in dense.grids], "effort": asdict(effort), "answer": max_answer_tokens})
     trials.measured = journal.prices
     order = ranks(statistics, sizes)
     hunt = _Hunt(trials, order, effort, journal, progress)
-    asked = hunt.rising([hunt.reach(budget, presets[budget], budgets) for budget in budgets])
-    return Frontier(tuple(asked), tuple(hunt.path), order, trials.forwards, trials.samples, seed, statistics.model, data)
+    found = hunt.through(budgets, presets)
+    return Frontier(tuple(hunt.rising(found)), tuple(hunt.path), order, trials.forwards, trials.samples, seed, statistics.model, data)
 
 
 def auto_plan(model: Any, batches: Iterable[Any], statistics: Statistics, budget: float, **options: Any) -> Plan:
@@ -119,16 +135,25 @@ def _answers(model: Any, batches: Iterable[Any], max_new_tokens: int, hashes: li
         raise YopoError("There is no calibration sample.", "Pass at least one image with a question.")
 
 
-def _presets(statistics: Statistics, dense: Plan, budgets: Sequence[float]) -> dict[float, dict[str, Plan]]:
-    """What each recipe makes of each budget, where it can reach it; the first recipe reaches all that can be reached."""
-    found: dict[float, dict[str, Plan]] = {}
-    for budget in budgets:
-        first, *others = RECIPES
-        found[budget] = {first: make_plan(first, statistics, dense.sizes, dense.grids, budget)}
-        for recipe in others:
+def _presets(statistics: Statistics, dense: Plan, budget: float) -> dict[str, Plan]:
+    """What recipes and presets make of a budget, where they can reach it; the first recipe reaches all that can be reached."""
+    first, *others = RECIPES
+    target = (statistics, dense.sizes, dense.grids, budget)
+    found = {first: make_plan(first, *target)}
+    for make, names in ((make_plan, others), (preset, PRESETS)):
+        for name in names:
             with suppress(YopoError):
-                found[budget][recipe] = make_plan(recipe, statistics, dense.sizes, dense.grids, budget)
+                found[name] = make(name, *target)
     return found
+
+
+def stops(budgets: Sequence[float], stride: float) -> list[float]:
+    """The budgets, falling, and stops between them and above, so that none is less than a share `stride` of the one before."""
+    found = [1.0]
+    for budget in sorted(budgets, reverse=True):
+        between = ceil(log(budget / found[-1]) / log(stride) - 1e-9)
+        found += [found[-1] * (budget / found[-1]) ** (part / between) for part in range(1, between)] + [budget]
+    return found[1:]
 
 
 def reading_plan(dense: Plan) -> Plan:
@@ -144,32 +169,67 @@ class _Way:
     origin: str
     prices: Prices
 
+    def at(self, plan: Plan) -> "_Way":
+        """The same way at another plan, not yet measured."""
+        plan = normalise(plan)
+        return replace(self, step=Step(plan, inf, visual_flops(plan)))
+
 
 class _Hunt:
-    """A search under way: where it stands, all plans passed so far, and the forwards that descents and swaps have used."""
+    """A search under way: where it stands, all plans passed so far, the forwards of descents so far."""
 
     def __init__(self, trials: Trials, order: Ranks, effort: Effort, journal: Journal, progress: Progress) -> None:
         self.trials, self.order, self.effort, self.journal, self.progress = trials, order, effort, journal, progress
         self.dense = trials.plan
-        self.descents = self.swaps = 0.0
+        self.descents = 0.0
         self.way = _Way(measured(trials, self.dense), "dense", {})
         self.path = [Point(self.dense, self.way.step.kl, "dense")]
 
-    def reach(self, budget: float, presets: Mapping[str, Plan], budgets: Sequence[float]) -> Point:
-        """The plan for the next smaller of the budgets, which the search goes on from."""
+    def through(self, budgets: Sequence[float], presets: Mapping[float, Mapping[str, Plan]]) -> list[Point]:
+        """The plans of the budgets, by way of the stops between."""
+        found = []
+        left = stops(budgets, self.effort.stride)
+        while left:
+            stop = left[0]
+            self._reach(stop, presets.get(stop, {}), left[-1])
+            weights = [ASKED_WEIGHT if other in presets else 1 for other in left]
+            share, left = weights[0] / sum(weights), left[1:]
+            point = self._swapped(stop, share, self._needed(left, presets))
+            found += [point] if stop in presets else []
+        return found
+
+    def _needed(self, left: Sequence[float], presets: Mapping[float, Mapping[str, Plan]]) -> float:
+        """Forwards that are not for swaps: for the descents to the stops left, for looking at presets there, for looking back."""
+        looks = sum(1 + len(presets[stop]) / len(self.trials.batches) for stop in left if stop in presets)
+        planned = self.effort.forwards * self.effort.descents - self.descents
+        return max(planned, HURRIED * len(left)) + looks + len(presets) - 1
+
+    def _reach(self, budget: float, presets: Mapping[str, Plan], smallest: float) -> None:
+        """Go down to a budget by the best way there is."""
         limit, began = limit_of(budget, self.dense), self.trials.forwards
-        allowance = self.effort.forwards * self.effort.descents * _progress(budget, budgets[-1]) - self.descents
+        some = self._some(budget)
+        allowance = self.effort.forwards * self.effort.descents * _progress(budget, smallest) - self.descents
         starts = self._starts(limit)
-        ways = [self._down(way, limit, allowance / len(starts)) for way in starts]
-        ways += [_Way(measured(self.trials, plan), name, self.way.prices) for name, plan in presets.items()]
-        fitting = [way for way in ways if way.step.flops <= limit]
-        best = min([way for way in fitting if is_spent(way.step.plan, limit)] or fitting, key=lambda way: way.step.kl)
+        ways = [self._down(some, way, limit, allowance / len(starts)) for way in starts]
+        ways = [replace(way, step=measured(self.trials, way.step.plan)) for way in ways]
+        best = self._best(ways, limit)
+        for name, plan in presets.items():
+            kl = self.trials.race(plan, best.step.plan, PRESET_SLACK)
+            if isfinite(kl):
+                best = self._best([best, _Way(Step(normalise(plan), kl, visual_flops(normalise(plan))), name, self.way.prices)], limit)
         self.descents += self.trials.forwards - began
         self._told(best.step, f"measured {budget:g}")
-        self.way = self._swapped(best, limit, sum(other <= budget for other in budgets))
-        point = Point(self.way.step.plan, self.way.step.kl, self.way.origin, budget)
-        self.path.append(point)
-        return point
+        self.way = best
+
+    def _best(self, ways: Sequence["_Way"], limit: int) -> "_Way":
+        """The one that changes the answers least of those within the limit, of those that use it up where there is one."""
+        fitting = [way for way in ways if way.step.flops <= limit]
+        return min([way for way in fitting if is_spent(way.step.plan, limit)] or fitting, key=lambda way: way.step.kl)
+
+    def _some(self, budget: float) -> Some:
+        """The samples that descents measure on."""
+        effort = self.effort
+        return self.trials.some(max(effort.fewest, self.trials.samples * (effort.high if budget > effort.low_budget else effort.low)))
 
     def rising(self, points: Sequence[Point]) -> list[Point]:
         """The same points, each at least as good as the smaller ones with the rest of its budget spent."""
@@ -190,37 +250,38 @@ class _Hunt:
         plan = reading_plan(self.dense)
         if not limit < visual_flops(plan) < self.way.step.flops:
             return [self.way]
-        return [self.way, _Way(measured(self.trials, plan), "reading", {})]
+        return [self.way, _Way(self.way.step, "reading", {}).at(plan)]
 
-    def _down(self, way: _Way, limit: int, allowance: float) -> _Way:
+    def _down(self, some: Some, way: _Way, limit: int, allowance: float) -> _Way:
         """The way after its descent, with the rest of the budget spent where the last step took it from."""
         effort = self.effort
-        pace = Pace(max(0.0, allowance), effort.block, effort.grain, slack=effort.slack, fading=effort.fading)
-        before, step = way.step, way.step
-        for following in descend(self.trials, step, limit, self.order, pace, way.prices):
+        pace = Pace(max(0.0, allowance), effort.block, effort.grain, slack=effort.slack, fading=effort.fading, without=effort.without)
+        before = step = measured(some, way.step.plan)
+        for following in descend(some, step, limit, self.order, pace, way.prices):
             before, step = step, following
             self.path.append(Point(step.plan, step.kl, way.origin))
             self._told(step, f"from {way.origin}")
         rest = spent(step.plan, limit, self.order, differing(step.plan, before.plan)) if step.flops <= limit else step.plan
-        return replace(way, step=measured(self.trials, rest))
+        return way.at(rest)
 
-    def _swapped(self, way: _Way, limit: int, left: int) -> _Way:
-        """The way with its plan improved at this budget, as far as the share of the budgets left goes."""
-        forwards = self.effort.forwards
-        allowance = min(forwards * (1 - self.effort.descents) - self.swaps, forwards - self.trials.forwards) / left
-        if way.step.kl < NEGLIGIBLE or allowance <= 0:
-            return way
-        began = self.trials.forwards
-        step = swap(self.trials, way.step, limit, self.order, way.prices, began + allowance)
-        self.swaps += self.trials.forwards - began
-        self._told(step, "swaps")
-        return way if step is way.step else replace(way, step=step, origin=way.origin.removesuffix(SWAPPED) + SWAPPED)
+    def _swapped(self, budget: float, share: float, needed: float) -> Point:
+        """The plan of a budget, improved by this share of the forwards that are left, but for those needed elsewhere."""
+        way = self.way
+        allowance = (self.effort.forwards - self.trials.forwards - needed) * share
+        if way.step.kl >= NEGLIGIBLE and allowance > 0:
+            limit, pace = limit_of(budget, self.dense), Pace(allowance, without=self.effort.without)
+            step = swap(self.trials, way.step, limit, self.order, way.prices, pace, lambda step: self._told(step, "swaps"))
+            if step is not way.step:
+                self.way = replace(way, step=step, origin=way.origin.removesuffix(SWAPPED) + SWAPPED)
+        point = Point(self.way.step.plan, self.way.step.kl, self.way.origin, budget)
+        self.path.append(point)
+        return point
 
     def _told(self, step: Step, stage: str) -> None:
         self.journal.write()
         share = step.flops / dense_visual_flops(self.dense.sizes, self.dense.grids)
         held = self.trials.prefixes
-        self.progress(Report(stage, share, step.kl, self.trials.forwards, held.held_bytes, held.disk_bytes))
+        self.progress(Report(stage, share, step.kl, self.trials.forwards, self.effort.forwards, held.held_bytes, held.disk_bytes))
 
 
 def _progress(budget: float, smallest: float) -> float:

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,12 +89,25 @@ def opened(answered: Answered, twin: Twin) -> tuple[Questions, State]:
     return questions, State(call.text, call.visual)
 
 
+@dataclass(frozen=True)
+class Standing:
+    """The plan whose states a batch has kept (None: none yet), and the change of it whose states the last trial offers."""
+
+    plan: Plan | None
+    offered: Plan | None = None
+
+    def left_for(self, plan: Plan) -> tuple[Plan, Plan] | None:
+        """What is still to run before the states are those of a plan; None where they are at hand."""
+        return None if self.plan is None or plan in (self.plan, self.offered) else (self.plan, plan)
+
+
 class Trials:
     """Measures plans of one model on one set of questions, and counts what that costs.
 
-    `measured` holds the price of every plan measured, by its key: a plan is never run twice, and a search that is given the
-    prices of an earlier run goes through the same plans without running them. `forwards` counts forward-equivalents, as that
-    earlier run did: a pass of all samples through all layers is one.
+    A plan is measured on all batches or on the first few. `measured` holds the divergence of every plan on every batch, by the
+    plan's key and the batch: nothing is run twice, and a search that is given what an earlier run measured goes through the same
+    plans without running them. `forwards` counts forward-equivalents, as that earlier run did: a pass of all samples through all
+    layers is one, a pass of half of them through the later half of the layers a quarter.
     """
 
     def __init__(
@@ -112,102 +126,144 @@ class Trials:
                 questions, state = opened(answered, self.twin)
                 self.questions.append(questions)
                 self.prefixes.put(0, number, state)
-        self.prefixes.accept()
+        self.prefixes.accept(self.batches)
         self.forwards = OPENING_FORWARDS
-        self._counted: dict[str, tuple[Plan, Plan]] = {}
-        self._kept: Plan | None = None
-        self._offered: tuple[Plan, Plan] | None = None
+        self._counted: set[str] = set()
+        self._counts = [Standing(self.plan) for _ in self.questions]
+        self._kept = [Standing(None) for _ in self.questions]
+
+    @property
+    def batches(self) -> range:
+        return range(len(self.questions))
 
     @property
     def samples(self) -> int:
-        return sum(len(batch.lengths) for batch in self.questions)
+        return self.samples_of(self.batches)
+
+    def samples_of(self, batches: Iterable[int]) -> int:
+        return sum(len(self.questions[batch].lengths) for batch in batches)
+
+    def some(self, samples: float) -> "Some":
+        """Trials on as many of the first batches as it takes for so many samples, or on all."""
+        enough = next((last for last in self.batches if self.samples_of(self.batches[: last + 1]) >= samples), len(self.batches) - 1)
+        return Some(self, self.batches[: enough + 1])
 
     def settle(self, plan: Plan) -> None:
         """Measure changes of this plan from now on. Free for the plan measured last, whose states are at hand."""
-        plan = normalise(plan)
-        if self._last_counted != (self.plan, plan):
-            self.forwards += self._share(plan)
-        self.plan = plan
+        self.plan = normalise(plan)
 
-    @property
-    def _last_counted(self) -> tuple[Plan, Plan] | None:
-        return next(reversed(self._counted.values()), None)
-
-    def _share(self, plan: Plan) -> float:
-        """The share of the layers that a plan runs anew, on top of the current plan."""
-        return 1 - first_difference(self.plan, plan) / len(plan.layers)
-
-    def kl(self, plan: Plan) -> float:
-        """Mean over the answers' tokens of KL(dense || pruned), in nats."""
-        plan = normalise(plan)
+    def kl(self, plan: Plan, batches: Sequence[int] | None = None) -> float:
+        """Mean over the answers' tokens of KL(dense || pruned) on these batches (default: all), in nats."""
+        plan, batches = normalise(plan), self.batches if batches is None else batches
         key = plan_key(plan)
-        if key not in self._counted:
-            self._counted[key] = (self.plan, plan)
-            self.forwards += self._share(plan)
-        if key not in self.measured:
-            self.measured[key] = self._run(plan)
-        return self.measured[key]
+        self._count(plan, [batch for batch in batches if f"{key}:{batch}" not in self._counted])
+        self._counted.update(f"{key}:{batch}" for batch in batches)
+        self._run(plan, [batch for batch in batches if f"{key}:{batch}" not in self.measured])
+        return sum(self.measured[f"{key}:{batch}"] for batch in batches) / sum(sum(self.questions[batch].lengths) for batch in batches)
+
+    def race(self, plan: Plan, rival: Plan, slack: float) -> float:
+        """The same, batch by batch, and given up (infinite) once the plan is worse than the rival by a share `slack` of what that has."""
+        for last in self.batches:
+            so_far = self.batches[: last + 1]
+            if last < len(self.batches) - 1 and self.kl(plan, so_far) > self.kl(rival, so_far) * (1 + slack):
+                return inf
+        return self.kl(plan)
+
+    def _count(self, plan: Plan, batches: Iterable[int]) -> None:
+        """Count a run of these batches as if nothing was known before, whatever is really run."""
+        for batch in batches:
+            weight = len(self.questions[batch].lengths) / self.samples
+            if again := self._counts[batch].left_for(self.plan):
+                self.forwards += weight * (1 - first_difference(*again) / len(plan.layers))
+            self.forwards += weight * (1 - first_difference(self.plan, plan) / len(plan.layers))
+            self._counts[batch] = Standing(self.plan, plan)
 
     @torch.inference_mode()
-    def _run(self, plan: Plan) -> float:
-        kept = self._catch_up()
-        self.prefixes.discard()
-        value = self._divergence(plan, min(first_difference(kept, plan), len(plan.layers) - 1))
-        self._offered = (kept, plan)
-        return value
+    def _run(self, plan: Plan, batches: list[int]) -> None:
+        if not batches:
+            return
+        self._catch_up(batches)
+        self._measure(plan, batches, min(first_difference(self.plan, plan), len(plan.layers) - 1))
+        for batch in batches:
+            self._kept[batch] = Standing(self.plan, plan)
 
-    def _catch_up(self) -> Plan:
-        """Make the kept states those of the current plan, which is returned; nothing runs where the last trial was just this change."""
-        if self._kept != self.plan:
-            if self._kept is None or self._offered != (self._kept, self.plan):
-                self.prefixes.discard()
-                self._divergence(self.plan, 0 if self._kept is None else first_difference(self._kept, self.plan))
-            self.prefixes.accept()
-            self._kept = self.plan
-        return self.plan
+    def _catch_up(self, batches: list[int]) -> None:
+        """Make the kept states those of the current plan; nothing runs where the last trial was just this change."""
+        again: dict[int, list[int]] = {}
+        for batch in batches:
+            standing = self._kept[batch]
+            if standing.plan is None:
+                again.setdefault(0, []).append(batch)
+            elif standing.left_for(self.plan):
+                again.setdefault(first_difference(standing.plan, self.plan), []).append(batch)
+            elif standing.plan != self.plan:
+                self.prefixes.accept([batch])
+        for first, part in again.items():
+            self._measure(self.plan, part, first)
+            self.prefixes.accept(part)
 
     @torch.inference_mode()
+    def logits(self, plan: Plan) -> Iterator[tuple[Questions, Tensor, Tensor]]:
+        """Each batch with the pruned and the dense log-probabilities of its answers, float32 [answer tokens, vocabulary]."""
+        for _, batch, pruned, dense in self._logits(normalise(plan), self.batches, 0, keep=False):
+            yield batch, pruned, dense
+
     def changed(self, plan: Plan) -> float:
         """The share of questions that the pruned model answers differently: no more than that can its accuracy fall."""
         changed = 0
-        for batch, pruned, dense in self._logits(normalise(plan), 0):
+        for batch, pruned, dense in self.logits(plan):
             same = (pruned.argmax(-1) == dense.argmax(-1)).split(batch.lengths)
             changed += sum(not bool(answer.all()) for answer in same)
-        self.prefixes.discard()
         return changed / self.samples
 
-    def _divergence(self, plan: Plan, first: int) -> float:
-        """Run layers `first`.. of a plan; the states on the way are offered to the prefixes."""
-        total, tokens = 0.0, 0
-        for _, pruned, dense in self._logits(plan, first):
-            divergence = (dense.exp() * (dense - pruned)).sum(-1)
-            total, tokens = total + float(divergence.sum()), tokens + len(divergence)
-        return total / tokens
+    def _measure(self, plan: Plan, batches: Sequence[int], first: int) -> None:
+        """Run layers `first`.. of a plan; the states on the way are offered to the prefixes, the divergences noted."""
+        self.prefixes.discard(batches)
+        key = plan_key(plan)
+        for number, _, pruned, dense in self._logits(plan, batches, first, keep=True):
+            self.measured[f"{key}:{number}"] = float((dense.exp() * (dense - pruned)).sum())
 
-    def _logits(self, plan: Plan, first: int) -> Iterator[tuple[Questions, Tensor, Tensor]]:
-        """Each batch with the pruned and the dense log-probabilities of its answers, float32 [answer tokens, vocabulary]."""
-        for numbers in self.prefixes.blocks(len(self.questions), first):
+    def _logits(self, plan: Plan, batches: Sequence[int], first: int, keep: bool) -> Iterator[tuple[int, Questions, Tensor, Tensor]]:
+        for numbers in self.prefixes.blocks(batches, first):
             states = [self.prefixes.get(first, number) for number in numbers]
-            for number, state in zip(numbers, self._through(plan, first, numbers, states), strict=True):
+            for number, state in zip(numbers, self._through(plan, first, numbers, states, keep), strict=True):
                 batch = self.questions[number]
                 rows = self.model.model.language_model.norm(state.text[batch.predicts])
                 pruned, dense = (self.model.lm_head(values).float().log_softmax(-1) for values in (rows, batch.dense))
-                yield batch, pruned, dense
+                yield number, batch, pruned, dense
 
-    def _through(self, plan: Plan, first: int, numbers: Sequence[int], states: list[State]) -> list[State]:
+    def _through(self, plan: Plan, first: int, numbers: Sequence[int], states: list[State], keep: bool) -> list[State]:
         """The states of these batches after the last layer; a layer's weights are laid out once for all of them."""
         calls = [self.questions[number].at(state) for number, state in zip(numbers, states, strict=True)]
         visual = [state.visual for state in states]
         for index in range(first, len(plan.layers)):
             layer = PrunedLayer(self.twin, index, plan)
             for place, (number, call) in enumerate(zip(numbers, calls, strict=True)):
-                if index > first:
+                if keep and index > first:
                     self.prefixes.put(index, number, State(call.text, visual[place]))
                 if index >= plan.visual_depth:
                     call.visual = None
                 layer.run(call)
                 visual[place] = visual[place] if call.visual is None else call.visual
         return [State(call.text, rows) for call, rows in zip(calls, visual, strict=True)]
+
+
+@dataclass(frozen=True)
+class Some:
+    """Trials on some of the batches."""
+
+    trials: Trials
+    batches: Sequence[int]
+
+    @property
+    def forwards(self) -> float:
+        return self.trials.forwards
+
+    def settle(self, plan: Plan) -> None:
+        self.trials.settle(plan)
+
+    def kl(self, plan: Plan) -> float:
+        return self.trials.kl(plan, self.batches)
 
 
 def _permuted(layer: Any, parts: Projections, layout: LayerLayout, head_dim: int) -> SimpleNamespace:

@@ -15,19 +15,24 @@ from converters.runtime.plan import Grid, Plan, dense_plan, to_json
 from ..calibration import Calibration, statistics_of
 from ..loader import Dtype, locate
 from ..memory import PeakMemory
-from ..options import Device, DtypeOption, Json, parse_grid, read_plan
+from ..options import SAMPLES, Device, DtypeOption, Json, parse_grid, read_plan
 from ..picture import picture
 from ..report import Bill, bill, cost_json, cost_table, dense_bill, dense_table
-from ..terminal import byte_bar, show_json, show_table, show_text
+from ..searching import saved_frontier, searched
+from ..terminal import byte_bar, say, show_json, show_table, show_text
 
 HEADMASK = ".npy"
 
 
 class Recipe(StrEnum):
-    """How a plan is made: names of `converters.planning.recipes.RECIPES`, which is not imported for `--help`."""
+    """How a plan is made: by measuring, or by name of `planning.recipes.RECIPES` and `planning.presets.PRESETS`."""
 
+    AUTO = "auto"
     INTERLACED = "interlaced"
     YOPO = "yopo"
+    SHORTV = "shortv"
+    OPSKIP = "opskip"
+    VICA = "vica"
 
 
 def convert(
@@ -44,11 +49,14 @@ def convert(
     window: Annotated[int | None, typer.Option(min=1, help="With a head mask: side of the window that visual tokens see.")] = None,
     depth: Annotated[int | None, typer.Option(min=0, help="With a head mask: layers that keep visual tokens.")] = None,
     ffn_ratio: Annotated[int | None, typer.Option(min=1, help="With a head mask: visual tokens use the first 1/RATIO neurons.")] = None,
-    recipe: Annotated[Recipe, typer.Option(help="How the plan is made; yopo: as in the paper.")] = Recipe.INTERLACED,
+    frontier: Annotated[Path | None, typer.Option(help="Take the budget's plan from this file of `yopo plan`; no calibration.")] = None,
+    recipe: Annotated[
+        Recipe, typer.Option(help="How the plan is made; auto: a measured search; interlaced: from statistics, at once; yopo: the paper's.")
+    ] = Recipe.AUTO,
     calibration: Annotated[
         Path | None, typer.Option(help='Samples to calibrate on, a JSONL file of {"image", "question", "answer"?} (default: bundled).')
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Calibration samples to use.")] = 100,
+    samples: Annotated[int, typer.Option(min=1, help="Calibration samples to use.")] = SAMPLES,
     seed: Annotated[int, typer.Option(min=0, help="Which samples are drawn.")] = 0,
     statistics: Annotated[Path | None, typer.Option(help="Reuse the statistics in this file, or write them there.")] = None,
     grid: Annotated[
@@ -62,7 +70,7 @@ def convert(
 ) -> None:
     """Prune a model: calibrate, plan for the budget, write a checkpoint that transformers loads."""
     reference = parse_grid(grid)
-    _check_combination(budget, plan, reference, calibration, statistics)
+    _check_combination(budget, plan, frontier, {"--grid": grid, "--calibration": calibration, "--statistics": statistics})
     cuts = {"window": window, "depth": depth, "ffn_ratio": ffn_ratio}
     _check_cuts(plan, cuts)
     started = time.monotonic()
@@ -77,8 +85,8 @@ def convert(
         if not dry_run:
             check_output(target, force)
         request = Calibration(calibration, samples, seed, statistics, device, dtype)
-        decided, facts = (read, None) if read or budget == 1 else _planned(checkpoint, source, request, recipe, reference, budget)
-        command = _command(model, budget, plan, cuts, recipe, calibration, samples, seed, statistics, grid, dtype)
+        decided, facts = (read, None) if read or budget == 1 else _planned(checkpoint, source, request, recipe, frontier, reference, budget)
+        command = _command(model, budget, plan, frontier, cuts, recipe, calibration, samples, seed, statistics, grid, dtype)
         if not dry_run:
             from converters.convert import Provenance, convert
 
@@ -91,14 +99,15 @@ def convert(
     _show(result, checkpoint, decided, dry_run, as_json)
 
 
-def _check_combination(
-    budget: float | None, plan: Path | None, grid: Grid | None, calibration: Path | None, statistics: Path | None
-) -> None:
+def _check_combination(budget: float | None, plan: Path | None, frontier: Path | None, unused: dict[str, Any]) -> None:
+    """Raise what says that options contradict each other; `unused` are those that a finished plan has no use for."""
     if plan is None and budget is None:
         raise typer.BadParameter("give a budget, such as 0.25, or a plan.", param_hint="--budget / --plan")
-    unused = {"--budget": budget, "--grid": grid, "--calibration": calibration, "--statistics": statistics}
-    if plan is not None and (given := [name for name, value in unused.items() if value is not None]):
-        raise typer.BadParameter(f"a plan is complete: {', '.join(given)} would do nothing.", param_hint="--plan")
+    if plan is not None:
+        unused = {"--budget": budget, "--frontier": frontier, **unused}
+    if (plan or frontier) and (given := [name for name, value in unused.items() if value is not None]):
+        name, what = ("--plan", "a plan") if plan else ("--frontier", "a frontier")
+        raise typer.BadParameter(f"{what} is complete: {', '.join(given)} would do nothing.", param_hint=name)
     if budget is not None and not 0 < budget <= 1:
         raise YopoError(f"The budget is {budget:g}, which is not within 0..1.", "It is the kept share of the visual FLOPs, such as 0.25.")
 
@@ -121,15 +130,32 @@ def _read(plan: Path, cuts: dict[str, int | None], checkpoint: Any) -> Plan:
 
 
 def _planned(
-    checkpoint: Any, source: Any, request: Calibration, recipe: Recipe, grid: Grid | None, budget: float | None
+    checkpoint: Any, source: Any, request: Calibration, recipe: Recipe, frontier: Path | None, grid: Grid | None, budget: float | None
 ) -> tuple[Plan, dict[str, Any]]:
     """A plan for the budget, and the facts of its calibration."""
+    assert budget is not None
+    if frontier is not None:
+        found = saved_frontier(frontier, checkpoint.fingerprint())
+        return found.at(budget).plan, {"samples": found.samples, "from": frontier.name, "seed": found.seed, "data": found.data}
+    statistics, facts = statistics_of(checkpoint, source, request)
+    if recipe is Recipe.AUTO:
+        return _searched(source, request, statistics, grid, budget), facts
+    from converters.planning.presets import PRESETS, preset
     from converters.planning.recipes import make_plan
 
-    statistics, facts = statistics_of(checkpoint, source, request)
-    assert budget is not None
-    grids = statistics.grids if grid is None else (grid,)
-    return make_plan(recipe.value, statistics, checkpoint.sizes, grids, budget), facts
+    make = preset if recipe.value in PRESETS else make_plan
+    return make(recipe.value, statistics, checkpoint.sizes, statistics.grids if grid is None else (grid,), budget), facts
+
+
+def _searched(source: Any, request: Calibration, statistics: Any, grid: Grid | None, budget: float) -> Plan:
+    """The measured plan for one budget."""
+    from ..questions import Questions
+
+    questions = Questions.of(source.path, request.file, request.samples, request.seed, request.device, request.dtype)
+    frontier, _ = searched(questions, statistics, (budget,), grid, request.seed)
+    say(f"{frontier.forwards:.0f} forward passes of {frontier.samples} questions. `yopo plan` makes the plans of several budgets at once.")
+    plan: Plan = frontier.at(budget).plan
+    return plan
 
 
 def _default_output(name: str, budget: float | None, plan: Plan | None) -> Path:
@@ -139,18 +165,19 @@ def _default_output(name: str, budget: float | None, plan: Plan | None) -> Path:
 
 
 def _command(
-    model: str, budget: float | None, plan: Path | None, cuts: dict[str, int | None], recipe: Recipe,
+    model: str, budget: float | None, plan: Path | None, frontier: Path | None, cuts: dict[str, int | None], recipe: Recipe,
     calibration: Path | None, samples: int, seed: int, statistics: Path | None, grid: str | None, dtype: Dtype,
 ) -> str:  # fmt: skip
     """The command that makes this model again. Where it was written to is not part of what it is."""
     words: list[str] = ["yopo", "convert", model]
     words += [] if budget is None else ["--budget", f"{budget:g}"]
     words += [] if plan is None else ["--plan", str(plan)]
+    words += [] if frontier is None else ["--frontier", str(frontier)]
     words += [word for name, value in cuts.items() if value is not None for word in (f"--{name.replace('_', '-')}", str(value))]
-    if plan is None and budget != 1:
-        words += [] if recipe is Recipe.INTERLACED else ["--recipe", recipe.value]
+    if plan is None and frontier is None and budget != 1:
+        words += [] if recipe is Recipe.AUTO else ["--recipe", recipe.value]
         words += [] if calibration is None else ["--calibration", str(calibration)]
-        words += [] if samples == 100 else ["--samples", str(samples)]
+        words += [] if samples == SAMPLES else ["--samples", str(samples)]
         words += [] if seed == 0 else ["--seed", str(seed)]
         words += [] if statistics is None else ["--statistics", str(statistics)]
         words += [] if grid is None else ["--grid", grid]

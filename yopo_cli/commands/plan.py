@@ -10,8 +10,9 @@ from converters.errors import YopoError
 
 from ..calibration import Calibration, statistics_of
 from ..loader import Dtype, locate
-from ..options import Device, DtypeOption, Json, parse_grid
-from ..searching import search_bar
+from ..options import SAMPLES, Device, DtypeOption, Json, parse_grid
+from ..plot import check_plots, plot_frontier
+from ..searching import STATE_SUFFIX, searched
 from ..terminal import say, show_json, show_table
 
 BUDGETS = "0.5,0.25,0.12,0.06,0.04"
@@ -26,10 +27,13 @@ def plan(
     max_drop: Annotated[
         float | None, typer.Option(min=0, max=1, help="Name the smallest budget that changes at most this share of unseen answers.")
     ] = None,
+    plot: Annotated[
+        list[Path] | None, typer.Option(help="Draw the frontier, PNG or SVG by the file's name; can be repeated. Needs yopo\\[plot].")
+    ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help='Questions to plan on, a JSONL file of {"image", "question"} (default: bundled).')
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Questions to plan on.")] = 48,
+    samples: Annotated[int, typer.Option(min=1, help="Questions to plan on.")] = SAMPLES,
     seed: Annotated[int, typer.Option(min=0, help="Which questions are drawn.")] = 0,
     statistics: Annotated[Path | None, typer.Option(help="Reuse the statistics in this file, or write them there.")] = None,
     grid: Annotated[
@@ -39,36 +43,32 @@ def plan(
     dtype: DtypeOption = Dtype.AUTO,
     as_json: Json = False,
 ) -> None:
-    """Search for the plans that change a model's answers least."""
+    """Search for the plans that change a model's answers least: one search, the best plan for every budget."""
     asked = parse_budgets(budgets)
     reference = parse_grid(grid)
     started = time.monotonic()
+    check_plots(plot or ())
     source = locate(model)
     from converters.checkpoint.reader import open_checkpoint
-    from converters.planning.search import search
 
     from ..questions import Questions
 
     checkpoint = open_checkpoint(source.path)
-    found, _ = statistics_of(checkpoint, source, Calibration(calibration, samples, seed, statistics, device, dtype))
     target = output or Path(f"{source.name}-frontier.json")
-    state = target.with_name(target.name + ".search")
+    if not target.parent.is_dir():
+        raise YopoError(f"The folder {target.parent} does not exist.", "The frontier is written to --output: make it first.")
+    found, _ = statistics_of(checkpoint, source, Calibration(calibration, samples, seed, statistics, device, dtype))
+    state = target.with_name(target.name + STATE_SUFFIX)
     questions = Questions.of(source.path, calibration, samples, seed, device, dtype)
-    with search_bar(min(asked)) as progress:
-        frontier = search(
-            questions.loaded.model,
-            questions.batches(),
-            found,
-            asked,
-            grids=None if reference is None else (reference,),
-            seed=seed,
-            state=state,
-            progress=progress,
-        )
+    if max_drop is not None:
+        questions.check_unseen()
+    frontier, disk = searched(questions, found, asked, reference, seed, state)
     frontier.save(target)
     state.unlink(missing_ok=True)
+    plot_frontier(frontier, source.name, plot or ())
     drops = {} if max_drop is None else questions.drops(frontier)
     result = _result(source.name, frontier, drops, max_drop)
+    result |= {"unseen": questions.unseen if drops else 0, "disk_bytes": disk}
     _show(result | {"seconds": round(time.monotonic() - started, 3), "output": str(target)}, as_json)
 
 
@@ -126,4 +126,8 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
     show_table(columns, rows)
     if result["chosen"] is not None:
         say(f"The smallest budget within the drop allowed: {result['chosen']:g}.")
-    say(f"{result['forwards']:.0f} forward passes of {result['samples']} questions, {result['seconds']:.0f} s. Wrote {result['output']}.")
+    if result["unseen"]:
+        say(f"Answers changed: of {result['unseen']} questions that the search did not see.")
+    disk = f", {result['disk_bytes'] / 1e9:.1f} GB on disk at most" if result["disk_bytes"] else ""
+    say(f"{result['forwards']:.0f} forward passes of {result['samples']} questions, {result['seconds']:.0f} s{disk}.")
+    say(f"Wrote {result['output']}: `yopo convert --frontier` takes any budget from it at once.")

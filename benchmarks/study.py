@@ -1,0 +1,277 @@
+"""The study: accuracy on unseen questions against visual FLOPs, for every way to prune at equal cost.
+
+`python benchmarks/study.py run --model demo --record benchmarks/study/demo.jsonl` answers every cell (method, budget, calibration
+seed) that the record lacks, the most important ones first, and appends it; stop it and run it again as you like.
+`python benchmarks/study.py report benchmarks/study/*.jsonl --plot study` prints tables with paired 95 % intervals and draws them.
+
+Right is who gives exactly the expected answer. Plans are asked teacher-forced, which decides alike: greedy decoding gives the
+expected answer if and only if each of its tokens is the likeliest one after those before.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from study_report import report
+
+from converters.baselines.forward import generate
+from converters.baselines.schedule import SCHEDULES, schedule
+from converters.calibration.statistics import Statistics, calibrate
+from converters.errors import YopoError
+from converters.families import family_of
+from converters.planning.answers import Answered, language_model_pass
+from converters.planning.cost import cost
+from converters.planning.frontier import Frontier
+from converters.planning.presets import PRESETS, preset
+from converters.planning.recipes import RECIPES, make_plan
+from converters.planning.search import Effort, search, usual_effort
+from converters.planning.trial import Trials
+from converters.runtime.plan import Plan, Sizes, dense_plan
+from yopo_cli.demo.sets import samples as questions_of
+from yopo_cli.loader import Dtype, load, locate
+
+BATCH = 16
+MEMORY = 6 * 10**9
+NEW_TOKENS = 6
+BUDGETS = (0.12, 0.06, 0.25, 0.04, 0.5)
+RECORDED = tuple[str, float | None, int | None]  # method, budget, seed
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is studied: a model on a question set, `questions` unseen ones, planned on `samples` others."""
+
+    model: str
+    questions_from: str
+    questions: int
+    samples: int
+    budgets: tuple[float, ...]
+
+
+class Subject:
+    """A loaded model with its questions; everything is made when it is first needed, and once."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        loaded = load(locate(setting.model).path, "cpu", Dtype.FLOAT32)
+        self.model, self.processor = loaded.model, loaded.processor
+        self._frontiers: dict[tuple[str, int], Frontier] = {}
+        self._statistics: dict[int, Statistics] = {}
+
+    def batches(self, count: int, seed: int, split: str, answers: bool = False) -> Iterator[tuple[Any, list[str]]]:
+        """Left-padded processor outputs of questions, with their answers appended where asked for, and the expected answers."""
+        found = list(questions_of(self.setting.questions_from, count, seed, split))
+        for start in range(0, count, BATCH):
+            part = found[start : start + BATCH]
+            texts = [self._chat(one.question, one.answer if answers else None) for one in part]
+            inputs = self.processor(text=texts, images=[one.image for one in part], return_tensors="pt", padding=True)
+            yield inputs, [one.answer for one in part]
+
+    def _chat(self, question: str, answer: str | None) -> str:
+        turns: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+        if answer is not None:
+            turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        return str(self.processor.apply_chat_template(turns, add_generation_prompt=answer is None))
+
+    @cached_property
+    def exam(self) -> tuple[list[Any], list[list[str]]]:
+        """The unseen questions' inputs and answers by batch."""
+        pairs = list(self.batches(self.setting.questions, 0, "eval"))
+        return [inputs for inputs, _ in pairs], [expected for _, expected in pairs]
+
+    @cached_property
+    def taught(self) -> tuple[Trials, list[torch.Tensor]]:
+        """Trials of the unseen questions with the expected answers, whose tokens come beside it."""
+        pairs = [taught(self.model, self.processor, *pair) for pair in zip(*self.exam, strict=True)]
+        return Trials(self.model, (one for one, _ in pairs), self.dense, memory_bytes=MEMORY), [tokens for _, tokens in pairs]
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        config = self.model.config.to_dict()
+        return family_of(config).sizes(config)
+
+    @property
+    def dense(self) -> Plan:
+        return dense_plan(self.sizes, self.statistics(0).grids)
+
+    def statistics(self, seed: int) -> Statistics:
+        if seed not in self._statistics:
+            asked = (inputs for inputs, _ in self.batches(self.setting.samples, seed, "calibration", answers=True))
+            self._statistics[seed] = calibrate(self.model, asked, fingerprint=self.setting.model)
+        return self._statistics[seed]
+
+    def frontier(self, name: str, seed: int, effort: Effort, samples: int) -> Frontier:
+        """The search of a variant for all budgets, once per seed."""
+        if (name, seed) not in self._frontiers:
+            asked = (inputs for inputs, _ in self.batches(samples, seed, "calibration"))
+            found = search(self.model, asked, self.statistics(seed), self.setting.budgets, seed=seed, effort=effort, grids=self.dense.grids)
+            self._frontiers[name, seed] = found
+        return self._frontiers[name, seed]
+
+    @torch.inference_mode()
+    def plan_right(self, plan: Plan) -> list[bool]:
+        """Question by question, whether the plan answers as expected."""
+        trials, expected = self.taught
+        right: list[bool] = []
+        for (batch, pruned, _), tokens in zip(trials.logits(plan), expected, strict=True):
+            right += [bool(answer.all()) for answer in (pruned.argmax(-1) == tokens).split(batch.lengths)]
+        return right
+
+    def pruner_right(self, method: str, budget: float, seed: int) -> tuple[list[bool], float, str]:
+        """The same for a token pruner, the share of FLOPs that it reaches, and its note."""
+        made = schedule(method, self.sizes, self.dense.grids, budget)
+        right: list[bool] = []
+        for inputs, expected in zip(*self.exam, strict=True):
+            produced = generate(self.model, inputs, made, NEW_TOKENS, seed)
+            answers = self.processor.batch_decode(produced, skip_special_tokens=True)
+            right += [answer.strip() == one for answer, one in zip(answers, expected, strict=True)]
+        return right, made.share, made.note
+
+
+def taught(model: Any, processor: Any, batch: Any, expected: list[str]) -> tuple[Answered, torch.Tensor]:
+    """The batch with the expected answers appended, and their tokens in order."""
+    tokenizer = processor.tokenizer
+    tokens = [[*tokenizer(answer, add_special_tokens=False).input_ids, _end(model)] for answer in expected]
+    width = max(map(len, tokens))
+    new = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in tokens])
+    present = torch.tensor([[place < len(row) for place in range(width)] for row in tokens])
+    whole = torch.cat([batch["input_ids"], new], 1)
+    mask = torch.cat([batch["attention_mask"].bool(), present], 1)
+    longer = {name: torch.nn.functional.pad(value, (0, width)) for name, value in batch.items() if value.shape == batch["input_ids"].shape}
+    with torch.inference_mode():
+        rows, seen = language_model_pass(model, {**batch, **longer, "input_ids": whole, "attention_mask": mask.long()})
+    predicts = torch.zeros_like(mask)
+    predicts[:, batch["input_ids"].shape[1] - 1 : -1] = present
+    visual = mask & (whole == _image_token(model))
+    return Answered(seen["inputs_embeds"], seen.get("position_ids"), mask, visual, predicts, rows[predicts]), new[present]
+
+
+def _end(model: Any) -> int:
+    end = model.generation_config.eos_token_id
+    return int(end[0] if isinstance(end, list) else end)
+
+
+def _image_token(model: Any) -> int:
+    config = model.config.to_dict()
+    return int(family_of(config).image_token(config))
+
+
+# Variants of the search, each with one thing different.
+def _variants(usual: Effort, samples: int) -> dict[str, tuple[Effort, int]]:
+    found = {
+        "auto": (usual, samples),
+        "auto, not interlaced": (replace(usual, without=("phases",)), samples),
+        "auto, no windows": (replace(usual, without=("window",)), samples),
+        "auto, no swaps": (replace(usual, descents=1.0), samples),
+    }
+    return found | {f"auto, {count} samples": (replace(usual, fewest=min(usual.fewest, count)), count) for count in (8, 16, 32, 64, 256)}
+
+
+def cells(setting: Setting, methods: Iterable[str], seeds: Iterable[int]) -> Iterator[RECORDED]:
+    """All cells: one seed after the other; token pruners once, for nothing in them is calibrated."""
+    yield "dense", None, None
+    methods = list(methods)
+    for seed in seeds:
+        for budget in setting.budgets:
+            for method in methods:
+                if method not in SCHEDULES or method == "random":
+                    yield method, budget, seed
+                elif seed == min(seeds):
+                    yield method, budget, None
+
+
+def answer(subject: Subject, method: str, budget: float | None, seed: int | None) -> dict[str, Any]:
+    """One cell's record. Raises YopoError where the method cannot meet the budget."""
+    if budget is None:
+        return {"right": subject.plan_right(subject.dense), "reached": 1.0}
+    if method in SCHEDULES:
+        right, reached, note = subject.pruner_right(method, budget, seed or 0)
+        return {"right": right, "reached": reached, "note": note}
+    assert seed is not None
+    variants = _variants(usual_effort(subject.sizes.num_hidden_layers), subject.setting.samples)
+    if method in variants:
+        found = subject.frontier(method, seed, *variants[method])
+        point = found.at(budget)
+        facts = {"kl": point.kl, "origin": point.origin, "forwards": found.forwards}
+        return {"right": subject.plan_right(point.plan), "reached": point.share, **facts}
+    make: Callable[..., Plan] = preset if method in PRESETS else make_plan
+    plan = make(method, subject.statistics(seed), subject.sizes, subject.dense.grids, budget)
+    return {"right": subject.plan_right(plan), "reached": cost(plan).share}
+
+
+def known(record: Path, setting: Setting) -> set[RECORDED]:
+    """The cells that a record has of this setting."""
+    lines = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+    return {
+        (line["method"], line["budget"], line["seed"])
+        for line in lines
+        if all(line[name] == getattr(setting, name) for name in ("model", "questions_from", "questions", "samples"))
+    }
+
+
+def run(options: argparse.Namespace) -> None:
+    """Answer what the record lacks."""
+    setting = Setting(options.model, options.set, options.questions, options.samples, tuple(map(float, options.budgets.split(","))))
+    done = known(options.record, setting)
+    left = [cell for cell in cells(setting, options.methods.split(","), tuple(map(int, options.seeds.split(",")))) if cell not in done]
+    subject = Subject(setting)
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()}
+    options.record.parent.mkdir(parents=True, exist_ok=True)
+    for method, budget, seed in left:
+        began = time.process_time()
+        cell = {"model": setting.model, "questions_from": setting.questions_from, "questions": setting.questions}
+        cell |= {"samples": setting.samples, "method": method, "budget": budget, "seed": seed}
+        try:
+            found = answer(subject, method, budget, seed)
+            right = found.pop("right")
+            cell |= {"accuracy": sum(right) / len(right), "right": packed(right), **found}
+        except YopoError as error:
+            cell |= {"accuracy": None, "note": error.message}
+        cell |= {"cpu_seconds": round(time.process_time() - began, 1), "date": str(date.today()), **versions}
+        with options.record.open("a") as file:
+            file.write(json.dumps(cell) + "\n")
+        print(method, budget, seed, cell["accuracy"], file=sys.stderr, flush=True)
+
+
+def packed(right: Iterable[bool]) -> str:
+    """Outcomes as a hexadecimal number, the first question in the highest bit."""
+    bits = "".join(str(int(one)) for one in right)
+    return f"{int('1' + bits, 2):x}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    cell = commands.add_parser("run")
+    cell.add_argument("--model", default="demo", help="demo, or a folder")
+    cell.add_argument("--set", default="demo", help="the question set: demo, harder, sizes")
+    cell.add_argument("--record", type=Path, required=True)
+    cell.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
+    cell.add_argument("--methods", default=",".join(("auto", *RECIPES, *PRESETS, *SCHEDULES)))
+    cell.add_argument("--seeds", default="0,1,2")
+    cell.add_argument("--samples", type=int, default=96)
+    cell.add_argument("--questions", type=int, default=2000)
+    cell.set_defaults(command=run)
+    shown = commands.add_parser("report")
+    shown.add_argument("records", type=Path, nargs="+")
+    shown.add_argument("--plot", type=Path, help="draw NAME.png and NAME.svg")
+    shown.set_defaults(command=lambda options: report(options.records, options.plot))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with suppress(BrokenPipeError):
+        options.command(options)
+
+
+if __name__ == "__main__":
+    main()
