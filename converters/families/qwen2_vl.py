@@ -1,6 +1,7 @@
 """Qwen2-VL: a vision tower of any resolution, one visual token for 28 x 28 pixels, multimodal RoPE, grouped KV heads; videos."""
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Any
 
 from ..runtime.plan import Grid, Sizes
@@ -50,6 +51,16 @@ def _kinds(config: Config) -> tuple[Visual, ...]:
     )
 
 
+def _black(config: Config, grid: Grid, count: int) -> dict[str, Any]:
+    """Patches of `temporal_patch_size` frames each, and their grids."""
+    import torch
+
+    vision = _parsed(config).vision_config
+    patches = [grid.frames, grid.rows * vision.spatial_merge_size, grid.columns * vision.spatial_merge_size]
+    values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    return {"pixel_values": torch.zeros(count * prod(patches), values), "image_grid_thw": torch.tensor([patches] * count)}
+
+
 QWEN2_VL = Family(
     name="Qwen2-VL",
     model_type="qwen2_vl",
@@ -72,4 +83,5 @@ QWEN2_VL = Family(
     image_token=_image_token,
     projector="model.visual.merger.mlp.",
     kinds=_kinds,
+    black=_black,
 )

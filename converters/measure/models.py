@@ -3,16 +3,20 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.resources import files
+from math import isqrt
 from typing import Any
 
 import torch
-import transformers.models.auto.configuration_auto  # noqa: F401  (first: once it is there, the pruned classes register, which need the others whole)
+import transformers
+import transformers.models.auto.configuration_auto  # (first: once it is there, the pruned classes register, which need the others whole)
 from torch import Tensor
-from transformers import LlavaConfig, LlavaForConditionalGeneration
 from transformers.initialization import no_init_weights
 
-from ..runtime.modeling_yopo_llava import YopoLlavaConfig, YopoLlavaForConditionalGeneration
+from ..checkpoint.skeleton import native_config
+from ..errors import YopoError
+from ..families import Family, family_of
 from ..runtime.plan import Grid, Plan, to_json
 
 BLOCK = 1_000_003  # a prime, so that no two rows of a tiled weight are equal
@@ -26,17 +30,30 @@ def published_config(name: str) -> Any:
 
 
 def cut(config: Mapping[str, Any], layers: int | None) -> dict[str, Any]:
-    """The config with `layers` decoder layers, None for all."""
-    plain: dict[str, Any] = LlavaConfig.from_dict(dict(config)).to_dict()
+    """The config, in transformers' words, with `layers` decoder layers, None for all. Raises YopoError for a foreign layout."""
+    family = family_of(config)
+    if family.adapt is not None:
+        raise YopoError(
+            f"This {family.name} config is not in transformers' layout.", "Convert the model with --budget 1, or give a short name."
+        )
+    plain: dict[str, Any] = _class(family).config_class.from_dict(native_config(family, config)).to_dict()
     if layers is not None:
-        plain["text_config"]["num_hidden_layers"] = layers
+        text = plain["text_config"]
+        text["num_hidden_layers"] = layers
+        if text.get("layer_types"):
+            text["layer_types"] = text["layer_types"][:layers]
     return plain
 
 
+def _class(family: Family) -> Any:
+    return getattr(transformers, family.architecture)
+
+
 def random_model(config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
-    """A dense LLaVA with random weights: one random block, tiled, so that the time goes into nothing but memory."""
+    """A dense model with random weights: one random block, tiled, so that the time goes into nothing but memory."""
+    model_class = _class(family_of(config))
     with no_init_weights(), torch.device(device):
-        model: Any = LlavaForConditionalGeneration._from_config(LlavaConfig.from_dict(dict(config)), dtype=dtype)
+        model: Any = model_class._from_config(model_class.config_class.from_dict(dict(config)), dtype=dtype)
     block = torch.randn(BLOCK, generator=torch.Generator().manual_seed(seed)).mul_(STD).to(device, dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -57,50 +74,89 @@ def _tile(parameter: Tensor, block: Tensor) -> None:
 def with_plan(dense: Any, plan: Plan) -> Any:
     """The pruned model over the dense one's own tensors, taken as they lie: as fast as a converted model, but another function.
 
-    Vision tower, projector, rotary embedding and head are the dense model's modules. What the runtime splits, it copies.
+    Everything but the decoder layers are the dense model's modules. What the runtime splits, it copies.
     """
-    config = YopoLlavaConfig(**{**dense.config.to_dict(), "yopo": {"plan": to_json(plan)}})
+    family = family_of(dense.config.to_dict())
+    module = import_module(f"converters.runtime.modeling_{family.yopo_model_type}")
+    config = getattr(module, family.yopo_config)(**{**dense.config.to_dict(), "yopo": {"plan": to_json(plan)}})
     with torch.device("meta"):
-        pruned: Any = YopoLlavaForConditionalGeneration._from_config(config, dtype=dense.dtype)
+        pruned: Any = getattr(module, family.yopo_architecture)._from_config(config, dtype=dense.dtype)
     _share(pruned, dense)
-    grid = plan.grids[0]
-    pruned.model.config.vision_config.image_size = grid.rows * dense.config.vision_config.patch_size
+    if family.kinds is None:  # its pictures have the grid of the config, which the plan's may differ from
+        vision = pruned.model.config.vision_config
+        native, wanted = family.grid(dense.config.to_dict()), plan.grids[0]
+        vision.image_size = _scaled(vision.image_size, wanted.rows / native.rows)
     return pruned.eval()
+
+
+def _scaled(size: Any, factor: float) -> Any:
+    return round(size * factor) if isinstance(size, int) else [round(side * factor) for side in size]
 
 
 def native(pruned: Any) -> Any:
     """Transformers' own dense model over a converted model's tensors; to be called before that model first runs."""
-    plain = {key: value for key, value in pruned.config.to_dict().items() if key not in ("yopo", "auto_map", "model_type", "architectures")}
+    from ..families import converted_family
+
+    plain = pruned.config.to_dict()
+    family = converted_family(plain)
+    assert family is not None
+    model_class = _class(family)
     with torch.device("meta"):
-        dense: Any = LlavaForConditionalGeneration._from_config(LlavaConfig(**plain), dtype=pruned.dtype)
+        dense: Any = model_class._from_config(model_class.config_class.from_dict(native_config(family, plain)), dtype=pruned.dtype)
     _share(dense, pruned)
     return dense.eval()
 
 
 def _share(model: Any, source: Any) -> None:
-    model.model.vision_tower = source.model.vision_tower
-    model.model.multi_modal_projector = source.model.multi_modal_projector
+    for name, module in source.model.named_children():
+        if name != "language_model":
+            setattr(model.model, name, module)
     model.model.language_model.load_state_dict(source.model.language_model.state_dict(), assign=True)
     model.model.language_model.rotary_emb = source.model.language_model.rotary_emb
     model.lm_head = source.lm_head
     model.generation_config = source.generation_config
 
 
+def visual_grids(config: Mapping[str, Any], tokens: int) -> tuple[Grid, ...]:
+    """`tokens` visual tokens of a model: as many of its tiles where it cuts pictures up, else one square picture. Raises YopoError."""
+    native, side = family_of(config).grid(config), isqrt(tokens)
+    if _tiled(config):
+        if tokens % native.tokens:
+            raise YopoError(f"{tokens} visual tokens are no whole tiles.", f"A tile of this model has {native.tokens}.")
+        return (native,) * (tokens // native.tokens)
+    if side * side != tokens:
+        raise YopoError(f"{tokens} visual tokens are no square grid.", "Square ones are 576, 2304 and 9216 tokens.")
+    return (Grid(side, side),)
+
+
+def _tiled(config: Mapping[str, Any]) -> bool:
+    return "downsample_ratio" in config
+
+
 @dataclass(frozen=True)
 class Prompt:
-    """A batch of equal prompts: ids `[batch, length]` around one picture, its features `[tokens, hidden]` for each sample."""
+    """A batch of equal prompts: ids `[batch, length]` around pictures, features `[batch, visual tokens, hidden]` of these.
+
+    `pixels` are what the vision tower would have been given, `places` what else the model wants to know of the pictures.
+    """
 
     ids: Tensor
     features: Tensor
-    grid: Grid
+    grids: tuple[Grid, ...]
+    pixels: Tensor
+    places: dict[str, Tensor]
 
 
-def random_prompt(dense: Any, grid: Grid, text: int, batch: int, seed: int = 0) -> Prompt:
-    """Random text around a random picture of any grid, as the projector would have given it."""
-    generator = torch.Generator().manual_seed(seed)
-    image = dense.config.image_token_id
-    words = torch.randint(3, min(image, dense.config.text_config.vocab_size), (batch, text), generator=generator)
-    picture = torch.full((batch, grid.tokens), image)
-    ids = torch.cat([words[:, : text // 2], picture, words[:, text // 2 :]], 1)
-    features = torch.randn(batch, grid.tokens, dense.config.text_config.hidden_size, generator=generator) * STD
-    return Prompt(ids.to(dense.device), features.to(dense.device, dense.dtype), grid)
+def random_prompt(dense: Any, grids: tuple[Grid, ...], text: int, batch: int, seed: int = 0) -> Prompt:
+    """Random text around random pictures of one grid, as the projector would have given them; the pixels are black."""
+    config, generator = dense.config, torch.Generator().manual_seed(seed)
+    tokens, image = sum(grid.tokens for grid in grids), config.image_token_id
+    words = torch.randint(3, min(image, config.text_config.vocab_size), (batch, text), generator=generator)
+    ids = torch.cat([words[:, : text // 2], torch.full((batch, tokens), image), words[:, text // 2 :]], 1).to(dense.device)
+    features = torch.randn(batch, tokens, config.text_config.hidden_size, generator=generator) * STD
+    plain = config.to_dict()
+    places = {name: tensor.to(dense.device) for name, tensor in family_of(plain).black(plain, grids[0], len(grids) * batch).items()}
+    pixels = places.pop("pixel_values").to(dense.dtype)
+    if places:  # multimodal positions are made from both
+        places["mm_token_type_ids"] = (ids == image).int()
+    return Prompt(ids, features.to(dense.device, dense.dtype), grids, pixels, places)
