@@ -7,20 +7,23 @@ from typing import Any
 import pytest
 import torch
 from tiny import tiny_llava
+from tiny_families import tiny_internvl, tiny_qwen
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from converters.baselines.schedule import SCHEDULES, schedule
+from converters.errors import YopoError
 from converters.families import family_of
 from converters.measure.bench import DENSE, Contender, Setting, measure
 from converters.measure.bounds import Product, dense_work, pruned_work
 from converters.measure.ceiling import Ceiling
 from converters.measure.clock import Timing, in_turns
-from converters.measure.models import cut, native, published_config, random_model, random_prompt, with_plan
+from converters.measure.models import cut, native, published_config, random_model, random_prompt, visual_grids, with_plan
+from converters.measure.sides import model_side
 from converters.planning.execution import linear_flops
 from converters.planning.recipes import make_plan
-from converters.runtime.plan import Grid, Plan, Sizes, dense_plan
+from converters.runtime.plan import Grid, Plan, Sizes, dense_plan, normalise
 from yopo_cli.app import app
 
 GRID = Grid(4, 4)
@@ -80,7 +83,7 @@ def test_bounds_count_what_is_executed(dense: Any, recipe: str, budget: float) -
 def test_figures_of_every_side(dense: Any) -> None:
     contenders = [Contender(recipe, 0.4, plan=plan) for recipe, plan in plans(dense, 0.4).items()]
     contenders += [Contender(method, 0.4, schedule=schedule(method, sizes_of(dense), (GRID,), 0.4)) for method in SCHEDULES]
-    setting = Setting(GRID, text_tokens=8, batch=2, rounds=1, steps=1, tower=True)
+    setting = Setting((GRID,), text_tokens=8, batch=2, rounds=1, steps=1, tower=True)
     figures = measure(dense, contenders, setting, Ceiling(1e9, 1e9))
     assert [one.name for one in figures] == [DENSE, *(one.name for one in contenders)]
     for one in figures:
@@ -99,7 +102,7 @@ def test_a_pruned_model_shares_the_dense_ones_weights(dense: Any) -> None:
     assert all(parameter.data_ptr() == own[name].data_ptr() for name, parameter in dense.named_parameters())
     again = native(pruned)
     assert again.config.model_type == "llava"
-    prompt = random_prompt(dense, GRID, 8, 1)
+    prompt = random_prompt(dense, (GRID,), 8, 1)
     with torch.inference_mode():
         assert again(prompt.ids).logits.equal(dense(prompt.ids).logits)
 
@@ -107,7 +110,7 @@ def test_a_pruned_model_shares_the_dense_ones_weights(dense: Any) -> None:
 def test_larger_grids_of_the_same_model(dense: Any) -> None:
     grid = Grid(6, 6)
     plan = make_plan("yopo", None, sizes_of(dense), (grid,), 0.3)
-    figures = measure(dense, [Contender("yopo", 0.3, plan=plan)], Setting(grid, 8, 1, 1, 0, False), Ceiling(1e9, 1e9))
+    figures = measure(dense, [Contender("yopo", 0.3, plan=plan)], Setting((grid,), 8, 1, 1, 0, False), Ceiling(1e9, 1e9))
     assert figures[1].kv_bytes == figures[1].kv_bytes_predicted
     assert figures[1].decode is None
 
@@ -165,6 +168,7 @@ def test_bench_ends_with_one_json_line(tmp_path: Any, dense: Any) -> None:
         (["--against", "lottery"], "no token pruner 'lottery'"),
         (["--recipe", "luck"], "no recipe 'luck'"),
         (["--budget", "1.5"], "budget is 1.5"),
+        (["--budget", "0"], "budget is 0"),
         (["--layers", "2"], "--layers cuts a model with random weights"),
     ],
 )
@@ -173,3 +177,30 @@ def test_what_cannot_be_timed_is_told(arguments: list[str], message: str) -> Non
     assert result.exit_code == 1
     assert message in " ".join(result.stderr.split())
     assert run("demo", "--visual-tokens", "many").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "grids"), [(tiny_qwen(), (Grid(3, 4),)), (tiny_internvl("llama"), (GRID,) * 3), (tiny_internvl("phi3"), (GRID,))]
+)
+def test_other_families_through_the_same_figures(model: Any, grids: tuple[Grid, ...]) -> None:
+    """Any grid with its positions, several tiles, fused projections."""
+    sizes = sizes_of(model)
+    contenders = [Contender(recipe, 0.4, plan=make_plan(recipe, None, sizes, grids, 0.4)) for recipe in ("yopo", "interlaced")]
+    contenders.append(Contender("everything", 1, plan=normalise(dense_plan(sizes, grids))))
+    figures = measure(model, contenders, Setting(grids, 8, 2, 1, 1, False), Ceiling(1e9, 1e9))
+    assert [one.kv_bytes for one in figures] == [one.kv_bytes_predicted for one in figures]
+    assert figures[-1].kv_share == 1
+    given = random_prompt(model, grids, 8, 2)
+    with torch.inference_mode():  # nothing is permuted: what prunes nothing is the dense model
+        whole = model_side("everything", with_plan(model, contenders[-1].plan), given)
+        dense = model_side("dense", model, given)
+        torch.testing.assert_close(whole.prefill().logits, dense.prefill().logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(whole.answer().logits, dense.answer().logits, atol=1e-4, rtol=0)
+
+
+def test_visual_tokens_are_a_square_or_tiles() -> None:
+    assert visual_grids(published_config("llava-1.5-7b"), 9216) == (Grid(96, 96),)
+    assert visual_grids(published_config("qwen2-vl-7b"), 576) == (Grid(24, 24),)
+    assert visual_grids(published_config("internvl2-8b"), 2304) == (Grid(16, 16),) * 9
+    with pytest.raises(YopoError, match="no whole tiles"):
+        visual_grids(published_config("internvl2-8b"), 576)

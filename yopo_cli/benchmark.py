@@ -5,12 +5,12 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
-from math import isqrt
 from typing import Any
 
 from converters.errors import YopoError
+from converters.families.llava import LLAVA
 from converters.measure.bench import Contender, Figures, Setting
-from converters.runtime.plan import Grid, Plan, Sizes
+from converters.runtime.plan import Grid, Plan, Sizes, dense_plan, normalise
 
 from .loader import Dtype, load, locate, pick_device, quiet
 from .report import count_text
@@ -47,7 +47,7 @@ class Subject:
 
     dense: Any
     sizes: Sizes
-    grid: Grid
+    grids: tuple[Grid, ...]
     own: Any = None
     plan: Plan | None = None
 
@@ -62,7 +62,7 @@ class Run:
     @property
     def title(self) -> str:
         setting = self.setting
-        return f"{setting.grid.tokens} visual + {setting.text_tokens} text tokens, batch {setting.batch}"
+        return f"{setting.visual_tokens} visual + {setting.text_tokens} text tokens, batch {setting.batch}"
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Bench:
         self.threads = torch.get_num_threads()
         self.subject = _subject(self.asked)
         sizes, dense = self.subject.sizes, self.subject.dense
-        rows = self.subject.grid.tokens + self.asked.text_tokens
+        rows = sum(grid.tokens for grid in self.subject.grids) + self.asked.text_tokens
         self.ceiling = measure_ceiling(dense.device, dense.dtype, rows, sizes.hidden_size, sizes.intermediate_size)
 
     def ceiling_lines(self) -> Iterator[str]:
@@ -99,41 +99,49 @@ class Bench:
         """Measure every visual grid, batch size and budget."""
         from converters.measure.bench import measure
 
-        for grid in self._grids():
+        for grids in self._grids():
             for batch in self.asked.batch_sizes or (1,):
-                tower = self.asked.tower and grid == self.subject.grid
-                setting = Setting(grid, self.asked.text_tokens, batch, self.asked.rounds, self.asked.steps, tower)
-                for contenders in self._contenders(grid, say):
+                tower = self.asked.tower and grids == self.subject.grids
+                setting = Setting(grids, self.asked.text_tokens, batch, self.asked.rounds, self.asked.steps, tower)
+                for contenders in self._contenders(grids, say):
                     say(f"Timing {', '.join(one.name for one in contenders)} against dense ...")
                     figures = measure(self.subject.dense, contenders, setting, self.ceiling, self.subject.own)
                     self.done.append(Run(setting, figures))
                     yield self.done[-1]
 
-    def _grids(self) -> list[Grid]:
-        return [_square(tokens) for tokens in self.asked.visual_tokens] or [self.subject.grid]
+    def _grids(self) -> list[tuple[Grid, ...]]:
+        from converters.measure.models import visual_grids
 
-    def _contenders(self, grid: Grid, say: Callable[[str], None]) -> Iterator[list[Contender]]:
+        config = self.subject.dense.config.to_dict()
+        return [visual_grids(config, tokens) for tokens in self.asked.visual_tokens] or [self.subject.grids]
+
+    def _contenders(self, grids: tuple[Grid, ...], say: Callable[[str], None]) -> Iterator[list[Contender]]:
         """What is timed together: everything at one budget."""
         from converters.planning.cost import cost
-        from converters.planning.recipes import make_plan
 
         if self.subject.plan is not None:
-            plan = replace(self.subject.plan, grids=(grid,))
-            yield [Contender("plan", round(cost(plan).share, 4), plan=plan), *self._pruners(grid, cost(plan).share, say)]
+            plan = replace(self.subject.plan, grids=grids)
+            yield [Contender("plan", round(cost(plan).share, 4), plan=plan), *self._pruners(grids, cost(plan).share, say)]
             return
         for budget in self.asked.budgets or DEFAULT_BUDGETS:
-            plans = [
-                Contender(recipe, budget, plan=make_plan(recipe, None, self.subject.sizes, (grid,), budget))
-                for recipe in self.asked.recipes or DEFAULT_RECIPES
-            ]
-            yield [*plans, *self._pruners(grid, budget, say)]
+            yield [*self._plans(grids, budget), *(self._pruners(grids, budget, say) if budget < 1 else [])]
 
-    def _pruners(self, grid: Grid, budget: float, say: Callable[[str], None]) -> Iterator[Contender]:
+    def _plans(self, grids: tuple[Grid, ...], budget: float) -> Iterator[Contender]:
+        """The recipes' plans; at a budget of 1 the plan that prunes nothing, which shows what the runtime itself costs."""
+        from converters.planning.recipes import make_plan
+
+        if budget == 1:
+            yield Contender("everything", 1, plan=normalise(dense_plan(self.subject.sizes, grids)))
+            return
+        for recipe in self.asked.recipes or DEFAULT_RECIPES:
+            yield Contender(recipe, budget, plan=make_plan(recipe, None, self.subject.sizes, grids, budget))
+
+    def _pruners(self, grids: tuple[Grid, ...], budget: float, say: Callable[[str], None]) -> Iterator[Contender]:
         from converters.baselines.schedule import SCHEDULES, schedule
 
         for method in self.asked.against:
             try:
-                yield Contender(method, round(budget, 4), schedule=schedule(method, self.subject.sizes, (grid,), budget))
+                yield Contender(method, round(budget, 4), schedule=schedule(method, self.subject.sizes, grids, budget))
             except YopoError as error:
                 if method not in SCHEDULES:
                     raise
@@ -149,23 +157,19 @@ def _check(asked: Asked) -> None:
         if unknown := [name for name in names if name not in known]:
             raise YopoError(f"There is no {what} {unknown[0]!r}.", f"There are: {', '.join(known)}.")
     for budget in asked.budgets:
-        if not 0 < budget < 1:
-            raise YopoError(f"The budget is {budget:g}, not between 0 and 1.", "It is the kept share of dense visual FLOPs, such as 0.25.")
-    for tokens in asked.visual_tokens:
-        _square(tokens)
-
-
-def _square(tokens: int) -> Grid:
-    side = isqrt(tokens)
-    if side * side != tokens:
-        raise YopoError(f"{tokens} visual tokens are no square grid.", "LLaVA-1.5 has square grids: 576, 2304 or 9216 tokens.")
-    return Grid(side, side)
+        if not 0 < budget <= 1:
+            raise YopoError(f"The budget is {budget:g}, not within 0 and 1.", "It is the kept share of dense visual FLOPs, such as 0.25.")
 
 
 def _subject(asked: Asked) -> Subject:
     """The model that is timed. Raises YopoError."""
-    if asked.random_weights:
-        return _random_subject(asked)
+    subject = _random_subject(asked) if asked.random_weights else _saved_subject(asked)
+    if asked.against and subject.dense.config.model_type != LLAVA.model_type:
+        raise YopoError(f"Token pruners run over {LLAVA.name} alone.", "Leave --against out.")
+    return subject
+
+
+def _saved_subject(asked: Asked) -> Subject:
     if asked.layers:
         raise YopoError("--layers cuts a model with random weights.", "Add --random-weights.")
     source = locate(asked.model)
@@ -177,9 +181,9 @@ def _subject(asked: Asked) -> Subject:
             raise YopoError(f"{asked.model} has a plan of its own.", "Leave --budget and --recipe out, or give the dense model.")
         opened = open_converted(source.path)
         own = load(source.path, asked.device, asked.dtype).model
-        return Subject(native(own), opened.plan.sizes, opened.plan.grids[0], own, opened.plan)
+        return Subject(native(own), opened.plan.sizes, opened.plan.grids[:1], own, opened.plan)
     checkpoint = open_checkpoint(source.path)
-    return Subject(load(source.path, asked.device, asked.dtype).model, checkpoint.sizes, checkpoint.grid)
+    return Subject(load(source.path, asked.device, asked.dtype).model, checkpoint.sizes, (checkpoint.grid,))
 
 
 def _random_subject(asked: Asked) -> Subject:
@@ -200,7 +204,7 @@ def _random_subject(asked: Asked) -> Subject:
     device = torch.device(pick_device(asked.device))
     # Without weights there is no checkpoint's own dtype: what models of this size are run in.
     kind = asked.dtype.value if asked.dtype is not Dtype.AUTO else "float32" if device.type == "cpu" else "bfloat16"
-    return Subject(random_model(config, device, getattr(torch, kind)), family.sizes(config), family.grid(config))
+    return Subject(random_model(config, device, getattr(torch, kind)), family.sizes(config), (family.grid(config),))
 
 
 def _dtype(model: Any) -> str:
@@ -279,7 +283,7 @@ def bench_record(bench: Bench) -> Iterator[str]:
             "versions": {name: version(name) for name in ("torch", "transformers", "yopo")},
             "ceiling": asdict(bench.ceiling),
             "runs": [
-                {"visual_tokens": run.setting.grid.tokens, **asdict(run.setting), "sides": [asdict(one) for one in run.figures]}
+                {"visual_tokens": run.setting.visual_tokens, **asdict(run.setting), "sides": [asdict(one) for one in run.figures]}
                 for run in bench.done
             ],
         }

@@ -24,12 +24,16 @@ DENSE = "dense"
 class Setting:
     """One row of the benchmark: the prompt's sizes, and how often each thing is timed. `tower` times the vision tower too."""
 
-    grid: Grid
+    grids: tuple[Grid, ...]
     text_tokens: int
     batch: int
     rounds: int
     steps: int
     tower: bool
+
+    @property
+    def visual_tokens(self) -> int:
+        return sum(grid.tokens for grid in self.grids)
 
 
 @dataclass(frozen=True)
@@ -80,14 +84,14 @@ class Figures:
 
 def measure(dense: Any, contenders: Sequence[Contender], setting: Setting, ceiling: Ceiling, own: Any = None) -> list[Figures]:
     """Figures of the dense model and of every contender, all in turns. `own` is a pruned model that is there already."""
-    given = random_prompt(dense, setting.grid, setting.text_tokens, setting.batch)
-    whole = Contender(DENSE, None, plan=dense_plan(_sizes(contenders[0]), (setting.grid,)))
+    given = random_prompt(dense, setting.grids, setting.text_tokens, setting.batch)
+    whole = Contender(DENSE, None, plan=dense_plan(_sizes(contenders[0]), setting.grids))
     everyone = [whole, *contenders]
     with torch.inference_mode():
         sides = {_key(one): _side(dense, one, given, own) for one in everyone}
         looks = {key: _first_look(side, dense.device, setting) for key, side in sides.items()}
         prefills = in_turns({key: side.prefill for key, side in sides.items()}, DENSE, setting.rounds, dense.device, warmup=0)
-        firsts = _with_tower(dense, sides, setting, given) if setting.tower else {}
+        firsts = in_turns({key: side.answer for key, side in sides.items()}, DENSE, setting.rounds, dense.device) if setting.tower else {}
         steps = _decoding(dense, sides, looks, setting) if setting.steps else {}
     return [
         _figures(one, whole, setting, ceiling, dense, prefills[_key(one)], firsts.get(_key(one)), steps.get(_key(one)), looks)
@@ -129,17 +133,6 @@ def _side(dense: Any, one: Contender, given: Prompt, own: Any) -> Side:
     return model_side(one.name, with_plan(dense, one.plan) if own is None else own, given)
 
 
-def _with_tower(dense: Any, sides: dict[str, Side], setting: Setting, given: Prompt) -> dict[str, Timing]:
-    assert given.pixels is not None
-    pixels = given.pixels
-    answers: dict[str, Callable[[], object]] = {key: _bound(one.answer, pixels) for key, one in sides.items()}
-    return in_turns(answers, DENSE, setting.rounds, dense.device)
-
-
-def _bound(answer: Callable[[Tensor], Any], pixels: Tensor) -> Callable[[], object]:
-    return lambda: answer(pixels)
-
-
 def _decoding(dense: Any, sides: dict[str, Side], looks: dict[str, Look], setting: Setting) -> dict[str, Timing]:
     """Time of one more token, in turns on caches that grow alike."""
     token = torch.full((setting.batch, 1), 5, device=dense.device)
@@ -172,7 +165,7 @@ def _figures(
         total_share=spent.total_share,
         flops=batch * spent.total,
         efficiency=spent.total_share / prefill.ratio,
-        tokens_per_second=batch * (setting.grid.tokens + text) / prefill.median,
+        tokens_per_second=batch * (setting.visual_tokens + text) / prefill.median,
         prefill=_time(prefill, least),
         ttft=None if first is None else _time(first, None),
         decode=None if step is None else _time(step, step_least),

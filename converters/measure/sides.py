@@ -16,20 +16,20 @@ from .models import Prompt
 
 @dataclass(frozen=True)
 class Side:
-    """`prefill()` reads the prompt with the picture's features given, `answer(pixels)` with the vision tower; both give a state.
+    """`prefill()` reads the prompt with the picture's features given, `answer()` with the vision tower; both give a state.
 
     `step(state, token)` reads one more token `[batch, 1]` in place; `held(state)` is the bytes of K and V.
     """
 
     name: str
     prefill: Callable[[], Any]
-    answer: Callable[[Tensor], Any]
+    answer: Callable[[], Any]
     step: Callable[[Any, Tensor], None]
     held: Callable[[Any], int]
 
 
 class PerPicture(tuple[Tensor, ...]):
-    """Features of each picture; some models look for one tensor of all."""
+    """Features of each picture or tile; some models look for one tensor of all."""
 
     def to(self, *arguments: Any) -> Tensor:
         return torch.stack(tuple(self)).to(*arguments)
@@ -41,11 +41,13 @@ def model_side(name: str, model: Any, given: Prompt) -> Side:
     if hasattr(text_model, "split_weights") and not text_model.split:
         text_model.split_weights()  # once, when a model is first run: not a part of any prefill
 
+    pictures = PerPicture(given.features.unflatten(1, (len(given.grids), -1)).flatten(0, 1))
+
     def read(**picture: Any) -> Any:
         return model(input_ids=given.ids, use_cache=True, logits_to_keep=1, **given.places, **picture)
 
     def prefill() -> Any:
-        return read(mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=PerPicture(given.features))})
+        return read(mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=pictures)})
 
     def step(state: Any, token: Tensor) -> None:
         model(input_ids=token, past_key_values=state.past_key_values, use_cache=True, logits_to_keep=1)
@@ -53,7 +55,7 @@ def model_side(name: str, model: Any, given: Prompt) -> Side:
     def held(state: Any) -> int:
         return sum(_layer_bytes(layer) for layer in state.past_key_values.layers)
 
-    return Side(name, prefill, lambda pixels: read(pixel_values=pixels), step, held)
+    return Side(name, prefill, lambda: read(pixel_values=given.pixels), step, held)
 
 
 def _layer_bytes(layer: Any) -> int:
@@ -68,8 +70,8 @@ def pruner_side(dense: Any, schedule: Schedule, given: Prompt, seed: int = 0) ->
         picture = chosen(given.features, schedule) if tower is None else merged(dense, tower, schedule)
         return prefill(dense, embedded(dense, given.ids, None, picture, schedule), schedule)
 
-    def answer(pixels: Tensor) -> Any:
-        return prefill(dense, prompt(dense, {"input_ids": given.ids, "pixel_values": pixels}, schedule), schedule)
+    def answer() -> Any:
+        return prefill(dense, prompt(dense, {"input_ids": given.ids, "pixel_values": given.pixels}, schedule), schedule)
 
     return Side(schedule.method, read, answer, lambda state, token: advance(dense, state, token[:, 0]), lambda state: int(state.nbytes))
 
