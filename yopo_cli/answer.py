@@ -3,17 +3,23 @@
 from collections.abc import Sequence
 from typing import Any
 
+from .exported import LoadedExport
 from .loader import Loaded
 
 
 def generate(loaded: Loaded, inputs: Any, max_new_tokens: int, streamer: Any = None) -> list[str]:
     """The model's answers to a batch of processor outputs, without the prompts."""
+    if isinstance(loaded, LoadedExport):
+        return _decoded(loaded, loaded.new_tokens(inputs, max_new_tokens))
     import torch
 
     on_device = inputs.to(loaded.device, dtype=loaded.model.dtype)
     with torch.inference_mode():
         produced = loaded.model.generate(**on_device, generation_config=_greedy(loaded.model, max_new_tokens), streamer=streamer)
-    new = produced[:, on_device["input_ids"].shape[1] :]
+    return _decoded(loaded, produced[:, on_device["input_ids"].shape[1] :])
+
+
+def _decoded(loaded: Loaded, new: Any) -> list[str]:
     answers: Sequence[str] = loaded.processor.batch_decode(new, skip_special_tokens=True)
     return [answer.strip() for answer in answers]
 

@@ -12,6 +12,7 @@ from .commands.ask import ask
 from .commands.bench import bench
 from .commands.convert import convert
 from .commands.eval import evaluate
+from .commands.export import export
 from .commands.heal import heal
 from .commands.inspect import inspect
 from .commands.models import models
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "ask": ask,
     "verify": verify,
     "eval": evaluate,
+    "export": export,
     "heal": heal,
     "bench": bench,
     "models": models,

@@ -9,6 +9,7 @@ import typer
 from converters.errors import YopoError
 from converters.runtime.plan import Grid, Plan, PlanError, from_json
 
+from .exported import Runtime
 from .loader import Dtype
 
 SAMPLES = 100  # questions that plans are made on, unless --samples says otherwise
@@ -18,6 +19,8 @@ Device = Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:
 DtypeOption = Annotated[
     Dtype, typer.Option(help="Number format; auto: the checkpoint's own on a GPU, float32 on a CPU if that fits, else bfloat16.")
 ]
+RuntimeOption = Annotated[Runtime, typer.Option(help="What runs the model: PyTorch, or ONNX Runtime what `yopo export` wrote.")]
+AllowCpu = Annotated[bool, typer.Option("--allow-cpu", help="With --runtime onnx: run on the CPU where the asked device cannot be had.")]
 
 
 def read_plan(file: Path) -> Plan:

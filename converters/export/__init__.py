@@ -1,1 +1,24 @@
 """Exported graphs: a converted model (or a dense one) for runtimes without PyTorch."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ..errors import YopoError
+
+if TYPE_CHECKING:
+    from .request import Report, Request
+
+TARGETS: Mapping[str, str] = {"onnxruntime": "onnxruntime_target", "genai": "genai", "transformers-js": "transformers_js"}
+"""Modules of this package by target; each has `export(request) -> report`."""
+
+
+def exporter(target: str) -> "Callable[[Request], Report]":
+    """The function that exports for a target. Raises YopoError where the packages that it needs are missing."""
+    try:
+        function: Callable[[Request], Report] = import_module(f".{TARGETS[target]}", __name__).export
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("onnx", "onnx_ir", "onnxscript"):
+            raise
+        raise YopoError(f"Exports need {error.name}, which is not installed.", "pip install 'yopo[onnx-cpu]', or onnx-gpu.") from None
+    return function

@@ -118,6 +118,10 @@ class Graph:
     def concat(self, parts: Sequence[ir.Value], axis: int) -> ir.Value:
         return parts[0] if len(parts) == 1 else self.op("Concat", *parts, axis=axis)
 
+    def choose(self, condition: ir.Value, one: ir.Value, other: ir.Value) -> ir.Value:
+        """`Where` for booleans, of which onnxruntime has none on a CPU."""
+        return self.op("Or", self.op("And", condition, one), self.op("And", self.op("Not", condition), other))
+
     def take(self, value: ir.Value, places: Sequence[int], axis: int, size: int) -> ir.Value:
         """`value` at `places` of an axis of `size`: itself where they are all, a slice where they are consecutive."""
         if list(places) == list(range(size)):

@@ -112,7 +112,7 @@ class _Masked:
         if key not in self._made:
             visual = graph.unsqueeze(self._visual(self.queries), 1, 3)
             by_text = graph.op("And", self._earlier(), self._read(reads))
-            allowed = graph.op("Where", visual, self._by_visual(layout.window), by_text)
+            allowed = graph.choose(visual, self._by_visual(layout.window), by_text)
             itself = graph.op("Equal", graph.unsqueeze(self.key_slots, 1, 2), graph.unsqueeze(self.query_slots, 1, 3))
             self._made[key] = additive(graph, graph.op("Or", allowed, itself))
         return self._made[key]
@@ -150,7 +150,7 @@ class _Masked:
             place = graph.op("Mul", graph.unsqueeze(self._tokens(self.queries, 0), 1, 3), code(self.grid.tokens))
             pair = graph.op("Add", place, graph.unsqueeze(self._tokens(self.keys, 0), 1, 2))
             near = graph.op("And", graph.op("Gather", _windows(self.grid, window, plan), pair, axis=0), same)
-            self._made["window", window] = graph.op("Where", text, self._earlier(), near)
+            self._made["window", window] = graph.choose(text, self._earlier(), near)
         return self._made["window", window]
 
 

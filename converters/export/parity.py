@@ -51,7 +51,7 @@ def _expected(model: Any, inputs: Mapping[str, Any], tokens: int) -> tuple[Any, 
 
     kind = model.dtype
     given = {name: value.to(kind) if torch.is_tensor(value) and value.is_floating_point() else value for name, value in inputs.items()}
-    greedy = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=None, pad_token_id=0)
+    greedy = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)  # None would be the model's own
     with torch.inference_mode():
         logits = model(**given, logits_to_keep=1).logits[:, -1].float().numpy()
         words = model.generate(**given, generation_config=greedy)[:, given["input_ids"].shape[1] :].numpy()

@@ -1,6 +1,7 @@
 """Running an export: sessions of its graphs, and greedy generation with a cache."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,15 @@ class Exported:
         if file not in self._sessions:
             self._sessions[file] = session(self.folder / file, self.device, allow_cpu=self.allow_cpu, threads=self.threads)
         return self._sessions[file]
+
+    @contextmanager
+    def dense(self) -> Iterator[None]:
+        """Within this context the plan is switched off: the dense model of the same weights runs."""
+        self.pruned = False
+        try:
+            yield
+        finally:
+            self.pruned = True
 
     def release(self) -> None:
         """Forget the sessions and the memory of their weights."""

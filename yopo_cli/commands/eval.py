@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +11,10 @@ import typer
 from converters.errors import YopoError
 
 from ..evaluation import Answered, Score, by_kind, score, score_json
-from ..loader import Dtype, Loaded, load, locate
-from ..options import Device, DtypeOption, Json
+from ..exported import Runtime, load_with
+from ..loader import Dtype, Loaded, locate
+from ..options import AllowCpu, Device, DtypeOption, Json, RuntimeOption
+from ..processes import joined
 from ..report import share_text
 from ..samples import BUNDLED, Example, Examples, batches, read_examples
 from ..terminal import GATE_FAILED, sample_bar, say, show_json, show_table
@@ -30,6 +33,8 @@ def evaluate(
     min_retention: Annotated[
         float | None, typer.Option(min=0, help="Exit with 3 if a task keeps less than this share of the dense accuracy.")
     ] = None,
+    runtime: RuntimeOption = Runtime.TORCH,
+    allow_cpu: AllowCpu = False,
     device: Device = None,
     dtype: DtypeOption = Dtype.AUTO,
     as_json: Json = False,
@@ -37,7 +42,7 @@ def evaluate(
     """Compare the pruned model with the dense one on the same questions. The dense one is OUT with its plan switched off."""
     started = time.monotonic()
     tasks = _tasks(task or [BUNDLED], samples, seed)
-    loaded = load(locate(model).path, device, dtype)
+    loaded = load_with(runtime, locate(model).path, device, dtype, allow_cpu)
     if min_retention is not None and not loaded.pruned:
         raise YopoError(f"{model} is dense: it has no retention to demand.", "Leave --min-retention out, or give a converted model.")
     say(f"Path: {loaded.path_report()}")
@@ -60,12 +65,16 @@ def _tasks(names: list[str], samples: int | None, seed: int) -> list[Examples]:
 
 
 def _answered(loaded: Loaded, examples: Examples, batch_size: int, max_new_tokens: int) -> list[Answered]:
+    """Answers in the order of the questions; of several processes, each asks its share of the batches."""
+    processes = joined()
     with sample_bar(f"Asking {examples.name}", examples.count) as progress:
-        answered: list[Answered] = []
-        for batch in batches(examples.stream(), batch_size):
-            answered.extend(_batch(loaded, batch, max_new_tokens))
-            progress(len(answered))
-    return answered
+        answered: list[list[Answered]] = []
+        for batch in processes.share(batches(examples.stream(), batch_size)):
+            answered.append(list(_batch(loaded, batch, max_new_tokens)))
+            progress(min(examples.count, sum(map(len, answered)) * processes.count))
+    shares = processes.gathered(answered)
+    in_turns = zip_longest(*shares, fillvalue=())
+    return [one for turn in in_turns for batch in turn for one in batch]
 
 
 def _batch(loaded: Loaded, batch: list[Example], max_new_tokens: int) -> Iterator[Answered]:

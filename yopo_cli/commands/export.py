@@ -1,0 +1,77 @@
+"""`yopo export`: a model for runtimes without PyTorch."""
+
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..loader import Dtype
+from ..options import Json, parse_grid
+from ..report import count_text, share_text
+from ..terminal import say, show_json, show_table, show_text
+
+DEFAULT_OPSET, FIRST_OPSET, LAST_OPSET = 23, 18, 25
+
+
+class Target(StrEnum):
+    """Runtimes that packages are made for."""
+
+    ONNXRUNTIME = "onnxruntime"
+    GENAI = "genai"
+    TRANSFORMERS_JS = "transformers-js"
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="OUT|MODEL", help="A converted model, or a dense one.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A folder of its own, with copies (default: beside OUT's own weights).")
+    ] = None,
+    target: Annotated[Target, typer.Option(help="What is to run it.")] = Target.ONNXRUNTIME,
+    grid: Annotated[
+        list[str] | None, typer.Option(help="Visual grid, such as 24x24; may be repeated where the vision tower takes any size.")
+    ] = None,
+    opset: Annotated[int, typer.Option(min=FIRST_OPSET, max=LAST_OPSET, help="Version of the ONNX operators.")] = DEFAULT_OPSET,
+    dtype: Annotated[Dtype, typer.Option(help="What graphs compute in; auto: float16 for float16 weights, else float32.")] = Dtype.AUTO,
+    int8: Annotated[bool, typer.Option("--int8", help="Weights of the language model in 8 bits, for CPUs.")] = False,
+    int4: Annotated[bool, typer.Option("--int4", help="In 4 bits.")] = False,
+    masked: Annotated[bool, typer.Option("--masked", help="A dense graph with the plan as masks: saves nothing.")] = False,
+    parity: Annotated[bool, typer.Option(help="Compare logits and greedy tokens with PyTorch's.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export, or the output folder.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a model as ONNX graphs that do only the visual work of its plan, over the same weights."""
+    if int4 and int8:
+        raise typer.BadParameter("choose one of --int4 and --int8.", param_hint="--int4 / --int8")
+    from converters.export import exporter
+
+    from ..exporting import Asked, request_of
+
+    run = exporter(target.value)
+    grids = tuple(found for text in grid or () if (found := parse_grid(text)) is not None)
+    bits = 4 if int4 else 8 if int8 else None
+    asked = Asked(model, target.value, output, grids, opset, dtype, bits, masked, parity, force)
+    report = run(request_of(asked, say))
+    if as_json:
+        show_json({**asdict(report), "folder": str(report.folder), "model": model})
+    else:
+        _show(report)
+
+
+def _show(report: Any) -> None:
+    show_table(("file", "bytes"), [(name, count_text(size)) for name, size in report.files.items()])
+    rows = [("checkpoint", report.checkpoint_bytes), ("added", report.added_bytes), ("copied as it is", report.copied_bytes)]
+    shares = [(what, count_text(size), share_text(size / report.checkpoint_bytes)) for what, size in rows]
+    show_table(("on disk", "bytes", "of checkpoint"), shares)
+    if report.parity is not None:
+        show_table(("compared with PyTorch", "largest difference", "of logits up to", "greedy tokens equal"), _parity_rows(report.parity))
+    show_text([f"Note: {note}" for note in report.notes])
+    show_text([f"Wrote {report.folder}"])
+
+
+def _parity_rows(parity: Any) -> list[tuple[str, ...]]:
+    return [
+        (name, f"{one['largest_difference']:.1e}", f"{one['largest_logit']:.3g}", f"{one['equal_tokens']} of {one['all_tokens']}")
+        for name, one in parity["prompts"].items()
+    ]
