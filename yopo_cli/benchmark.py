@@ -270,6 +270,8 @@ def _label(one: Figures) -> str:
 
 def bench_record(bench: Bench) -> Iterator[str]:
     """Everything in one JSON line."""
+    from converters.runtime.choice import CHOICES
+
     asked, subject = bench.asked, bench.subject
     yield json.dumps(
         {
@@ -282,6 +284,7 @@ def bench_record(bench: Bench) -> Iterator[str]:
             "threads": bench.threads,
             "versions": {name: version(name) for name in ("torch", "transformers", "yopo")},
             "ceiling": asdict(bench.ceiling),
+            "chosen": CHOICES,
             "runs": [
                 {"visual_tokens": run.setting.visual_tokens, **asdict(run.setting), "sides": [asdict(one) for one in run.figures]}
                 for run in bench.done

@@ -6,9 +6,11 @@ from time import perf_counter
 
 import torch
 
+from ..runtime.products import blocked
 from .clock import synchroniser
 
 READ_BYTES = 1 << 29  # beyond any cache
+CACHED = 1024
 ENOUGH_SECONDS = 0.5
 
 
@@ -25,17 +27,27 @@ class Ceiling:
 
 
 def measure_ceiling(device: torch.device, dtype: torch.dtype, rows: int, inner: int, outer: int) -> Ceiling:
-    """The ceiling for products of `[rows, inner]` by `[inner, outer]`: the shape of a model's feed-forward."""
-    left, right = (torch.randn(shape, device=device).to(dtype) for shape in ((rows, inner), (outer, inner)))
-    product = _best(lambda: torch.nn.functional.linear(left, right), device)
-    count = READ_BYTES // dtype.itemsize // inner
-    weight = torch.zeros(count, inner, device=device, dtype=dtype)
+    """The ceiling with the process's threads: the best rate of any of a model's products, and of a square one that caches hold.
+
+    `rows` by `inner` and `outer` are those of its feed-forward; on a CPU products also run in blocks of the weight, as they may in
+    the runtime.
+    """
+    shapes = ((rows, inner, outer), (rows, outer, inner), (CACHED, CACHED, CACHED))
+    rate = max(_rate(device, dtype, *shape) for shape in shapes)
+    weight = torch.zeros(READ_BYTES // dtype.itemsize // inner, inner, device=device, dtype=dtype)
     one_row = torch.zeros(1, inner, device=device, dtype=dtype)
     target = torch.empty_like(weight)
     reading = _best(lambda: torch.nn.functional.linear(one_row, weight), device)
     copying = _best(lambda: target.copy_(weight), device)
-    size = weight.nbytes
-    return Ceiling(2 * rows * inner * outer / product, max(size / reading, 2 * size / copying))
+    return Ceiling(rate, max(weight.nbytes / reading, 2 * weight.nbytes / copying))
+
+
+def _rate(device: torch.device, dtype: torch.dtype, rows: int, inner: int, outer: int) -> float:
+    left, right = (torch.randn(shape, device=device).to(dtype) for shape in ((rows, inner), (outer, inner)))
+    ways = [lambda: torch.nn.functional.linear(left, right)]
+    if device.type == "cpu":
+        ways.append(lambda: blocked(left, right))
+    return 2 * rows * inner * outer / min(_best(way, device) for way in ways)
 
 
 def _best(work: Callable[[], object], device: torch.device) -> float:
