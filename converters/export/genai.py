@@ -14,8 +14,9 @@ import onnx_ir as ir
 from ..checkpoint.folder import appearing
 from ..checkpoint.reader import CONFIG
 from ..checkpoint.skeleton import native_config
-from .packages import Package, package, sizes, write_graphs
-from .precision import Float
+from .onnxruntime_target import check_beside
+from .packages import NOT_COMPARED, Package, package, sizes, write_graphs
+from .precision import precision_of
 from .preprocessing import GENERATION_CONFIG, preprocessing, write_json
 from .request import Report, Request
 from .slots import PAST, PRESENT
@@ -31,7 +32,7 @@ def export(request: Request) -> Report:
     """Write the package. Raises YopoError for what onnxruntime-genai cannot be given."""
     made = package(request, TARGET, "onnxruntime-genai", padded=True, features=True, ids=ir.DataType.INT32)
     with _folder(request) as folder:
-        store = Store(request.checkpoint, folder, WEIGHTS, Float(), request.output is None)
+        store = Store(request.checkpoint, folder, WEIGHTS, precision_of(request.bits), request.output is None)
         write_graphs(made, folder, {name: (file, store) for name, file in GRAPHS.items()})
         names = [*GRAPHS.values(), *store.written, GENAI_CONFIG]
         if request.output is not None:
@@ -41,9 +42,12 @@ def export(request: Request) -> Report:
             names += [*texts.files, CONFIG]
         write_json(folder / GENAI_CONFIG, _config(made, folder))
         files = sizes(folder, names)
-    held, least = made.cache_bytes()
+    cache = made.cache_bytes()
     graphs = sum(files[file] for file in GRAPHS.values())
-    note = f"The cache is as large as the dense model's: {held} bytes after one picture and 64 text tokens, where the plan needs {least}."
+    note = (
+        f"the runtime's cache is as large as the dense model's: {cache['held']} bytes after a picture and 64 text tokens, "
+        f"where the plan needs {cache['needed']}"
+    )
     return Report(
         TARGET,
         request.folder,
@@ -51,8 +55,8 @@ def export(request: Request) -> Report:
         request.checkpoint.bytes,
         store.added_bytes + graphs,
         store.copied_bytes,
-        (note,),
-        facts={"cache_slots": made.slots, "kv_cache_bytes": held, "kv_cache_bytes_needed": least, "opset": made.opset},
+        (note, NOT_COMPARED),
+        facts={"cache_bytes": cache, "cache_slots": made.slots, "opset": made.opset},
     )
 
 
@@ -60,6 +64,7 @@ def export(request: Request) -> Report:
 def _folder(request: Request) -> Iterator[Path]:
     """The checkpoint's own folder, or a new one that appears whole."""
     if request.output is None:
+        check_beside(request, GENAI_CONFIG)
         yield request.folder
         return
     with appearing(request.output, request.force) as folder:

@@ -40,7 +40,7 @@ EMBEDDING, CONTINUATION, DENSE, MASKED, VISION = "embed_tokens", "decoder_decode
 def export(request: Request) -> Report:
     """Write the graphs of a model. Raises YopoError for what cannot be; nothing is left behind then."""
     if request.output is None:
-        _check_beside(request)
+        check_beside(request, MANIFEST)
         with _removed_on_failure(request.folder):
             return _write(request, request.folder)
     if request.output.resolve() == request.checkpoint.path.resolve():
@@ -50,10 +50,13 @@ def export(request: Request) -> Report:
         return replace(_write(request, folder), folder=request.output)
 
 
-def _check_beside(request: Request) -> None:
-    """Graphs refer to files in their own folder alone, and to real ones: onnx's checker refuses links, of which a hub's cache consists."""
+def check_beside(request: Request, marker: str) -> None:
+    """Raise YopoError where graphs cannot lie beside the weights; `marker` is the file that tells an export is there.
+
+    Graphs refer to files in their own folder alone, and to real ones: onnx's checker refuses links, of which a hub's cache consists.
+    """
     folder = request.folder
-    if (folder / MANIFEST).exists() and not request.force:
+    if (folder / marker).exists() and not request.force:
         raise YopoError(f"{folder} holds an export already.", "Replace it with --force, or write to another folder with -o.")
     linked = {info.file for info in request.checkpoint.tensors.values() if info.file.is_symlink() or info.file.stat().st_nlink > 1}
     if linked or request.checkpoint.foreign:
@@ -111,13 +114,13 @@ def _write(request: Request, folder: Path) -> Report:
     check_space(folder, store.bytes_to_write)
     request.say("Writing ...")
     store.finish()
-    metadata = _metadata(request)
+    facts_of_all = metadata(request)
     for name, graph in graphs.items():
-        ir.save(graph.model(metadata, folder), folder / f"{name}.onnx")
+        ir.save(graph.model(facts_of_all, folder), folder / f"{name}.onnx")
     for name, (tower, pieces) in towers.items():
         for label, piece in pieces.items():
             tower.graph.initializers[label].const_value = store.external(piece, label, folder)
-        tower.metadata_props.update(metadata)
+        tower.metadata_props.update(facts_of_all)
         ir.save(tower, folder / f"{name}.onnx")
     files = [f"{name}.onnx" for name in (*graphs, *towers)]
     for file in files:
@@ -162,7 +165,7 @@ def _towers(request: Request, model: TextModel) -> dict[str, Grid]:
     return {VISION: request.grids[0]}
 
 
-def _metadata(request: Request) -> dict[str, str]:
+def metadata(request: Request) -> dict[str, str]:
     """What every graph says about itself; ONNX Runtime shows it as `custom_metadata_map`."""
     plan = request.plan
     facts: dict[str, Any] = {

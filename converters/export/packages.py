@@ -1,6 +1,5 @@
 """Packages for runtimes with a contract of their own: three graphs, of which one decoder serves every call, and their config files."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from ..checkpoint.section import version
 from ..errors import YopoError
 from ..planning.cost import REFERENCE_TEXT_TOKENS
-from ..runtime.plan import Grid, to_json
+from ..runtime.plan import Grid
 from . import single
 from .graph import Graph
+from .onnxruntime_target import COMPUTE, metadata
 from .request import Request
 from .slots import slots
 from .text import TextModel, text_model
@@ -22,7 +21,7 @@ from .vision import vision_model
 from .weights import Piece, Store
 
 FLOAT = ir.DataType.FLOAT
-COMPUTE = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
+NOT_COMPARED = "not compared with PyTorch"
 
 
 @dataclass(frozen=True)
@@ -65,19 +64,10 @@ class Package:
             "decoder": lambda graph: single.decoder(graph, self.model, self.grid, self.padded),
         }
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What a graph tells of itself: where it is from and what it obeys."""
-        request, plan = self.request, self.model.plan
-        facts = {"yopo.version": version(), "yopo.model": request.name, "yopo.revision": request.revision, "yopo.grid": str(self.grid)}
-        if plan is not None:
-            facts |= {"yopo.plan": json.dumps(to_json(plan)), "yopo.visual_depth": str(plan.visual_depth)}
-        return {name: text for name, text in facts.items() if text is not None}
-
-    def cache_bytes(self) -> tuple[int, int]:
+    def cache_bytes(self) -> dict[str, int]:
         """The cache after one picture and 64 text tokens: as the runtime holds it, and as short as the plan allows."""
         count = partial(single.cache_bytes, self.model, self.grid, REFERENCE_TEXT_TOKENS, int(self.compute.itemsize))
-        return count(self.padded), count(False)
+        return {"held": count(self.padded), "needed": count(False)}
 
 
 def package(request: Request, target: str, runtime: str, *, padded: bool, features: bool, ids: ir.DataType) -> Package:
@@ -96,15 +86,16 @@ def package(request: Request, target: str, runtime: str, *, padded: bool, featur
 def write_graphs(made: Package, folder: Path, files: dict[str, tuple[str, Store]]) -> None:
     """Write the graphs by session name to files with stores; stores that several share are finished once."""
     models: dict[str, Callable[[], ir.Model]] = {}
+    facts = metadata(made.request)
     for name, build in made.builders().items():
         store = files[name][1]
         graph = Graph(name, made.opset, made.compute, store)
         build(graph)
-        models[name] = partial(graph.model, made.metadata, folder)
+        models[name] = partial(graph.model, facts, folder)
     store = files["vision_encoder"][1]
     vision, pieces = vision_model(made.request.checkpoint, store, made.grid, made.opset, made.compute)
     _mark(vision.graph)
-    models["vision_encoder"] = partial(_placed, vision, pieces, store, made.metadata, folder)
+    models["vision_encoder"] = partial(_placed, vision, pieces, store, facts, folder)
     for one in {id(store): store for _, store in files.values()}.values():
         one.finish()
     for name, model in models.items():

@@ -60,4 +60,3 @@ class Report:
     parity: Mapping[str, Any] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
-    cache_bytes: Mapping[str, int] = field(default_factory=dict)

@@ -13,8 +13,8 @@ from ..checkpoint.folder import appearing
 from ..checkpoint.reader import CONFIG
 from ..checkpoint.skeleton import native_config
 from ..errors import YopoError
-from .packages import Package, package, sizes, write_graphs
-from .precision import Float
+from .packages import NOT_COMPARED, Package, package, sizes, write_graphs
+from .precision import precision_of
 from .preprocessing import (
     GENERATION_CONFIG,
     IMAGE_CONFIG,
@@ -45,7 +45,6 @@ def export(request: Request) -> Report:
         _write_configs(made, texts, folder)
         names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]
         files = sizes(folder, names)
-    held, _ = made.cache_bytes()
     return Report(
         TARGET,
         request.output,
@@ -53,8 +52,8 @@ def export(request: Request) -> Report:
         request.checkpoint.bytes,
         sum(store.added_bytes for store in stores) + sum(size for name, size in files.items() if name.endswith(".onnx")),
         sum(store.copied_bytes for store in stores),
-        ("One picture in a prompt: transformers.js fills in the first placeholder only.",),
-        facts={"cache_slots": made.slots, "kv_cache_bytes": held, "opset": made.opset},
+        ("one picture a prompt: transformers.js fills in the first placeholder only", NOT_COMPARED),
+        facts={"cache_bytes": made.cache_bytes(), "cache_slots": made.slots, "opset": made.opset},
     )
 
 
@@ -65,7 +64,7 @@ def _graphs(made: Package, folder: Path) -> list[Store]:
     files = {}
     for name, session in SESSIONS.items():
         file = f"{session}{ending}.onnx"
-        files[name] = file, Store(made.request.checkpoint, folder, f"{file}_data", Float(), False)
+        files[name] = file, Store(made.request.checkpoint, folder, f"{file}_data", precision_of(made.request.bits), False)
     write_graphs(made, folder, files)
     return [store for _, store in files.values()]
 
