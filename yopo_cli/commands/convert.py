@@ -21,7 +21,7 @@ from ..report import Bill, bill, cost_json, cost_table, dense_bill, dense_table
 from ..searching import saved_frontier, searched
 from ..terminal import byte_bar, say, show_json, show_table, show_text
 
-HEADMASK = ".npy"
+HEADMASK, OWN = ".npy", Path("config")
 
 
 class Recipe(StrEnum):
@@ -44,7 +44,7 @@ def convert(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write (default: ./NAME-yopo-BUDGET).")] = None,
     plan: Annotated[
-        Path | None, typer.Option(help="Apply this plan (JSON), or a published head mask (.npy), instead of making one; no calibration.")
+        Path | None, typer.Option(help="Apply this plan (JSON), a published head mask (.npy), or what a fine-tuned checkpoint's config says (config); no calibration.")
     ] = None,
     window: Annotated[int | None, typer.Option(min=1, help="With a head mask: side of the window that visual tokens see.")] = None,
     depth: Annotated[int | None, typer.Option(min=0, help="With a head mask: layers that keep visual tokens.")] = None,
@@ -114,19 +114,21 @@ def _check_combination(budget: float | None, plan: Path | None, frontier: Path |
 
 def _check_cuts(plan: Path | None, cuts: dict[str, int | None]) -> None:
     given = [f"--{name.replace('_', '-')}" for name, value in cuts.items() if value is not None]
-    if given and (plan is None or plan.suffix != HEADMASK):
+    if given and (plan is None or (plan.suffix != HEADMASK and plan != OWN)):
         raise typer.BadParameter(f"{', '.join(given)} go with a head mask, such as --plan headmask.npy.", param_hint="--plan")
 
 
 def _read(plan: Path, cuts: dict[str, int | None], checkpoint: Any) -> Plan:
     """The plan in a file; a head mask with these cuts, where none are given with those in the checkpoint's own config.json."""
-    if plan.suffix != HEADMASK:
+    if plan.suffix != HEADMASK and plan != OWN:
         return read_plan(plan)
     from converters.checkpoint.reader import read_config
-    from converters.planning.headmask import Cuts, headmask_plan, read_headmask
+    from converters.planning.headmask import Cuts, headmask_plan, own_headmask, read_headmask
 
-    asked = Cuts(**cuts).filled(Cuts.of(read_config(checkpoint.path)))
-    return headmask_plan(read_headmask(plan), asked, checkpoint.sizes, (checkpoint.grid,))
+    config = read_config(checkpoint.path)
+    asked = Cuts(**cuts).filled(Cuts.of(config))
+    mask = own_headmask(config, checkpoint.sizes) if plan == OWN else read_headmask(plan)
+    return headmask_plan(mask, asked, checkpoint.sizes, (checkpoint.grid,))
 
 
 def _planned(
