@@ -15,6 +15,9 @@ import numpy as np
 from ..errors import YopoError
 from ..runtime.plan import Grid, LayerPlan, Plan, Sizes, validate
 
+WORDS = ("attncut_w", "layercut_num", "mlpcut_ratio")  # window, layers that keep visual tokens, part of the neurons
+MASK_NUMBER = "headcut_num"
+
 
 @dataclass(frozen=True)
 class Cuts:
@@ -27,7 +30,8 @@ class Cuts:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
         """What a checkpoint's config.json says; nothing for one that was not fine-tuned this way."""
-        return cls(config.get("attncut_w") or None, config.get("layercut_num") or None, config.get("mlpcut_ratio") or None)
+        window, depth, ffn_ratio = (config.get(word) or None for word in WORDS)
+        return cls(window, depth, ffn_ratio)
 
     def filled(self, other: "Cuts") -> "Cuts":
         """These, with the other's where nothing is said."""
@@ -47,6 +51,15 @@ def read_headmask(file: Path) -> "np.ndarray[Any, np.dtype[np.bool_]]":
         what = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, np.ndarray) else "an archive"
         raise YopoError(f"The head mask {file} is {what}.", "Expected booleans, layers x heads, True for kept heads.")
     return mask
+
+
+def own_headmask(config: Mapping[str, Any], sizes: Sizes) -> "np.ndarray[Any, np.dtype[np.bool_]]":
+    """All heads, for a fine-tuned checkpoint that cuts none. Raises YopoError for one that names a mask, or is no such checkpoint."""
+    if not any(config.get(word) for word in WORDS):
+        raise YopoError(f"config.json has none of {', '.join(WORDS)}.", "Only the authors' fine-tuned checkpoints tell their own plan.")
+    if number := config.get(MASK_NUMBER):
+        raise YopoError(f"config.json names a head mask by its number, {number}, and does not hold it.", "Pass it: --plan headmask.npy")
+    return np.ones((sizes.num_hidden_layers, sizes.num_attention_heads), dtype=np.bool_)
 
 
 def headmask_plan(mask: "np.ndarray[Any, np.dtype[np.bool_]]", cuts: Cuts, sizes: Sizes, grids: tuple[Grid, ...]) -> Plan:
