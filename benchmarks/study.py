@@ -1,8 +1,8 @@
 """The study: accuracy on unseen questions against visual FLOPs, for every way to prune at equal cost.
 
-`python benchmarks/study.py run --model demo --record benchmarks/study/demo.jsonl` answers every cell (method, budget, calibration
+`python -m benchmarks.study run --model demo --record benchmarks/study/demo.jsonl` answers every cell (method, budget, calibration
 seed) that the record lacks, the most important ones first, and appends it; stop it and run it again as you like.
-`python benchmarks/study.py report benchmarks/study/*.jsonl --plot study` prints tables with paired 95 % intervals and draws them.
+`python -m benchmarks.study report benchmarks/study/*.jsonl --plot study` prints tables with paired 95 % intervals and draws them.
 
 Right is who gives exactly the expected answer. Plans are asked teacher-forced, which decides alike: greedy decoding gives the
 expected answer if and only if each of its tokens is the likeliest one after those before.
@@ -23,8 +23,9 @@ from typing import Any
 
 import torch
 import transformers
-from study_report import report
 
+from benchmarks.evidence import MODELS, folder
+from benchmarks.study_report import report
 from converters.baselines.forward import generate
 from converters.baselines.schedule import SCHEDULES, schedule
 from converters.calibration.statistics import Statistics, calibrate
@@ -57,6 +58,12 @@ class Setting:
     questions: int
     samples: int
     budgets: tuple[float, ...]
+    record: Path
+
+    def frontier_file(self, variant: str, seed: int) -> Path:
+        """Where a search's result is kept, beside the record."""
+        name = f"{Path(self.model).name} {self.questions_from} {self.samples} {variant} {seed}"
+        return self.record.parent / "frontiers" / f"{name.replace(',', '').replace(' ', '-')}.json"
 
 
 class Subject:
@@ -64,9 +71,9 @@ class Subject:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        loaded = load(locate(setting.model).path, "cpu", Dtype.FLOAT32)
+        place = str(folder(setting.model)) if setting.model in MODELS else setting.model
+        loaded = load(locate(place).path, "cpu", Dtype.FLOAT32)
         self.model, self.processor = loaded.model, loaded.processor
-        self._frontiers: dict[tuple[str, int], Frontier] = {}
         self._statistics: dict[int, Statistics] = {}
 
     def batches(self, count: int, seed: int, split: str, answers: bool = False) -> Iterator[tuple[Any, list[str]]]:
@@ -112,12 +119,18 @@ class Subject:
         return self._statistics[seed]
 
     def frontier(self, name: str, seed: int, effort: Effort, samples: int) -> Frontier:
-        """The search of a variant for all budgets, once per seed."""
-        if (name, seed) not in self._frontiers:
-            asked = (inputs for inputs, _ in self.batches(samples, seed, "calibration"))
-            found = search(self.model, asked, self.statistics(seed), self.setting.budgets, seed=seed, effort=effort, grids=self.dense.grids)
-            self._frontiers[name, seed] = found
-        return self._frontiers[name, seed]
+        """The search of a variant for all budgets: read where it was made before, gone on with where it was interrupted."""
+        file = self.setting.frontier_file(name, seed)
+        if file.exists():
+            return Frontier.load(file)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        state = file.with_suffix(".search")
+        asked = (inputs for inputs, _ in self.batches(samples, seed, "calibration"))
+        statistics, budgets = self.statistics(seed), self.setting.budgets
+        found = search(self.model, asked, statistics, budgets, seed=seed, effort=effort, grids=self.dense.grids, state=state)
+        found.save(file)
+        state.unlink(missing_ok=True)
+        return found
 
     @torch.inference_mode()
     def plan_right(self, plan: Plan) -> list[bool]:
@@ -130,6 +143,8 @@ class Subject:
 
     def pruner_right(self, method: str, budget: float, seed: int) -> tuple[list[bool], float, str]:
         """The same for a token pruner, the share of FLOPs that it reaches, and its note."""
+        if self.model.config.model_type != "llava":
+            raise YopoError("The token pruners are written for LLaVA.", "Leave them out.")
         made = schedule(method, self.sizes, self.dense.grids, budget)
         right: list[bool] = []
         for inputs, expected in zip(*self.exam, strict=True):
@@ -222,7 +237,9 @@ def known(record: Path, setting: Setting) -> set[RECORDED]:
 
 def run(options: argparse.Namespace) -> None:
     """Answer what the record lacks."""
-    setting = Setting(options.model, options.set, options.questions, options.samples, tuple(map(float, options.budgets.split(","))))
+    setting = Setting(
+        options.model, options.set, options.questions, options.samples, tuple(map(float, options.budgets.split(","))), options.record
+    )
     done = known(options.record, setting)
     left = [cell for cell in cells(setting, options.methods.split(","), tuple(map(int, options.seeds.split(",")))) if cell not in done]
     subject = Subject(setting)
@@ -254,7 +271,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     cell = commands.add_parser("run")
-    cell.add_argument("--model", default="demo", help="demo, or a folder")
+    cell.add_argument("--model", default="demo", help="demo, the name of an evidence model, or a folder")
     cell.add_argument("--set", default="demo", help="the question set: demo, harder, sizes")
     cell.add_argument("--record", type=Path, required=True)
     cell.add_argument("--budgets", default=",".join(map(str, BUDGETS)))

@@ -1,5 +1,6 @@
 """The measured search: exact budgets, no worse than presets, the same again, and the same when it was interrupted."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from converters.planning.answers import answered
 from converters.planning.cost import cost
 from converters.planning.descent import Pace, Step, descend
 from converters.planning.frontier import Frontier
-from converters.planning.moves import Move, exchanges, moves_worth, notches, visual_flops
+from converters.planning.moves import Move, exchanges, moved, moves_worth, notches, visual_flops
 from converters.planning.presets import PRESETS, preset
 from converters.planning.ranks import ranks
 from converters.planning.recipes import RECIPES, make_plan
 from converters.planning.search import Effort, Report, auto_plan, search, stops
 from converters.planning.trial import Trials
-from converters.runtime.plan import Grid, LayerPlan, Plan, dense_plan, from_json, normalise, to_json
+from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan, from_json, normalise, to_json
 
 BUDGETS = (0.5, 0.2, 0.06)
 ANSWER_TOKENS = 3
@@ -209,3 +210,26 @@ def test_exchanges_cost_nothing_and_change_one_head() -> None:
     assert [(knob, other.layers[0].self_heads) for knob, other in found if knob == "self"] == [("self", (head,)) for head in (0, 1, 2)]
     assert [other.layers[0].read_heads for knob, other in found if knob == "read"] == [(2, 3)]
     assert list(exchanges(plan, 1, order)) == []
+
+
+def test_budgets_of_every_size_are_used_up() -> None:
+    """Within half a percent, where a neuron is small enough; layers move in blocks, and there are more stops than forwards."""
+    model, config = tiny_llava(layers=12, heads=2, hidden=8, intermediate=1500)
+    batches = (tiny_inputs(config, (3, 5), (1, 4)),)
+    budgets = (0.9, 0.7, 0.5, 0.25, 0.12, 0.06, 0.03)
+    effort = Effort(20.0, block=3, grain=0.1)
+    statistics = calibrate(model, batches, fingerprint="tiny")
+    for point in search(model, batches, statistics, budgets, max_answer_tokens=1, effort=effort).asked:
+        assert point.asked is not None
+        assert 0.995 * point.asked < point.share <= point.asked
+
+
+def test_grouped_kv_heads_are_given_up_whole() -> None:
+    """The first self head of a group pays for the group's K and V: two of one group cost less than one of each of two."""
+    sizes = Sizes(64, 48, 3, 8, 2, 8)
+    layers = (LayerPlan(tuple(range(8)), tuple(range(8)), tuple(range(48))),) * 3
+    plan = normalise(Plan(sizes, layers, (Grid(4, 4),)))
+    order = ranks(None, sizes)
+    mixed = replace(order, self_heads=((0, 4, 1, 5, 2, 6, 3, 7),) * 3)
+    assert moved(plan, Move((0,), "self", 4), mixed).layers[0].self_heads in ((0, 1, 2, 3), (4, 5, 6, 7))
+    assert moved(plan, Move((0,), "read", 1), order).layers[0].read_heads == (0, 1, 2, 3)

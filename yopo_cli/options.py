@@ -12,7 +12,7 @@ from converters.runtime.plan import Grid, Plan, PlanError, from_json
 from .exported import Runtime
 from .loader import Dtype
 
-SAMPLES = 100  # questions that plans are made on, unless --samples says otherwise
+SAMPLES = 128  # questions that plans are made on, unless --samples says otherwise
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
 Device = Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps (default: a GPU if there is one).")]

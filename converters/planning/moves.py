@@ -150,7 +150,7 @@ def moves_up(plan: Plan, index: int) -> Iterator[Move]:
                 yield Move((index,), knob, count)
     if layer.window is not None and layer.self_heads:
         yield from (Move((index,), "window", side) for side in (*reversed(WINDOWS), 0) if side > layer.window or not side)
-    for phases in dict.fromkeys((layer.read_phases * 3 // 4, layer.read_phases // 2)):
+    for phases in dict.fromkeys((layer.read_phases - 1, layer.read_phases * 3 // 4, layer.read_phases // 2)):
         if phases:
             yield Move((index,), "phases", phases)
 

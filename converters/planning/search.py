@@ -54,7 +54,7 @@ class Effort:
     high: float = 0.25
     low: float = 0.5
     low_budget: float = 0.2
-    fewest: int = 32
+    fewest: int = 48
     stride: float = 0.6
     without: tuple[str, ...] = ()
 

@@ -14,6 +14,7 @@ from .trial import Trials
 
 TOLERANCE = 1e-3  # of the divergence: a smaller gain is taken for noise
 PAYERS = 4  # ways to pay for each knob that goes up
+GRAIN = 0.004  # of the plan: what a swap moves at least
 EXCHANGES = 6  # of a layer's heads that are tried
 SLACK = 0.1  # by which the first questions may be worse than before
 HOPE = 0.05  # of the divergence, what an exchange of heads is first believed to save
@@ -88,7 +89,7 @@ def _swaps(step: Step, limit: int, ranks: Ranks, values: Values) -> Iterator[Swa
     for index in range(len(plan.layers)):
         for up in moves_up(plan, index):
             raised = moved(plan, up, ranks)
-            if (more := visual_flops(raised) - flops) <= 0:
+            if (more := visual_flops(raised) - flops) <= GRAIN * flops:
                 continue
             payers = sorted(_payers(raised, up, visual_flops(raised) - limit, ranks), key=lambda move: _price(values, move))
             for first in range(min(PAYERS, len(payers))):

@@ -1,0 +1,66 @@
+"""The study's records: outcomes by question, paired intervals, and what is left to do."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.study import Setting, cells, known, packed
+from benchmarks.study_report import read, table, unpacked
+
+SETTING = Setting("demo", "demo", 200, 96, (0.25, 0.12), Path("none"))
+
+
+def record(file: Path, **accuracies: list[bool]) -> Path:
+    """A record of one budget, a line for each method and, by its number, seed."""
+    facts: dict[str, Any] = {"model": "demo", "questions_from": "demo", "questions": 200, "samples": 96}
+    lines = [facts | {"method": "dense", "budget": None, "seed": None, "accuracy": 1.0, "reached": 1.0, "right": packed([True] * 200)}]
+    for name, right in accuracies.items():
+        method, seed = name.rsplit("_", 1)
+        accuracy = sum(right) / len(right)
+        lines.append(
+            facts | {"method": method, "budget": 0.12, "seed": int(seed), "accuracy": accuracy, "reached": 0.12, "right": packed(right)}
+        )
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def test_outcomes_are_packed_whole() -> None:
+    right = [False, False, True, False, True, True, False]
+    assert unpacked(packed(right)).tolist() == right
+    assert unpacked(packed([False] * 9)).tolist() == [0] * 9
+
+
+def test_means_over_seeds_and_intervals_of_questions(tmp_path: Path) -> None:
+    """The normal interval of a share of 200, and of a paired difference in 20 of them."""
+    ours = [True] * 180 + [False] * 20
+    found = read([record(tmp_path / "r.jsonl", auto_0=ours, auto_1=[True] * 200, yopo_0=[True] * 160 + [False] * 40)])[0]
+    value, low, high = found.retention("auto", 0.12)
+    assert value == pytest.approx(0.95)
+    half = 1.96 * np.std([1.0] * 180 + [0.5] * 20) / 200**0.5
+    assert (low, high) == pytest.approx((0.95 - half, 0.95 + half), abs=0.005)
+    lead, least, most = found.lead("yopo", 0.12)
+    assert lead == pytest.approx(0.15)
+    assert 0.09 < least < lead < most < 0.21
+    text = "\n".join(table(found))
+    assert "| auto | 2 | 95.0 (" in text
+    assert "[**+15.0**] |" in text
+
+
+def test_a_record_is_gone_on_with(tmp_path: Path) -> None:
+    assert known(tmp_path / "none", SETTING) == set()
+    file = record(tmp_path / "r.jsonl", auto_0=[True])
+    assert known(file, SETTING) == {("dense", None, None), ("auto", 0.12, 0)}
+    assert known(file, Setting("demo", "harder", 200, 96, (0.12,), file)) == set()
+
+
+def test_token_pruners_are_asked_once_and_first_seeds_first() -> None:
+    found = list(cells(SETTING, ["auto", "fastv", "random"], (0, 1)))
+    assert found[:4] == [("dense", None, None), ("auto", 0.25, 0), ("fastv", 0.25, None), ("random", 0.25, 0)]
+    assert len(found) == 1 + 2 * (2 * 2 + 1)
+    assert found[-1] == ("random", 0.12, 1)
