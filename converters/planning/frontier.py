@@ -14,6 +14,7 @@ from .ranks import Ranks
 from .remainder import Knob, limit_of, spent
 
 SCHEMA = 1
+NEAR = 0.6  # of a budget: a stop that uses as much is believed, since it was measured on all questions; others on some
 AGAIN = "Make it again with `yopo plan`."
 
 
@@ -59,10 +60,11 @@ class Frontier:
                 return point
         limit = limit_of(budget, self.asked[0].plan)
         below = [point for point in (*self.asked, *self.path) if visual_flops(point.plan) <= limit]
+        stops = [point for point in below if point.asked is not None and visual_flops(point.plan) >= limit * NEAR]
         if not below:
             smallest = min(point.share for point in (*self.asked, *self.path))
             raise YopoError(f"The budget {budget:g} is below the frontier, which ends at {smallest:.4f}.", "Plan again with it.")
-        best = min(below, key=lambda point: point.kl)
+        best = min(stops or below, key=lambda point: point.kl)
         return Point(spent(best.plan, limit, self.ranks, self._later(best)), best.kl, f"from {best.origin}", budget)
 
     def _later(self, point: Point) -> list[Knob]:

@@ -34,7 +34,7 @@ SWAPPED = " and swaps"
 NEGLIGIBLE = 5e-4  # nats by which answers may differ without a thought
 ASKED_WEIGHT = 2  # of swaps at a budget that was asked for, against 1 at a stop on the way
 HURRIED = 4.0  # forwards that a descent to the next stop takes at least
-PRESET_SLACK = 0.5  # by which a recipe may be worse on the first questions
+PRESET_SLACK = 0.5  # by which a preset may be worse on the first questions; recipes are measured on all, to be sure
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ class _Hunt:
         ways = [replace(way, step=measured(self.trials, way.step.plan)) for way in ways]
         best = self._best(ways, limit)
         for name, plan in presets.items():
-            kl = self.trials.race(plan, best.step.plan, PRESET_SLACK)
+            kl = self.trials.race(plan, best.step.plan, inf if name in RECIPES else PRESET_SLACK)
             if isfinite(kl):
                 best = self._best([best, _Way(Step(normalise(plan), kl, visual_flops(normalise(plan))), name, self.way.prices)], limit)
         self.descents += self.trials.forwards - began
