@@ -3,12 +3,15 @@
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from converters.errors import YopoError
 
 from .loader import DEMO, Dtype, Loaded, load
+from .processes import Processes, joined, only_first
 from .prompts import encode_examples
 from .samples import Examples, batches, bundled_examples, read_examples
 from .terminal import sample_bar, say, warn
@@ -29,17 +32,22 @@ class Calibration:
 
 
 def statistics_of(checkpoint: Any, source: Any, request: Calibration) -> tuple[Any, dict[str, Any]]:
-    """The model's statistics, and where they come from (JSON-ready). Raises YopoError."""
+    """The model's statistics, and where they come from (JSON-ready). Of several processes, all calibrate, and the first goes on.
+
+    Raises YopoError.
+    """
     from converters.calibration.statistics import Statistics
 
     if request.statistics is not None and request.statistics.exists():
         found = Statistics.load(request.statistics).of_model(checkpoint.fingerprint())
+        only_first()
         say(f"Using the {found.samples} samples' statistics in {request.statistics}: nothing is calibrated.")
         return found, {"samples": found.samples, "from": request.statistics.name, "seed": None, "data": found.data}
     if request.statistics is not None and not request.statistics.parent.is_dir():
         raise YopoError(f"The folder {request.statistics.parent} does not exist.", "Statistics are written to --statistics: make it first.")
     examples = _examples(source, request)
     found = _measured(checkpoint, source, examples, request)
+    only_first()
     if request.statistics is not None:
         _save(found, request.statistics)
     return found, {"samples": found.samples, "from": Path(examples.origin).name, "seed": request.seed, "data": found.data}
@@ -66,25 +74,28 @@ def _examples(source: Any, request: Calibration) -> Examples:
 
 
 def _measured(checkpoint: Any, source: Any, examples: Examples, request: Calibration) -> Any:
-    from converters.calibration.statistics import calibrate
+    from converters.calibration.statistics import calibrate, merge
 
     loaded = load(source.path, request.device, request.dtype)
+    processes = joined()
     say(f"Calibrating {source.name} on {examples.count} samples ({loaded.device}, {loaded.dtype}).")
-    with sample_bar("Calibrating", examples.count) as progress:
-        found = calibrate(
-            loaded.model,
-            _inputs(loaded, examples),
-            fingerprint=checkpoint.fingerprint(),
-            total=examples.count,
-            progress=_telling(progress),
-        )
+    own: Any = None
+    if processes.rank * BATCH_SIZE < examples.count:  # there may be fewer batches than processes
+        with sample_bar("Calibrating", ceil(examples.count / processes.count)) as progress:
+            own = calibrate(
+                loaded.model,
+                _inputs(loaded, examples, processes),
+                fingerprint=checkpoint.fingerprint(),
+                total=examples.count,
+                progress=_telling(progress),
+            )
     del loaded
     gc.collect()  # the model has cycles, and its memory is needed for writing
-    return found
+    return reduce(merge, (found for found in processes.gathered(own) if found is not None))
 
 
-def _inputs(loaded: Loaded, examples: Examples) -> Iterator[Any]:
-    for batch in batches(examples.stream(), BATCH_SIZE):
+def _inputs(loaded: Loaded, examples: Examples, processes: Processes) -> Iterator[Any]:
+    for batch in processes.share(batches(examples.stream(), BATCH_SIZE)):
         yield encode_examples(loaded.processor, batch, answers=True)
 
 

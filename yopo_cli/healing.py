@@ -16,6 +16,7 @@ from .prompts import encode_examples
 from .samples import Examples, read_examples
 from .terminal import byte_bar, loss_bar, sample_bar, say
 
+STEPS, BATCH_SIZE, RATE = 400, 32, 1e-3
 BUNDLED_SAMPLES = 3000
 ANSWER_BATCH = 16
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 256
@@ -28,16 +29,16 @@ class Request:
 
     data: Path
     steps: int
-    samples: int | None
-    seed: int
-    batch_size: int
-    micro_batch: int | None
-    rate: float
-    recompute: bool
-    answers: Path | None
-    device: str | None
-    dtype: Dtype
-    command: str
+    samples: int | None = None
+    seed: int = 0
+    batch_size: int = BATCH_SIZE
+    micro_batch: int | None = None
+    rate: float = RATE
+    recompute: bool = False
+    answers: Path | None = None
+    device: str | None = None
+    dtype: Dtype = Dtype.AUTO
+    command: str = ""
 
 
 def state_folder(output: Path) -> Path:

@@ -10,6 +10,8 @@ from typing import Any
 
 from converters.errors import YopoError
 
+from .processes import own_device
+
 DEMO = "demo"
 
 
@@ -126,9 +128,10 @@ def load_processor(path: Path) -> Any:
 
 
 def pick_device(asked: str | None) -> str:
-    """The device that was asked for, else a GPU if there is one. Raises YopoError if it is not there."""
+    """The device that was asked for, else this process's own of several, else a GPU if there is one. Raises YopoError."""
     import torch
 
+    asked = asked or own_device()
     if asked is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

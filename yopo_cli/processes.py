@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
+import typer
+
 from converters.errors import YopoError
 
 Item = TypeVar("Item")
@@ -52,6 +54,12 @@ def joined() -> Processes:
         raise YopoError("Several processes need accelerate.", "Install it: pip install 'yopo[heal]'") from None
     state = PartialState()
     return Processes(state.process_index, state.num_processes)
+
+
+def only_first() -> None:
+    """End this process, well done, unless it is the first: what comes now is for one to do."""
+    if rank() > 0:
+        raise typer.Exit
 
 
 def own_device() -> str | None:

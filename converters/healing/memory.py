@@ -9,7 +9,7 @@ import torch
 from ..checkpoint.reader import Checkpoint
 from ..errors import YopoError
 from ..planning.cost import REFERENCE_TEXT_TOKENS, kv_cache_bytes
-from ..runtime.layout import layouts
+from ..runtime.layout import LayerLayout, layouts
 from ..runtime.plan import Plan
 
 FLOAT32 = 4
@@ -34,22 +34,25 @@ def needed(checkpoint: Checkpoint, plan: Plan, element: int, micro: int, recompu
     """An estimate for prompts of the plan's grids with the reference text; `element` bytes a number, `micro` samples at a time."""
     sizes = {name: prod(info.shape) for name, info in checkpoint.tensors.items()}
     tuned = sum(size for name, size in sizes.items() if name.startswith(checkpoint.family.projector))
-    by_layer = [micro * element * _values(plan, index) for index in range(len(plan.layers))]
+    by_layer = [micro * element * _values(layout, plan, index < plan.visual_depth) for index, layout in enumerate(layouts(plan))]
     entering = micro * element * plan.sizes.hidden_size * (REFERENCE_TEXT_TOKENS + plan.visual_tokens)
     held = max(by_layer) + entering * len(by_layer) if recomputing else sum(by_layer) + entering
     dense = micro * kv_cache_bytes(plan, plan.grids, REFERENCE_TEXT_TOKENS, element)
     return Memory((sum(sizes.values()) - tuned) * element, tuned * FLOAT32 * TRAINED_COPIES, held + dense)
 
 
-def _values(plan: Plan, index: int) -> int:
-    """Numbers that one layer keeps of one sample: its norms' and products' inputs and outputs, as they are met in the forward pass."""
-    sizes, layout = plan.sizes, layouts(plan)[index]
+def _values(layout: LayerLayout, plan: Plan, seen: bool) -> int:
+    """Numbers that one layer keeps of one sample: its norms' and products' inputs and outputs, as they are met in the forward pass.
+
+    `seen`: visual tokens are still there.
+    """
+    sizes = plan.sizes
     heads, kv_heads = sizes.num_attention_heads * sizes.head_dim, sizes.num_key_value_heads * sizes.head_dim
     text = 12 * sizes.hidden_size + 4 * heads + 6 * kv_heads + 4 * sizes.intermediate_size
     own = 4 * (layout.own + sum(layout.computes)) * sizes.head_dim + 4 * layout.neurons
     updated = 8 * sizes.hidden_size if layout.updates else 2 * sizes.hidden_size
     read = 6 * layout.read_only * sizes.head_dim // layout.read_phases
-    visual = own + updated + read if index < plan.visual_depth else 0
+    visual = own + updated + read if seen else 0
     return REFERENCE_TEXT_TOKENS * text + plan.visual_tokens * visual
 
 

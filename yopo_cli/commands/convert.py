@@ -4,6 +4,7 @@ import shlex
 import time
 from enum import StrEnum
 from pathlib import Path
+from shutil import rmtree
 from typing import Annotated, Any
 
 import typer
@@ -13,11 +14,15 @@ from converters.planning.cost import cost
 from converters.runtime.plan import Grid, Plan, dense_plan, to_json
 
 from ..calibration import Calibration, statistics_of
+from ..healing import Request as HealingRequest
+from ..healing import heal_model
 from ..loader import Dtype, locate
 from ..memory import PeakMemory
 from ..options import SAMPLES, Device, DtypeOption, Json, parse_grid, read_plan
 from ..picture import picture
+from ..processes import joined, only_first
 from ..report import Bill, bill, cost_json, cost_table, dense_bill, dense_table
+from ..samples import BUNDLED
 from ..searching import saved_frontier, searched
 from ..terminal import byte_bar, say, show_json, show_table, show_text
 
@@ -64,13 +69,18 @@ def convert(
     ] = None,
     device: Device = None,
     dtype: DtypeOption = Dtype.AUTO,
+    heal: Annotated[
+        int | None, typer.Option(min=1, help="Then heal for so many steps on the --calibration file's questions (default: bundled).")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write no model.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output folder.")] = False,
     as_json: Json = False,
 ) -> None:
     """Prune a model: calibrate, plan for the budget, write a checkpoint that transformers loads."""
     reference = parse_grid(grid)
-    _check_combination(budget, plan, frontier, {"--grid": grid, "--calibration": calibration, "--statistics": statistics})
+    used = calibration if heal is None else None  # healing has use for it, plan or not
+    _check_combination(budget, plan, frontier, {"--grid": grid, "--calibration": used, "--statistics": statistics})
+    _check_healing(heal, budget, dry_run)
     cuts = {"window": window, "depth": depth, "ffn_ratio": ffn_ratio}
     _check_cuts(plan, cuts)
     started = time.monotonic()
@@ -87,15 +97,23 @@ def convert(
         request = Calibration(calibration, samples, seed, statistics, device, dtype)
         decided, facts = (read, None) if read or budget == 1 else _planned(checkpoint, source, request, recipe, frontier, reference, budget)
         command = _command(model, budget, plan, frontier, cuts, recipe, calibration, samples, seed, statistics, grid, dtype)
+        only_first()
         if not dry_run:
             from converters.convert import Provenance, convert
 
+            written = target if heal is None else target.with_name(f"{target.name}.unhealed")
             provenance = Provenance(source, command, budget, None if facts is None else recipe.value, facts)
             with byte_bar("Writing") as progress:
-                convert(checkpoint, decided, target, provenance, force=force, progress=progress)
+                convert(checkpoint, decided, written, provenance, force=force or heal is not None, progress=progress)
     result = _result(checkpoint, decided, budget, source.name, facts)
     result |= {"seconds": round(time.monotonic() - started, 3), "peak_memory_bytes": memory.bytes}
     result |= {"output": None if dry_run else str(target)}
+    if heal is not None:
+        asked = HealingRequest(
+            calibration or Path(BUNDLED), heal, seed=seed, device=device, dtype=dtype, command=f"{command} --heal {heal}"
+        )
+        result["healing"] = heal_model(written, asked, target, force)
+        rmtree(written)
     _show(result, checkpoint, decided, dry_run, as_json)
 
 
@@ -110,6 +128,13 @@ def _check_combination(budget: float | None, plan: Path | None, frontier: Path |
         raise typer.BadParameter(f"{what} is complete: {', '.join(given)} would do nothing.", param_hint=name)
     if budget is not None and not 0 < budget <= 1:
         raise YopoError(f"The budget is {budget:g}, which is not within 0..1.", "It is the kept share of the visual FLOPs, such as 0.25.")
+
+
+def _check_healing(heal: int | None, budget: float | None, dry_run: bool) -> None:
+    if heal is not None and (dry_run or budget == 1):
+        raise typer.BadParameter("there is nothing to heal: no pruned model is written.", param_hint="--heal")
+    if heal is not None and joined().count > 1:
+        raise YopoError("convert --heal runs in one process.", "Convert first, then launch yopo heal in several.")
 
 
 def _check_cuts(plan: Path | None, cuts: dict[str, int | None]) -> None:

@@ -8,12 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ..healing import Request, heal_model, state_folder
+from ..healing import BATCH_SIZE, RATE, STEPS, Request, heal_model, state_folder
 from ..loader import Dtype, locate
 from ..options import Device, DtypeOption, Json
 from ..terminal import say, show_json, show_table, show_text
-
-STEPS, BATCH_SIZE, RATE = 400, 32, 1e-3
 
 
 class Tune(StrEnum):
