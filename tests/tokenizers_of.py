@@ -4,6 +4,11 @@ import json
 import struct
 from pathlib import Path
 
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
+
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
@@ -31,3 +36,13 @@ def save_tokenizer(folder: Path, words: list[str], size: int, added: dict[int, s
     config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "added_tokens_decoder": decoder}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     save_sentencepiece(folder / "tokenizer.model", words, size, byte_pieces)
+
+
+def save_words(folder: Path, special: dict[int, str], named: dict[str, str], size: int = 64) -> None:
+    """tokenizer.json of single words, w0 to w63, but for the special ones at their ids; `named` are a processor's names for some."""
+    words = {special.get(index, f"w{index}"): index for index in range(size)}
+    built = Tokenizer(WordLevel(words, unk_token="w3"))
+    built.pre_tokenizer = Whitespace()
+    built.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special.values()])
+    ends = {"bos_token": special[1], "eos_token": special[2], "pad_token": special[0]}
+    PreTrainedTokenizerFast(tokenizer_object=built, extra_special_tokens=named, padding_side="left", **ends).save_pretrained(folder)

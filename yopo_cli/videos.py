@@ -13,7 +13,7 @@ class Frames:
     frames are to be chosen, which needs a video's metadata.
     """
 
-    model_input_names = (NAME,)
+    model_input_names: tuple[str, ...] = (NAME,)
 
     def __init__(self, pictures: Any) -> None:
         self.pictures = pictures
