@@ -2,17 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import test_families_llava_llama
 import torch
 from checkpoints import save_model
+from conversions import load
 from tiny import tiny_inputs, tiny_llava
+from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from converters.checkpoint.reader import open_converted
+from converters.checkpoint.native import native_model
+from converters.checkpoint.reader import open_checkpoint, open_converted
 from converters.errors import YopoError
-from converters.planning.headmask import Cuts, headmask_plan, read_headmask
+from converters.planning.headmask import Cuts, headmask_plan, own_headmask, read_headmask
 from converters.reference import masked_logits
 from converters.runtime.plan import Grid, LayerPlan, Sizes, normalise
 from yopo_cli.app import app
@@ -100,3 +105,52 @@ def test_how_far_zeroed_probabilities_are_from_ours() -> None:
         theirs = model(**inputs).logits[0, -1]
     gap, effect = (theirs - ours).abs().max(), (theirs - dense).abs().max()
     assert 0.1 < gap / effect < 1, f"gap {gap:.2f}, effect of pruning {effect:.2f}"
+
+
+@pytest.fixture
+def fine_tuned(tmp_path: Path) -> Path:
+    """A checkpoint as the authors release theirs: LLaVA's original layout, the cuts in config.json, the head mask beside it."""
+    test_families_llava_llama.save(tmp_path)
+    file = tmp_path / "base" / "config.json"
+    cuts = {"attncut_w": 3, "layercut_num": 1, "headcut_num": 3, "mlpcut_ratio": 2, "sprompt_len": 35}
+    file.write_text(json.dumps(json.loads(file.read_text()) | cuts))
+    np.save(tmp_path / "mask.npy", MASK)
+    return tmp_path
+
+
+def test_a_fine_tuned_checkpoint_runs_pruned(fine_tuned: Path) -> None:
+    """End to end: what the converted model computes is the dense one under the plan; its FLOPs are those of the plan alone."""
+    result = CliRunner().invoke(
+        app, ["convert", str(fine_tuned / "base"), "--plan", str(fine_tuned / "mask.npy"), "-o", str(fine_tuned / "out")]
+    )
+    assert result.exit_code == 0, result.stderr
+    plan = headmask_plan(MASK, Cuts(3, 1, 2), SIZES, (Grid(4, 4),))
+    assert open_converted(fine_tuned / "out").plan == normalise(plan)
+    dense, own = native_model(open_checkpoint(fine_tuned / "base"), torch.float32), load(fine_tuned / "out")
+    inputs = tiny_inputs(dense.config, (3, 5), (1, 2), images=2)
+    rows = inputs["attention_mask"].bool() & (inputs["input_ids"] != dense.config.image_token_id)
+    with torch.inference_mode():
+        torch.testing.assert_close(own(**inputs).logits[rows], masked_logits(dense, inputs, plan)[rows], atol=1e-4, rtol=0)
+        counts = [linear_flops_of(model, inputs) for model in (own, dense)]
+    assert own.path_report().startswith("pruned: visual tokens leave after layer 1 of 2")
+    assert counts[0] < 0.65 * counts[1]
+
+
+def linear_flops_of(model: Any, inputs: Any) -> int:
+    with FlopCounterMode(display=False) as counter:
+        model(**inputs)
+    return sum(flops for operator, flops in counter.get_flop_counts()["Global"].items() if "mm" in str(operator))
+
+
+def test_a_fine_tuned_checkpoint_tells_its_plan_by_itself(fine_tuned: Path) -> None:
+    command = ["convert", str(fine_tuned / "base"), "--plan", "config", "-o", str(fine_tuned / "out")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1
+    assert "names a head mask by its number, 3, and does not hold it" in " ".join(result.stderr.split())
+    file = fine_tuned / "base" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"headcut_num": 0}))
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.stderr
+    assert open_converted(fine_tuned / "out").plan == normalise(headmask_plan(np.ones_like(MASK), Cuts(3, 1, 2), SIZES, (Grid(4, 4),)))
+    with pytest.raises(YopoError, match=r"config\.json has none of attncut_w"):
+        own_headmask({"model_type": "llava"}, SIZES)

@@ -22,7 +22,7 @@ from ..families.names import SHORT_NAMES
 CONFIG = "config.json"
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "README.md", "LICEN[SC]E*", "NOTICE*")
 REPOSITORY = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
-FORMS = f"Give a short name ({', '.join(SHORT_NAMES)}), a Hub id such as llava-hf/llava-1.5-7b-hf[@revision], or a folder."
+FORMS = "Give a short name (`yopo models` lists them), a Hub id such as llava-hf/llava-1.5-7b-hf[@revision], or a folder."
 TOKEN = "Accept its terms on the Hub and log in with `hf auth login`, or set HF_TOKEN."
 
 

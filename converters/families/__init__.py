@@ -1,17 +1,24 @@
-"""The families that can be converted."""
+"""The families that can be converted: every one that a module of this folder defines."""
+
+from collections.abc import Iterator
+from importlib import import_module
+from pkgutil import iter_modules
 
 from ..errors import YopoError
 from .family import Config, Family, Folders, Layer, Visual
-from .internvl import INTERNVL, INTERNVL_PHI3
-from .internvl_chat import INTERNVL_CHAT, INTERNVL_CHAT_PHI3
-from .llava import LLAVA
-from .llava_llama import LLAVA_LLAMA
-from .qwen2_5_vl import QWEN2_5_VL
-from .qwen2_vl import QWEN2_VL
-
-FAMILIES: tuple[Family, ...] = (LLAVA_LLAMA, LLAVA, QWEN2_VL, QWEN2_5_VL, INTERNVL, INTERNVL_PHI3, INTERNVL_CHAT, INTERNVL_CHAT_PHI3)
 
 __all__ = ["FAMILIES", "Config", "Family", "Folders", "Layer", "Visual", "converted_family", "family_of"]
+
+
+def _defined() -> Iterator[Family]:
+    for module in iter_modules(__path__):
+        for value in vars(import_module(f".{module.name}", __name__)).values():
+            if isinstance(value, Family):
+                yield value
+
+
+# A module may hold families of others, which it derives its own from.
+FAMILIES: tuple[Family, ...] = tuple(dict.fromkeys(_defined()))
 
 
 def family_of(config: Config) -> Family:

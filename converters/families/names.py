@@ -15,7 +15,8 @@ class Published:
     grid: Grid
 
 
-LLAVA, QWEN2_VL, INTERNVL2 = ("LLaVA-1.5", Grid(24, 24)), ("Qwen2-VL", Grid(27, 37)), ("InternVL2", Grid(16, 16))
+LLAVA, INTERNVL2, INTERNVL = ("LLaVA-1.5", Grid(24, 24)), ("InternVL2", Grid(16, 16)), ("InternVL", Grid(16, 16))
+QWEN2_VL, QWEN2_5_VL = ("Qwen2-VL", Grid(27, 37)), ("Qwen2.5-VL", Grid(27, 37))
 
 MODELS: dict[str, Published] = {
     name: Published(repository, family, Sizes(*sizes), grid)
@@ -26,9 +27,16 @@ MODELS: dict[str, Published] = {
         ("qwen2-vl-2b", "Qwen/Qwen2-VL-2B-Instruct", QWEN2_VL, (1536, 8960, 28, 12, 2, 128)),
         ("qwen2-vl-7b", "Qwen/Qwen2-VL-7B-Instruct", QWEN2_VL, (3584, 18944, 28, 28, 4, 128)),
         ("qwen2-vl-72b", "Qwen/Qwen2-VL-72B-Instruct", QWEN2_VL, (8192, 29568, 80, 64, 8, 128)),
+        ("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", QWEN2_5_VL, (2048, 11008, 36, 16, 2, 128)),
+        ("qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", QWEN2_5_VL, (3584, 18944, 28, 28, 4, 128)),
+        ("qwen2.5-vl-72b", "Qwen/Qwen2.5-VL-72B-Instruct", QWEN2_5_VL, (8192, 29568, 80, 64, 8, 128)),
         ("internvl2-4b", "OpenGVLab/InternVL2-4B", INTERNVL2, (3072, 8192, 32, 32, 32, 96)),
         ("internvl2-8b", "OpenGVLab/InternVL2-8B", INTERNVL2, (4096, 14336, 32, 32, 8, 128)),
         ("internvl2-26b", "OpenGVLab/InternVL2-26B", INTERNVL2, (6144, 16384, 48, 48, 8, 128)),
+        ("internvl3-1b", "OpenGVLab/InternVL3-1B-hf", INTERNVL, (896, 4864, 24, 14, 2, 64)),
+        ("internvl3-2b", "OpenGVLab/InternVL3-2B-hf", INTERNVL, (1536, 8960, 28, 12, 2, 128)),
+        ("internvl3-8b", "OpenGVLab/InternVL3-8B-hf", INTERNVL, (3584, 18944, 28, 28, 4, 128)),
+        ("internvl3-14b", "OpenGVLab/InternVL3-14B-hf", INTERNVL, (5120, 13824, 48, 40, 8, 128)),
     )
 }
 SHORT_NAMES: dict[str, str] = {name: model.repository for name, model in MODELS.items()}
