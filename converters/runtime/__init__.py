@@ -7,6 +7,7 @@ RUNTIME_FILES = (
     "layout.py",
     "cache.py",
     "streams.py",
+    "flex.py",
     "attention.py",
     "choice.py",
     "products.py",

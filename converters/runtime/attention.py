@@ -6,20 +6,23 @@ and blocks and the padding of ragged batches.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import groupby
+from functools import cache, partial
+from itertools import groupby, product
+from math import ceil
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from .cache import TEXT_ONLY, Timeline
+from .choice import fastest
+from .flex import block_mask, compiled
 from .layout import LayerLayout
 from .plan import Grid
 from .streams import Image, Streams
 
-STRIP_ROWS = 4
-"""Grid rows whose queries are computed together under a window."""
+STRIP_ROWS, STRIP_COLUMNS = 4, 16
+"""Grid rows and, at most, columns whose queries are computed together under a window."""
 
 QUERY_BLOCK = 1024
 """Visual queries that are computed together without a window."""
@@ -40,9 +43,14 @@ class HeadKind:
     reads: tuple[bool, ...]
 
 
-@cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def head_kinds(layout: LayerLayout) -> tuple[HeadKind, ...]:
     """The kinds of a layer's KV heads, at most three, each with at least one head."""
+    return _head_kinds(layout)
+
+
+@cache
+def _head_kinds(layout: LayerLayout) -> tuple[HeadKind, ...]:
     group = len(layout.query_order) // len(layout.kv_order)
     held = [TEXT_ONLY] * len(layout.kv_order)
     held[: layout.cached_whole] = [1] * layout.cached_whole
@@ -124,10 +132,10 @@ def earlier_text(images: Sequence[Image], streams: Streams, slots: Tensor) -> Te
 
 @dataclass(frozen=True)
 class Strips:
-    """A grid cut into blocks of rows: for each strip its queries, the keys that their windows reach, and who sees whom.
+    """A grid cut into strips of a few rows and columns: the queries of each, the keys that their windows reach, and who sees whom.
 
     Tokens are numbered within the image. `queries` `[strips, rows]`, `keys` `[strips, reach]`, `mask` `[strips, rows, reach]`. The
-    last strip is shifted inwards to keep the size; `places` `[tokens]` tells which of the strips' rows is each token's.
+    last strips are shifted inwards to keep the size; `places` `[tokens]` tells which of the strips' rows is each token's.
     """
 
     queries: Tensor
@@ -139,25 +147,29 @@ class Strips:
 @cache
 @torch.inference_mode(False)  # what is kept serves training too
 def strips(grid: Grid, window: int, locality: str, window_frames: int | None) -> Strips:
-    """The strips of one image or video. A key block is the rows in reach, clamped into the grid, of the frames in reach."""
-    height = min(STRIP_ROWS, grid.rows)
-    reach = min(grid.rows, height + window - 1)
+    """The strips of one image or video. Keys are the rectangle in reach, clamped into the grid, of the frames in reach."""
+    half, below = window // 2, 0 if locality == "causal" and grid.frames == 1 else window // 2
+    height, width = min(STRIP_ROWS, grid.rows), ceil(grid.columns / ceil(grid.columns / STRIP_COLUMNS))
+    tall, wide = min(grid.rows, height + half + below), min(grid.columns, width + 2 * half)
     frames_back = grid.frames - 1 if window_frames is None else min(window_frames, grid.frames - 1)
     area = grid.rows * grid.columns
     queries, keys, masks = [], [], []
-    for frame in range(grid.frames):
+    for frame, top, left in product(range(grid.frames), range(0, grid.rows, height), range(0, grid.columns, width)):
+        top, left = min(top, grid.rows - height), min(left, grid.columns - width)
+        query = frame * area + _rectangle(grid, top, left, height, width)
+        block = _rectangle(grid, min(max(0, top - half), grid.rows - tall), min(max(0, left - half), grid.columns - wide), tall, wide)
         first_frame = max(0, frame - frames_back)
-        for top in range(0, grid.rows, height):
-            top = min(top, grid.rows - height)
-            bottom = min(max(0, top - window // 2), grid.rows - reach)
-            query = frame * area + torch.arange(top * grid.columns, (top + height) * grid.columns)
-            block = torch.arange(bottom * grid.columns, (bottom + reach) * grid.columns)
-            key = torch.cat([(first_frame + back) * area + block for back in range(frames_back + 1)])
-            queries.append(query)
-            keys.append(key)
-            masks.append(sees(query[:, None], key[None], grid, window, locality, window_frames))
+        key = torch.cat([(first_frame + back) * area + block for back in range(frames_back + 1)])
+        queries.append(query)
+        keys.append(key)
+        masks.append(sees(query[:, None], key[None], grid, window, locality, window_frames))
     places = torch.cat(queries).argsort(stable=True)[_first_of_each(torch.cat(queries))]
     return Strips(torch.stack(queries), torch.stack(keys), torch.stack(masks), places)
+
+
+def _rectangle(grid: Grid, top: int, left: int, height: int, width: int) -> Tensor:
+    """Numbers of the tokens of a part of the first frame, row by row."""
+    return ((top + torch.arange(height))[:, None] * grid.columns + left + torch.arange(width)).flatten()
 
 
 def _first_of_each(numbers: Tensor) -> Tensor:
@@ -178,17 +190,65 @@ def sees(query: Tensor, key: Tensor, grid: Grid, window: int, locality: str, win
     return near & (earlier | same)
 
 
+@dataclass(frozen=True)
+class WindowRule:
+    """What visual queries see of their own image."""
+
+    window: int
+    locality: str
+    window_frames: int | None
+
+    def sees(self, query: Tensor, key: Tensor, grid: Grid) -> Tensor:
+        """Whether a token of a grid sees another one, both by their numbers."""
+        return sees(query, key, grid, self.window, self.locality, self.window_frames)
+
+
 def windowed_attention(
     query: Tensor, key: Tensor, value: Tensor, text_key: Tensor, text_value: Tensor, text_slots: Tensor,
-    streams: Streams, window: int, locality: str, window_frames: int | None, scale: float,
+    streams: Streams, rule: WindowRule, scale: float,
 ) -> Tensor:  # fmt: skip
-    """Visual attention under a window, `[batch, heads, visual rows, head_dim]`: strips of every image, with the text before it.
+    """Visual attention under a window, `[batch, heads, visual rows, head_dim]`.
+
+    In strips; on a GPU, where all images have one grid, by FlexAttention where this was measured to be faster.
+    """
+    given = (query, key, value, text_key, text_value, text_slots, streams, rule, scale)
+    if not may_be_flex(query, streams):
+        return in_strips(*given)
+    ways = {"strips": partial(in_strips, *given), "FlexAttention": partial(in_flex, *given)}
+    (grid,), (batch, heads) = streams.grids, query.shape[:2]
+    what = f"visual attention, window {rule.window} of {grid} ({heads} heads, batch {batch}, {str(query.dtype).removeprefix('torch.')})"
+    return ways[fastest(what, lambda: ways, query.device)]()
+
+
+def may_be_flex(query: Tensor, streams: Streams) -> bool:
+    """Whether there is a choice of kernels."""
+    return query.is_cuda and len(streams.grids) == 1
+
+
+def in_flex(
+    query: Tensor, key: Tensor, value: Tensor, text_key: Tensor, text_value: Tensor, text_slots: Tensor,
+    streams: Streams, rule: WindowRule, scale: float,
+) -> Tensor:  # fmt: skip
+    """The window as a block mask, which all layers of one rule share."""
+    if (rule, text_slots.shape[1]) not in streams.block_masks:
+        mask = block_mask(text_slots, streams, rule.sees)
+        streams.block_masks[rule, text_slots.shape[1]] = mask
+    mask = streams.block_masks[rule, text_slots.shape[1]]
+    seen: Tensor = compiled()(query, torch.cat([text_key, key], 2), torch.cat([text_value, value], 2), block_mask=mask, scale=scale)
+    return seen
+
+
+def in_strips(
+    query: Tensor, key: Tensor, value: Tensor, text_key: Tensor, text_value: Tensor, text_slots: Tensor,
+    streams: Streams, rule: WindowRule, scale: float,
+) -> Tensor:  # fmt: skip
+    """Strips of every image, each with the text before it.
 
     All images of one grid go together: queries `[images * strips, heads, rows, head_dim]` against the keys of text and reach.
     """
     out = torch.zeros_like(query)
     for grid, images in streams.grids.items():
-        cut = strips(grid, window, locality, window_frames)
+        cut = strips(grid, rule.window, rule.locality, rule.window_frames)
         count, rows = cut.queries.shape
         sample = torch.tensor([image.sample for image in images], device=query.device)
         start = torch.tensor([image.start for image in images], device=query.device)[:, None, None]

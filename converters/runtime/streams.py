@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,13 +36,12 @@ class Streams:
     visual_slots: Tensor
     images: tuple[Image, ...]
     _by_phase: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    block_masks: dict[Any, Any] = field(default_factory=dict)
 
     def phase_size(self, phases: int, phase: int) -> int:
         """Rows of one lattice, the most that a sample of the batch has."""
-        return max(
-            sum(token_phases(image.grid, phases).count(phase) for image in self.images if image.sample == sample)
-            for sample in range(self.visual_index.shape[0])
-        )
+        rows: int = lattice_rows(self.images, phases, phase)
+        return rows
 
     @property
     def grids(self) -> dict[Grid, list[Image]]:
@@ -71,6 +71,15 @@ class Streams:
         rows = order.gather(1, (first[..., None] + place).where(present, 0).flatten(1)).view(present.shape)
         slots = self.visual_slots.gather(1, rows.flatten(1)).view(present.shape)
         return rows.where(present, 0), slots.where(present, -1)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def lattice_rows(images: tuple[Image, ...], phases: int, phase: int) -> int:
+    """Rows of one lattice, the most that a sample of the batch has."""
+    rows: dict[int, int] = defaultdict(int)
+    for image in images:
+        rows[image.sample] += token_phases(image.grid, phases).count(phase)
+    return max(rows.values(), default=0)
 
 
 @cache
@@ -112,8 +121,10 @@ def images_of_one_grid(counts: Sequence[int], grid: Grid) -> tuple[Image, ...]:
 
 def rows_of(index: Tensor, values: Tensor) -> Tensor:
     """Rows `[batch, rows, width]` of `values` `[batch or 1, length, width]` at `index` `[batch, rows]`."""
-    values = values.expand(index.shape[0], -1, -1)
-    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+    if values.shape[0] > 1:
+        index = index + torch.arange(0, values.shape[0] * values.shape[1], values.shape[1], device=index.device)[:, None]
+    rows: Tensor = values.flatten(0, 1).index_select(0, index.flatten()).unflatten(0, index.shape)
+    return rows
 
 
 def images_of_runs(visual: Tensor, positions: Tensor) -> tuple[Image, ...]:

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from .attention import TextMasks, attend, causal_attention, full_attention, head_kinds, rotate, take, windowed_attention
+from .attention import TextMasks, WindowRule, attend, causal_attention, full_attention, head_kinds, rotate, take, windowed_attention
 from .cache import TEXT_ONLY, SparseLayer, Timeline, sparse_layers
 from .choice import choices
 from .layout import LayerLayout, layouts
@@ -138,6 +138,7 @@ class SparseTextModel(nn.Module):
         """Obey this (normalised) plan; the weights are in its kept-first order."""
         self.plan = plan
         self.layouts = layouts(plan)
+        self.depth = plan.visual_depth
         self.pruned = True
         self.split = False
 
@@ -232,24 +233,35 @@ class SparseTextModel(nn.Module):
         _refuse(attention_mask, kwargs)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
+        keeping = use_cache or past_key_values is not None
+        call, cache, cached = self._opened(inputs_embeds, attention_mask, position_ids, past_key_values, visual_mask, images)
+        self._through(call, cached, recomputing=self.recomputing and torch.is_grad_enabled() and not keeping)
+        return BaseModelOutputWithPast(
+            last_hidden_state=_in_place(self.norm(call.text), call, inputs_embeds.shape),
+            past_key_values=cache if keeping else None,
+        )
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # data decides its shapes; from here on they are fixed
+    def _opened(
+        self, embeds: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Cache | None, visual: Tensor | None, images: Any
+    ) -> tuple[Call, Cache, list[SparseLayer]]:
+        """A call at the input of the first layer, and the cache with its layers."""
         if not self.split:
             self.split_weights()
         phases = [kind.phases for layout in self.layouts for kind in head_kinds(layout)]
-        cache, cached = sparse_layers(past_key_values, len(self.layers), phases)
-        call = self._call(inputs_embeds, attention_mask, position_ids, visual_mask, images, cached[0].timeline)
-        recomputing = self.recomputing and torch.is_grad_enabled() and past_key_values is None and not use_cache
+        cache, cached = sparse_layers(cache, len(self.layers), phases)
+        return self._call(embeds, mask, positions, visual, images, cached[0].timeline), cache, cached
+
+    def _through(self, call: Call, cached: list[SparseLayer], recomputing: bool = False) -> None:
+        """All layers, which change the call's rows: one graph under `torch.compile`."""
         for index, (layer, layout) in enumerate(zip(self.layers, self.layouts, strict=True)):
-            if index == self.plan.visual_depth:
+            if index == self.depth:
                 call.visual = None
             if recomputing:
                 self._recomputed(layer, layout, call)
-                continue
-            self._attention(layer, layout, call, cached[index])
-            self._ffn(layer, layout, call)
-        return BaseModelOutputWithPast(
-            last_hidden_state=_in_place(self.norm(call.text), call, inputs_embeds.shape),
-            past_key_values=cache if use_cache or past_key_values is not None else None,
-        )
+            else:
+                self._attention(layer, layout, call, cached[index])
+                self._ffn(layer, layout, call)
 
     def _call(
         self, embeds: Tensor, mask: Tensor | None, positions: Tensor | None, visual: Tensor | None, images: Any, timeline: Timeline
@@ -343,7 +355,7 @@ class SparseTextModel(nn.Module):
         text_keys, text_values, slots = self._text_seen(layout, call, text, held)
         return windowed_attention(
             queries, take(keys, shared, 1), take(values, shared, 1), take(text_keys, shared, 1), take(text_values, shared, 1),
-            slots, call.streams, layout.window, self.plan.locality, self.plan.window_frames, scale,
+            slots, call.streams, WindowRule(layout.window, self.plan.locality, self.plan.window_frames), scale,
         )  # fmt: skip
 
     def _text_seen(
