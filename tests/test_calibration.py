@@ -11,14 +11,17 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from tiny import IMAGE_TOKEN, tiny_inputs, tiny_llava
+from tiny_families import qwen_inputs, tiny_qwen
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature
 
 from converters.calibration import recorder
+from converters.calibration.batch import hash_of
 from converters.calibration.histogram import BINS, bins_of, value_exceeded_by
 from converters.calibration.samples import Sample, load_image, prompt_inputs, read_samples
 from converters.calibration.statistics import METADATA_KEY, Statistics, calibrate, merge
 from converters.errors import YopoError
+from converters.families import family_of
 from converters.runtime.plan import Grid
 
 PROMPTS = ((3, 4), (1, 7), (6, 2), (2, 1), (4, 5))
@@ -167,6 +170,17 @@ def test_several_images_are_the_grids_of_one_sample() -> None:
     assert found.grids == (Grid(4, 4),) * 2
     assert found.layouts == tuple(((Grid(4, 4),) * images, 1) for images in (1, 2, 3))
     assert found.visual_rows == 6 * 16
+
+
+def test_pictures_and_videos_have_grids_of_their_own() -> None:
+    model = tiny_qwen()
+    visuals = family_of(model.config.to_dict()).visuals(model.config.to_dict())
+    inputs, grids = qwen_inputs([(1, 3, 4)], [(3, 2, 3), (1, 2, 2)], [(1, 4, 4)])  # rows and columns; three frames
+    found = calibrate(model, [inputs], fingerprint="model")
+    assert dict(found.layouts) == {tuple(layout): 1 for layout in grids}
+    assert found.grids == (Grid(4, 4),)  # of 12, 16 and 22 tokens
+    turned = {**inputs, "image_grid_thw": inputs["image_grid_thw"][:, [0, 2, 1]]}
+    assert hash_of(turned, visuals) != hash_of(inputs, visuals) == found.data
 
 
 def test_the_model_is_as_before() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import write_checkpoint
-from conversions import assert_migrates, assert_prunes, provenance
+from conversions import assert_migrates, assert_prunes, assert_stands_alone, provenance
 from PIL import Image
 from tiny import tiny_inputs, tiny_llava
 from tokenizers_of import save_tokenizer
@@ -93,9 +93,12 @@ def test_becomes_the_native_model(inside: bool, tmp_path: Path) -> None:
     assert checkpoint.tensors.keys() == model.state_dict().keys()
     assert all(checkpoint.read(name).equal(tensor) for name, tensor in model.state_dict().items())
     inputs = tiny_inputs(model.config, (3, 5), (2, 2), images=2)
-    prompts = [(dict(inputs), [[Grid(4, 4)] * 2] * 2)]
+    text = tiny_inputs(model.config, (3, 5), (2, 2), images=0)
+    prompts = [(dict(inputs), [[Grid(4, 4)] * 2] * 2), (dict(text), [[], []])]
     assert_migrates(tmp_path / "base", model, prompts)
-    assert_prunes(tmp_path / "base", model, prompts, 1)
+    out = assert_prunes(tmp_path / "base", model, prompts, 1)
+    if not inside:
+        assert_stands_alone(out, dict(inputs))
 
 
 def test_processor_is_transformers_own(tmp_path: Path) -> None:
