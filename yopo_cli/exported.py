@@ -47,6 +47,7 @@ def load_export(path: Path, device: str | None, dtype: Dtype, *, allow_cpu: bool
     quiet()
     if dtype is not Dtype.AUTO:
         raise YopoError(f"An export has a number format; --dtype {dtype.value} would do nothing.", "Leave it out, or export anew.")
+    import converters.runtime.registration  # noqa: F401  (the processors of converted models are found through their configs)
     from converters.export.session import open_export
 
     where = pick_device(None) if device is None else device

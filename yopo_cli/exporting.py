@@ -9,7 +9,7 @@ from typing import Any
 from converters.errors import YopoError
 from converters.runtime.plan import Grid, Plan
 
-from .loader import Dtype, load, locate, _physical_memory
+from .loader import Dtype, _physical_memory, load, locate
 from .prompts import encode, prompt
 from .samples import Example, bundled_examples
 

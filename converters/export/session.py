@@ -114,6 +114,12 @@ def start(exported: Exported, inputs: Mapping[str, Any]) -> Turn:
     embeds = _embedded(exported, prompts.ids)
     if prompts.grid is not None:
         _put(embeds, prompts, _features(exported, arrays, str(prompts.grid)))
+    return first_call(exported, prompts, embeds)
+
+
+def first_call(exported: Exported, prompts: Prompts, embeds: Array) -> Turn:
+    """The first call of prompts whose embeddings `[batch, length, hidden]` hold the pictures' features."""
+    facts = exported.manifest
     feed = {"inputs_embeds": embeds, "attention_mask": prompts.mask, "position_ids": prompts.positions}
     file = exported._continuation
     if prompts.grid is not None and file != facts.dense and facts.prefill:

@@ -61,7 +61,8 @@ class TextModel:
         """The kinds of KV heads of a layer; in the dense model every row is a text row and there is one kind."""
         layout = self.layouts[layer]
         if layout is not None:
-            return head_kinds(layout)
+            kinds: tuple[HeadKind, ...] = head_kinds(layout)
+            return kinds
         sizes = self.sizes
         heads = tuple(range(sizes.num_attention_heads))
         return (HeadKind(0, tuple(range(sizes.num_key_value_heads)), heads, (), (True,) * len(heads)),)

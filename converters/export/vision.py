@@ -124,11 +124,10 @@ def _tidy(model: ir.Model) -> None:
         common.RemoveUnusedOpsetsPass(),
     )
     Sequential(*passes)(model)
-    for node in model.graph:
-        node.metadata_props.clear()
-        node.meta.clear()
-    model.metadata_props.clear()
-    model.graph.metadata_props.clear()
+    produced = (output for node in model.graph for output in node.outputs)
+    told = (model, model.graph, *model.graph, *model.graph.inputs, *model.graph.initializers.values(), *produced)
+    for part in told:
+        part.metadata_props.clear()
 
 
 def _pieces(model: ir.Model, store: Store) -> dict[str, Piece]:
