@@ -49,10 +49,9 @@ def joined() -> Processes:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes()
     try:
-        from accelerate import PartialState
+        state = _state()
     except ImportError:
         raise YopoError("Several processes need accelerate.", "Install it: pip install 'yopo[heal]'") from None
-    state = PartialState()
     return Processes(state.process_index, state.num_processes)
 
 
@@ -66,6 +65,14 @@ def own_device() -> str | None:
     """The device that belongs to this process among several; None where it is alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
-    from accelerate import PartialState
+    device = _state().device
+    return "cpu" if device.type == "cpu" else str(device)
 
-    return str(PartialState().device)
+
+def _state() -> Any:
+    """Accelerate's view of the processes, on CPUs where there is nothing else or ACCELERATE_USE_CPU says so."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
