@@ -20,7 +20,7 @@ from converters.runtime.plan import Grid
 @pytest.fixture
 def blocks_of_two_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "BLOCK_BYTES", 2 * 64 * 4)
-    monkeypatch.setattr(products, "FEWEST_ROWS", 2)
+    monkeypatch.setattr(products, "BLOCKED_ROWS", range(2, 1000))
     monkeypatch.setattr(products, "blocks_are_faster", lambda rows: True)
 
 

@@ -36,6 +36,7 @@ class Asked:
     rounds: int
     steps: int
     tower: bool
+    compiled: bool
     threads: int | None
     device: str | None
     dtype: Dtype
@@ -102,7 +103,7 @@ class Bench:
         for grids in self._grids():
             for batch in self.asked.batch_sizes or (1,):
                 tower = self.asked.tower and grids == self.subject.grids
-                setting = Setting(grids, self.asked.text_tokens, batch, self.asked.rounds, self.asked.steps, tower)
+                setting = Setting(grids, self.asked.text_tokens, batch, self.asked.rounds, self.asked.steps, tower, self.asked.compiled)
                 for contenders in self._contenders(grids, say):
                     say(f"Timing {', '.join(one.name for one in contenders)} against dense ...")
                     figures = measure(self.subject.dense, contenders, setting, self.ceiling, self.subject.own)
@@ -222,7 +223,7 @@ def bench_lines(run: Run) -> Iterator[Table]:
 
 
 PREFILL = ("prefill", "visual", "total", "seconds", "of dense", "FLOPs/time", "of bound")
-RATES = ("with vision tower", "TTFT s", "of dense", "spread", "tokens/s", "peak")
+RATES = ("with vision tower", "TTFT s", "of dense", "spread", "tokens/s", "peak", "predicted")
 DECODE = ("decoding", "TPOT ms", "of dense", "of bound", "KV predicted", "measured", "share")
 
 
@@ -247,7 +248,7 @@ def _rate_row(one: Figures) -> tuple[str, ...]:
         f"{first.ratio:.4f}" if first else "-",
         f"{one.prefill.spread:.1%}",
         f"{one.tokens_per_second:.0f}",
-        "-" if one.peak_bytes is None else count_text(one.peak_bytes) + "B",
+        *("-" if size is None else count_text(size) + "B" for size in (one.peak_bytes, one.peak_predicted)),
     )
 
 
@@ -284,6 +285,7 @@ def bench_record(bench: Bench) -> Iterator[str]:
             "threads": bench.threads,
             "versions": {name: version(name) for name in ("torch", "transformers", "yopo")},
             "ceiling": asdict(bench.ceiling),
+            "compiled": asked.compiled,
             "chosen": CHOICES,
             "runs": [
                 {"visual_tokens": run.setting.visual_tokens, **asdict(run.setting), "sides": [asdict(one) for one in run.figures]}

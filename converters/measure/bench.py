@@ -10,7 +10,7 @@ from torch import Tensor
 from ..baselines.schedule import Schedule
 from ..planning.cost import Cost, cost, kv_cache_bytes
 from ..runtime.plan import Grid, Plan, Sizes, dense_plan
-from .bounds import decode_bytes, dense_work, pruned_work
+from .bounds import decode_bytes, dense_work, pruned_work, working_bytes
 from .ceiling import Ceiling
 from .clock import Timing, in_turns
 from .models import Prompt, random_prompt, with_plan
@@ -22,7 +22,10 @@ DENSE = "dense"
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the benchmark: the prompt's sizes, and how often each thing is timed. `tower` times the vision tower too."""
+    """One row of the benchmark: the prompt's sizes, and how often each thing is timed.
+
+    `tower` times the vision tower too, `compiled` compiles the prefills of models.
+    """
 
     grids: tuple[Grid, ...]
     text_tokens: int
@@ -30,6 +33,7 @@ class Setting:
     rounds: int
     steps: int
     tower: bool
+    compiled: bool = False
 
     @property
     def visual_tokens(self) -> int:
@@ -61,7 +65,8 @@ class Figures:
     """One side of one setting. Shares are of the dense model; `efficiency` is the FLOPs ratio over the time ratio of the prefill.
 
     `visual_share` counts visual FLOPs, `total_share` those of visual and text tokens without the head. `ttft` includes the vision
-    tower, `prefill` does not; `decode` is one token. KV bytes are the predicted and the measured ones of the whole batch.
+    tower, `prefill` does not; `decode` is one token. KV bytes are the predicted and the
+    measured ones of the whole batch, peak bytes those of a prefill, weights included.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Figures:
     kv_bytes: int
     kv_share: float
     peak_bytes: int | None
+    peak_predicted: int | None
 
 
 def measure(dense: Any, contenders: Sequence[Contender], setting: Setting, ceiling: Ceiling, own: Any = None) -> list[Figures]:
@@ -88,7 +94,7 @@ def measure(dense: Any, contenders: Sequence[Contender], setting: Setting, ceili
     whole = Contender(DENSE, None, plan=dense_plan(_sizes(contenders[0]), setting.grids))
     everyone = [whole, *contenders]
     with torch.inference_mode():
-        sides = {_key(one): _side(dense, one, given, own) for one in everyone}
+        sides = {_key(one): _side(dense, one, given, own, setting.compiled) for one in everyone}
         looks = {key: _first_look(side, dense.device, setting) for key, side in sides.items()}
         prefills = in_turns({key: side.prefill for key, side in sides.items()}, DENSE, setting.rounds, dense.device, warmup=0)
         firsts = in_turns({key: side.answer for key, side in sides.items()}, DENSE, setting.rounds, dense.device) if setting.tower else {}
@@ -124,13 +130,13 @@ def _key(one: Contender) -> str:
     return one.name if one.budget is None else f"{one.name} {one.budget:g}"
 
 
-def _side(dense: Any, one: Contender, given: Prompt, own: Any) -> Side:
+def _side(dense: Any, one: Contender, given: Prompt, own: Any, compiled: bool) -> Side:
     if one.schedule is not None:
         return pruner_side(dense, one.schedule, given)
     if one.name == DENSE:
-        return model_side(DENSE, dense, given)
+        return model_side(DENSE, dense, given, compiled)
     assert one.plan is not None
-    return model_side(one.name, with_plan(dense, one.plan) if own is None else own, given)
+    return model_side(one.name, with_plan(dense, one.plan) if own is None else own, given, compiled)
 
 
 def _decoding(dense: Any, sides: dict[str, Side], looks: dict[str, Look], setting: Setting) -> dict[str, Timing]:
@@ -152,10 +158,13 @@ def _figures(
     vocabulary, element = dense.config.text_config.vocab_size, dense.dtype.itemsize
     text, batch = setting.text_tokens, setting.batch
     spent, predicted = _spent(one, whole.plan, text), batch * _predicted_kv(one, text, element)
-    least = step_least = None
+    least = step_least = working = None
+    weights = sum(parameter.nbytes for parameter in dense.parameters())
+    look = looks[_key(one)]
     if one.plan is not None:
         least = (dense_work if one is whole else pruned_work)(one.plan, text, batch, vocabulary, element).seconds(ceiling)
         step_least = decode_bytes(one.plan, text, batch, vocabulary, element) / ceiling.bytes_per_second
+        working = working_bytes(one.plan, text, batch, element, pruned=one is not whole)
     return Figures(
         name=one.name,
         kind="dense" if one is whole else "plan" if one.plan else "tokens",
@@ -170,9 +179,10 @@ def _figures(
         ttft=None if first is None else _time(first, None),
         decode=None if step is None else _time(step, step_least),
         kv_bytes_predicted=predicted,
-        kv_bytes=looks[_key(one)].kv_bytes,
-        kv_share=looks[_key(one)].kv_bytes / looks[DENSE].kv_bytes,
-        peak_bytes=looks[_key(one)].peak_bytes,
+        kv_bytes=look.kv_bytes,
+        kv_share=look.kv_bytes / looks[DENSE].kv_bytes,
+        peak_bytes=None if look.peak_bytes is None else weights + look.peak_bytes,
+        peak_predicted=None if working is None else weights + predicted + working,
     )
 
 

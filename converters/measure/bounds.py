@@ -69,6 +69,16 @@ def pruned_work(plan: Plan, text: int, batch: int, vocabulary: int, element: int
     return Work((*products, Product(batch, plan.sizes.hidden_size, vocabulary)), attention, held, element)
 
 
+def working_bytes(plan: Plan, text: int, batch: int, element: int, pruned: bool) -> int:
+    """Bytes of the rows that a prefill holds at once where it is widest, in a feed-forward: residual, normalised rows, three of neurons."""
+    sizes, rows, both = plan.sizes, batch * text, batch * (text + plan.visual_tokens)
+    if not pruned:
+        return element * both * (2 * sizes.hidden_size + 3 * sizes.intermediate_size)
+    kept = max(len(layer.neurons) for layer in normalise(plan).layers)
+    neurons = max(3 * both * kept, both * kept + 3 * rows * (sizes.intermediate_size - kept))
+    return element * ((2 * both + rows) * sizes.hidden_size + neurons)
+
+
 def decode_bytes(plan: Plan, text: int, batch: int, vocabulary: int, element: int) -> int:
     """Bytes that one decoding step has to read: the language model's weights and its head once, K and V of each sample."""
     sizes = plan.sizes

@@ -35,8 +35,9 @@ class PerPicture(tuple[Tensor, ...]):
         return torch.stack(tuple(self)).to(*arguments)
 
 
-def model_side(name: str, model: Any, given: Prompt) -> Side:
-    """A whole model end to end through its `forward`; logits of the last token alone."""
+def model_side(name: str, model: Any, given: Prompt, compiled: bool = False) -> Side:
+    """A whole model end to end through its `forward`; logits of the last token alone. Prefills run under torch.compile if `compiled`."""
+    runs = model
     text_model = model.model.language_model
     if hasattr(text_model, "split_weights") and not text_model.split:
         text_model.split_weights()  # once, when a model is first run: not a part of any prefill
@@ -44,7 +45,7 @@ def model_side(name: str, model: Any, given: Prompt) -> Side:
     pictures = PerPicture(given.features.unflatten(1, (len(given.grids), -1)).flatten(0, 1))
 
     def read(**picture: Any) -> Any:
-        return model(input_ids=given.ids, use_cache=True, logits_to_keep=1, **given.places, **picture)
+        return runs(input_ids=given.ids, use_cache=True, logits_to_keep=1, **given.places, **picture)
 
     def prefill() -> Any:
         return read(mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=pictures)})
@@ -55,6 +56,10 @@ def model_side(name: str, model: Any, given: Prompt) -> Side:
     def held(state: Any) -> int:
         return sum(_layer_bytes(layer) for layer in state.past_key_values.layers)
 
+    if compiled:
+        prefill()  # what is chosen by measurement is chosen before a compiler looks
+        runs = torch.compile(model, dynamic=False)
+        prefill()
     return Side(name, prefill, lambda: read(pixel_values=given.pixels), step, held)
 
 

@@ -13,7 +13,8 @@ from torch.nn import functional
 from .choice import fastest
 
 BLOCK_BYTES = 1 << 23
-FEWEST_ROWS = 16
+BLOCKED_ROWS = range(16, 1025)
+"""Beyond, the rows are what a library copies, once for every block."""
 PROBES = {"few rows": (64, 4096), "many rows": (512, 2048)}
 """Rows, and rows of a weight of 4096 columns, that the two ways are compared on: a second in all, in float32."""
 
@@ -26,7 +27,7 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _may_be_blocked(rows: Tensor, weight: Tensor) -> bool:
-    large = rows.dim() == 2 and rows.shape[0] >= FEWEST_ROWS and weight.nbytes > BLOCK_BYTES
+    large = rows.dim() == 2 and rows.shape[0] in BLOCKED_ROWS and weight.nbytes > BLOCK_BYTES
     return large and rows.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 

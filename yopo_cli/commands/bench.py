@@ -4,8 +4,10 @@ from typing import Annotated
 
 import typer
 
+from ..export_bench import Asked as ExportAsked
+from ..exported import Runtime
 from ..loader import Dtype
-from ..options import Device, DtypeOption
+from ..options import AllowCpu, Device, DtypeOption, RuntimeOption
 from ..terminal import say, show_table, show_text
 
 
@@ -30,7 +32,10 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Prefills of each side.")] = 5,
     steps: Annotated[int, typer.Option(min=0, help="Decoded tokens of each side.")] = 8,
     tower: Annotated[bool, typer.Option(help="Time the vision tower too, where the grid is the model's own.")] = True,
+    compiled: Annotated[bool, typer.Option("--compile", help="Run the prefills of dense and pruned models under torch.compile.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (default: PyTorch's).")] = None,
+    runtime: RuntimeOption = Runtime.TORCH,
+    allow_cpu: AllowCpu = False,
     device: Device = None,
     dtype: DtypeOption = Dtype.AUTO,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the JSON line on stdout.")] = False,
@@ -39,12 +44,18 @@ def bench(
 
     The tables end with one JSON line.
     """
+    if runtime is Runtime.ONNX:
+        plans = {"--budget": budget, "--recipe": recipe, "--against": against, "--layers": layers, "--visual-tokens": visual_tokens}
+        _refuse({**plans, "--random-weights": random_weights, "--dtype": dtype is not Dtype.AUTO})
+        sizes = _numbers(batch_sizes, "--batch-sizes")
+        _bench_export(ExportAsked(model, text_tokens, max(sizes, default=1), rounds, steps, threads, device, allow_cpu), as_json)
+        return
     from ..benchmark import Asked, Bench, bench_lines, bench_record
 
     pruners, grids, batches = _words(against), _numbers(visual_tokens, "--visual-tokens"), _numbers(batch_sizes, "--batch-sizes")
     asked = Asked(
         model, tuple(budget or ()), tuple(recipe or ()), pruners, random_weights, layers, grids, text_tokens, batches, rounds, steps,
-        tower, threads, device, dtype,
+        tower, compiled, threads, device, dtype,
     )  # fmt: skip
     bench = Bench(asked)
     if not as_json:
@@ -55,6 +66,22 @@ def bench(
             for columns, rows in bench_lines(run):
                 show_table(columns, rows)
     show_text(bench_record(bench))
+
+
+def _refuse(options: dict[str, object]) -> None:
+    """Raise typer.BadParameter for what an export has settled already."""
+    if given := [name for name, value in options.items() if value]:
+        raise typer.BadParameter(f"an export has its own plan, weights and format: leave out {', '.join(given)}.", param_hint="--runtime")
+
+
+def _bench_export(asked: ExportAsked, as_json: bool) -> None:
+    from ..export_bench import COLUMNS, bench_export, bench_text, export_rows
+
+    record = bench_export(asked, say)
+    if not as_json:
+        show_text([record["path"]])
+        show_table(COLUMNS, export_rows(record))
+    show_text([bench_text(record)])
 
 
 def _words(text: str) -> tuple[str, ...]:
