@@ -479,3 +479,48 @@ class TestPlan:
         run("convert", "demo", "-b", "0.2", "--frontier", "f.json", "--grid", "4x4", code=2)
         monkeypatch.setitem(sys.modules, "matplotlib", None)
         assert "pip install 'yopo[plot]'" in fails("plan", "demo", "--plot", "frontier.svg")
+
+
+class TestHeal:
+    def test_what_is_healed_is_verified_and_evaluated(self, converted_demo: Path, tmp_path: Path) -> None:
+        out = tmp_path / "healed"
+        asked = ("--data", "demo", "--samples", 20, "--batch-size", 8, "--steps", 2, "--answers", tmp_path / "answers")
+        result = run("heal", converted_demo, *asked, "-o", out, "--json")
+        data = json.loads(result.stdout)
+        assert "Memory: about" in result.stderr
+        assert (data["steps"], data["samples"], data["held_out"]) == (2, 16, 4)
+        assert data["kept"] == (data["divergence"]["after"] < data["divergence"]["before"])
+        section = json.loads((out / "config.json").read_text())["yopo"]
+        assert section["base_projector"] == data["kept"]
+        assert section["healing"][0]["divergence"] == data["divergence"]
+        verified = json.loads(run("verify", out, "--json").stdout)
+        assert verified["passed"]
+        assert ("base" in [check["name"] for check in verified["checks"]]) == data["kept"]
+        assert "healed: projector, 2 steps" in run("inspect", out).stdout
+        assert len(list((tmp_path / "answers").glob("*.safetensors"))) == 20
+        before, after = (
+            json.loads(run("eval", path, "--samples", 6, "--max-new-tokens", 4, "--json").stdout)["tasks"]["demo"]["dense"]
+            for path in (converted_demo, out)
+        )
+        assert after == before
+
+    def test_refused_in_a_sentence(self, converted_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        out = tmp_path / "healed"
+        assert "too few to hold a tenth out" in fails("heal", converted_demo, "--data", "demo", "--samples", 8, "-o", out)
+        assert "was not written by yopo" in fails("heal", "demo", "--data", "demo", "-o", out)
+        monkeypatch.setattr("converters.healing.memory.available", lambda device: 10**8)
+        assert "this machine has 0.1 GB free" in fails("heal", converted_demo, "--data", "demo", "-o", out)
+        monkeypatch.undo()
+        other = shutil.copytree(converted_demo, tmp_path / "other")
+        config = json.loads((other / "config.json").read_text())
+        config["yopo"]["base"]["fingerprint"] = "0" * 64
+        (other / "config.json").write_text(json.dumps(config))
+        assert "are not those of demo: the hash is" in fails("heal", other, "--data", "demo", "-o", out)
+        config["yopo"]["base"] = {}
+        (other / "config.json").write_text(json.dumps(config))
+        assert "does not tell its base model's name and hash" in fails("heal", other, "--data", "demo", "-o", out)
+
+    def test_convert_heals_on_its_own_questions(self, tmp_path: Path, task: Path) -> None:
+        asked = ("convert", "demo", "-b", 0.06, "--recipe", "interlaced", "--samples", 4, "--calibration", task, "-o", tmp_path / "out")
+        assert "too few" in fails(*asked, "--heal", 2)
+        run(*asked, "--heal", 2, "--dry-run", code=2)

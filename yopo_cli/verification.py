@@ -31,6 +31,8 @@ def checks(path: Path, device: str | None, dtype: Dtype) -> Iterator[Check]:
 
     converted = open_converted(path)
     done = [_told("files", _files, converted), _told("plan", _plan, converted), _told("tensors", _tensors, converted)]
+    if converted.healed:
+        done.append(_told("base", _base, converted))
     yield from done
     if all(check.passed for check in done):
         loaded = load(path, device, dtype)
@@ -77,6 +79,14 @@ def _tensors(converted: Any) -> str:
     checkpoint = converted.open_tensors()
     check_plan(converted.plan, checkpoint.sizes)
     return f"{len(checkpoint.tensors)} tensors, names and shapes are the model's"
+
+
+def _base(converted: Any) -> str:
+    """With the base projector in its place, the weights are the base model's."""
+    base = converted.section["base"]
+    if (found := converted.dense_fingerprint()) != base["fingerprint"]:
+        raise YopoError(f"the dense side is not {base['name']}: the hash is {found[:12]}, not {base['fingerprint'][:12]}")
+    return f"the dense side is {base['name']}, {found[:12]}"
 
 
 def _inputs(loaded: Loaded) -> Iterator[Any]:

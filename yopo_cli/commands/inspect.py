@@ -13,7 +13,7 @@ from ..picture import picture
 from ..report import bill, cost_json, cost_table, dense_bill, dense_table
 from ..terminal import show_json, show_table, show_text
 
-FACTS = ("version", "recipe", "base", "calibration", "attention")
+FACTS = ("version", "recipe", "base", "calibration", "healing", "attention")
 
 
 def inspect(
@@ -76,4 +76,8 @@ def _origin(section: dict[str, Any]) -> list[str]:
         lines.append(f"recipe {section.get('recipe')}, calibrated on {calibration.get('samples')} samples of {calibration.get('from')}")
     if budget.get("asked") is not None:
         lines.append(f"budget asked {budget['asked']:.4g}, reached {budget['reached']:.4g}")
+    for healing in section.get("healing", []):
+        before, after = (f"{healing['divergence'][when]:.6f}" for when in ("before", "after"))
+        kept = "" if healing["kept"] else ", not kept"
+        lines.append(f"healed: {healing['tune']}, {healing['steps']} steps, divergence {before} to {after} nats{kept}")
     return lines
