@@ -12,7 +12,7 @@ from .moves import Move, blocks, moves_worth, visual_flops
 from .ranks import Ranks
 from .trial import Some, Trials
 
-LARGE_GRAIN = 0.08  # of a plan, what a step saves at least when the forwards are used up
+LARGE_GRAIN = 0.05  # of a plan, what a step saves at least when the forwards are used up
 
 Prices = dict[Move, float]
 """Divergence per FLOP that a move saves, as last measured or guessed."""
@@ -34,8 +34,8 @@ class Pace:
 
     A move just measured stands within `slack` of what the next one looks like, or when it is the best of `trials` measured.
     With every step the prices of all moves fall by `fading`, so that moves that have become cheap are found. `forwards` is what the
-    descent may use; behind its schedule it measures no more than two moves a step, beyond them one, of larger steps. Knobs
-    `without` are left alone.
+    descent may use; behind its schedule it measures no more than eight moves a step, beyond them four, of larger steps: a guess alone
+    can be wrong by orders of magnitude. Knobs `without` are left alone.
     """
 
     forwards: float = inf
@@ -63,15 +63,19 @@ def descend(trials: Trials | Some, start: Step, limit: int, ranks: Ranks, pace: 
     while step.flops > limit:
         done = log(start.flops / step.flops) / log(start.flops / max(1, limit))
         used = trials.forwards - began
-        if used > pace.forwards:
-            pace = replace(pace, trials=1, grain=max(pace.grain, LARGE_GRAIN))
-        hurried = used > pace.forwards * (0.1 + 0.9 * done)
-        chosen = _cheapest(trials, step, ranks, prices, replace(pace, trials=min(2, pace.trials)) if hurried else pace)
+        chosen = _cheapest(trials, step, ranks, prices, _hurried(pace, used, pace.forwards * (0.1 + 0.9 * done)))
         if chosen is None:
             return
         trials.settle(chosen.plan)
         step = chosen
         yield step
+
+
+def _hurried(pace: Pace, used: float, schedule: float) -> Pace:
+    """The pace behind its schedule, and that of a descent whose forwards are used up."""
+    if used > pace.forwards:
+        return replace(pace, trials=4, slack=max(pace.slack, 2.0), grain=max(pace.grain, LARGE_GRAIN))
+    return replace(pace, trials=8, slack=max(pace.slack, 1.0)) if used > schedule else pace
 
 
 def _cheapest(trials: Trials | Some, step: Step, ranks: Ranks, prices: Prices, pace: Pace) -> Step | None:

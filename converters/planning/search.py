@@ -39,7 +39,8 @@ PRESET_SLACK = 0.5  # by which a preset may be worse on the first questions; rec
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to search: forward-equivalents in all, the share of them for descents, and how descents go (see `Pace`).
+    """How much to search: forward-equivalents in all, the share of them for descents (less where they measure on some samples only),
+    and how descents go (see `Pace`).
 
     Descents measure on a share `high` of the samples above a budget of `low_budget`, on a share `low` below, on `fewest` at least.
     Between budgets the search stops where less than a share `stride` of the last stop is left. Knobs `without` are left alone.
@@ -47,7 +48,7 @@ class Effort:
 
     forwards: float
     block: int = 1
-    descents: float = 0.4
+    descents: float = 0.65
     slack: float = 0.05
     fading: float = 0.98
     grain: float = 0.01
@@ -201,14 +202,18 @@ class _Hunt:
     def _needed(self, left: Sequence[float], presets: Mapping[float, Mapping[str, Plan]]) -> float:
         """Forwards that are not for swaps: for the descents to the stops left, for looking at presets there, for looking back."""
         looks = sum(1 + len(presets[stop]) / len(self.trials.batches) for stop in left if stop in presets)
-        planned = self.effort.forwards * self.effort.descents - self.descents
+        planned = self._for_descents(self._some(min(presets))) - self.descents if left else 0.0
         return max(planned, HURRIED * len(left)) + looks + len(presets) - 1
+
+    def _for_descents(self, some: Some) -> float:
+        """Forwards of all samples that descents may use in all."""
+        return self.effort.forwards * self.effort.descents * self.trials.samples_of(some.batches) / self.trials.samples
 
     def _reach(self, budget: float, presets: Mapping[str, Plan], smallest: float) -> None:
         """Go down to a budget by the best way there is."""
         limit, began = limit_of(budget, self.dense), self.trials.forwards
         some = self._some(budget)
-        allowance = self.effort.forwards * self.effort.descents * _progress(budget, smallest) - self.descents
+        allowance = self._for_descents(some) * _progress(budget, smallest) - self.descents
         starts = self._starts(limit)
         ways = [self._down(some, way, limit, allowance / len(starts)) for way in starts]
         ways = [replace(way, step=measured(self.trials, way.step.plan)) for way in ways]
