@@ -16,38 +16,34 @@ from .text import TextModel
 from .timeline import Timeline, timeline, visual_columns
 from .visual import Scene, Visual
 
-INT64, BOOL = ir.DataType.INT64, ir.DataType.BOOL
+INT64, FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
 ATTENTION_OPSET = 22
 """The newest opset without the operator Attention, which refuses empty tensors: in most calls there are no visual rows."""
 
 
 def embedding(graph: Graph, model: TextModel, ids_dtype: ir.DataType, image_token: int | None) -> None:
-    """`input_ids` `[batch, sequence]` to `inputs_embeds` `[batch, sequence, hidden + 1]`.
+    """`input_ids` `[batch, sequence]` to `inputs_embeds` `[batch, sequence, hidden + 1]`, float32 whatever is computed in.
 
     With an `image_token`, rows of `image_features` `[visual tokens, hidden + 1]` are put in its places; otherwise the runtime does that.
     """
     ids = graph.input("input_ids", ids_dtype, ("batch_size", "sequence_length"))
     table = graph.piece(graph.store.place(model.embedding))
-    rows = graph.cast(graph.op("Gather", table, ids, axis=0), graph.compute)
-    rows = _flagged(graph, rows, 0.0)
+    rows = graph.cast(graph.op("Gather", table, ids, axis=0), FLOAT)
+    flags = graph.op("Expand", np.zeros((), np.float32), graph.op("Concat", graph.op("Shape", ids), [1], axis=0))
+    rows = graph.op("Concat", rows, flags, axis=-1)
     width = model.sizes.hidden_size + 1
     if image_token is not None:
-        features = graph.input("image_features", graph.compute, ("visual_tokens", width))
+        features = graph.input("image_features", FLOAT, ("visual_tokens", width))
         places = graph.op("NonZero", graph.op("Equal", graph.cast(ids, INT64), image_token))
         rows = graph.op("ScatterND", rows, graph.op("Transpose", places, perm=[1, 0]), features)
-    graph.output(rows, "inputs_embeds", graph.compute, ("batch_size", "sequence_length", width))
-
-
-def _flagged(graph: Graph, rows: ir.Value, flag: float) -> ir.Value:
-    """Rows `[..., hidden]` with one more channel."""
-    shape = graph.op("Concat", graph.op("Shape", rows, end=-1), [1], axis=0)
-    return graph.op("Concat", rows, graph.op("Expand", graph.constant(flag), shape), axis=-1)
+    graph.output(rows, "inputs_embeds", FLOAT, ("batch_size", "sequence_length", width))
 
 
 def decoder(graph: Graph, model: TextModel, grid: Grid, padded: bool) -> None:
     """All calls. With `padded`, slots are as long as the sequence: zeros stand before what they hold, and are cut off again."""
     width = model.sizes.hidden_size
-    embeds = graph.input("inputs_embeds", graph.compute, ("batch_size", "sequence_length", width + 1))
+    embeds = graph.input("inputs_embeds", FLOAT, ("batch_size", "sequence_length", width + 1))
+    embeds = embeds if graph.compute == FLOAT else graph.cast(embeds, graph.compute)
     mask = graph.input("attention_mask", INT64, ("batch_size", "total_length"))
     positions = graph.input("position_ids", INT64, ("batch_size", "sequence_length"))
     size = model.sizes.head_dim
