@@ -49,7 +49,10 @@ def convert(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write (default: ./NAME-yopo-BUDGET).")] = None,
     plan: Annotated[
-        Path | None, typer.Option(help="Apply this plan (JSON), a published head mask (.npy), or what a fine-tuned checkpoint's config says (config); no calibration.")
+        Path | None,
+        typer.Option(
+            help="Apply this plan (JSON), a published head mask (.npy), or what a fine-tuned checkpoint's config says (config); no calibration."
+        ),
     ] = None,
     window: Annotated[int | None, typer.Option(min=1, help="With a head mask: side of the window that visual tokens see.")] = None,
     depth: Annotated[int | None, typer.Option(min=0, help="With a head mask: layers that keep visual tokens.")] = None,
@@ -112,8 +115,10 @@ def convert(
         asked = HealingRequest(
             calibration or Path(BUNDLED), heal, seed=seed, device=device, dtype=dtype, command=f"{command} --heal {heal}"
         )
-        result["healing"] = heal_model(written, asked, target, force)
-        rmtree(written)
+        try:
+            result["healing"] = heal_model(written, asked, target, force)
+        finally:
+            rmtree(written)
     _show(result, checkpoint, decided, dry_run, as_json)
 
 
