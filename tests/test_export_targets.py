@@ -11,10 +11,11 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
-from checkpoints import save_model
+from checkpoints import config_of, save_model, write_checkpoint
 from conversions import load, provenance
 from random_plans import random_plan
-from tiny import IMAGE_TOKEN, tiny_inputs
+from tiny import tiny_inputs
+from tiny_families import internvl_inputs, tiny_internvl
 
 from converters.checkpoint.reader import Checkpoint, open_checkpoint, open_converted
 from converters.convert import convert
@@ -35,7 +36,7 @@ from yopo_cli.prompts import encode, prompt
 
 GRID = Grid(4, 4)
 STEPS = 4
-GREEDY = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False, "suppress_tokens": [IMAGE_TOKEN]}
+GREEDY = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False}
 
 
 class Decoder:
@@ -85,7 +86,7 @@ def embedded(model: Any, inputs: Mapping[str, torch.Tensor]) -> Any:
     """`[batch, length, hidden + 1]`: words, picture features in their places, and the flag."""
     ids = inputs["input_ids"]
     rows = model.get_input_embeddings()(ids)
-    visual = ids == IMAGE_TOKEN
+    visual = ids == model.config.image_token_id
     if "pixel_values" in inputs:
         features = model.model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output
         rows[visual] = torch.cat(list(features)).flatten(0, -2)
@@ -96,13 +97,13 @@ def assert_same_answers(run: Decoder, model: Any, inputs: Mapping[str, torch.Ten
     """Logits of the first token and greedy tokens are the PyTorch runtime's. Returns the cache."""
     with torch.inference_mode():
         expected = model(**inputs).logits[:, -1]
-        tokens = model.generate(**inputs, **GREEDY)[:, inputs["input_ids"].shape[1] :]
+        tokens = model.generate(**inputs, **GREEDY, suppress_tokens=[model.config.image_token_id])[:, inputs["input_ids"].shape[1] :]
         embeds, mask, past = embedded(model, inputs), inputs["attention_mask"].numpy(), None
         for step in range(STEPS):
             logits, past = run(embeds, mask, past)
             if not step:
                 np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=0)
-            logits[:, IMAGE_TOKEN] = -np.inf
+            logits[:, model.config.image_token_id] = -np.inf
             chosen = torch.from_numpy(logits.argmax(1))
             assert chosen.equal(tokens[:, step])
             embeds = embedded(model, {"input_ids": chosen[:, None]})
@@ -128,6 +129,18 @@ def test_one_graph_serves_every_call(tmp_path: Path, seed: int, sizes: dict[str,
         assert lengths == {28} if padded else min(lengths) >= 12  # 9 text tokens, 16 visual ones, 3 more
         held = sum(value.nbytes for value in caches[0].values())
         assert held == single.cache_bytes(text_model(checkpoint, plan), GRID, 12, 4, padded)
+
+
+def test_tiles_of_internvl_in_padded_slots(tmp_path: Path) -> None:
+    """A picture of three tiles: as many images of one grid."""
+    dense = tiny_internvl("qwen2")
+    write_checkpoint(tmp_path / "base", config_of(dense.config) | {"architectures": [type(dense).__name__]}, dict(dense.state_dict()))
+    base = open_checkpoint(tmp_path / "base")
+    out = convert(base, random_plan(base.sizes, 4, (GRID,)), tmp_path / "out", provenance(tmp_path / "base"))
+    opened, model = open_converted(out), load(out)
+    run = decoder(tmp_path, opened.open_tensors(), opened.plan, True)
+    for tiles in (1,), (3,), (0,):
+        assert_same_answers(run, model, internvl_inputs(*tiles))
 
 
 def test_dense_models_have_text_rows_only(tmp_path: Path) -> None:
