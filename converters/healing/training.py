@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Subset
+from torch.utils.data import SequentialSampler, Subset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -148,11 +148,11 @@ def _trainer(
         disable_tqdm=True,
     )
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
-    trainer = Trainer(
+    trainer = _InOrder(
         student,
         arguments,
         data_collator=collate,
-        train_dataset=Subset(records, [index for index in range(len(records)) if index not in held_out]),  # type: ignore[arg-type]
+        train_dataset=Subset(records, _order(len(records), held_out, settings)),  # type: ignore[arg-type]
         eval_dataset=Subset(records, sorted(held_out)),  # type: ignore[arg-type]
         compute_metrics=_divergence,
         callbacks=[_Told(progress), TensorBoardCallback],
@@ -160,6 +160,23 @@ def _trainer(
     for callback in (PrinterCallback, ProgressCallback):  # they write to stdout
         trainer.remove_callback(callback)
     return trainer
+
+
+class _InOrder(Trainer):  # type: ignore[misc]
+    """Takes the samples as they come: their order is the same for every number of processes."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+
+
+def _order(count: int, held_out: frozenset[int], settings: Settings) -> list[int]:
+    """The samples of all steps, one permutation after another."""
+    kept = torch.tensor([index for index in range(count) if index not in held_out])
+    generator = torch.Generator().manual_seed(settings.seed)
+    rounds = math.ceil(settings.steps * settings.batch / len(kept))
+    order = torch.cat([kept[torch.randperm(len(kept), generator=generator)] for _ in range(rounds)])
+    found: list[int] = order[: settings.steps * settings.batch].tolist()
+    return found
 
 
 def _measure(trainer: Trainer) -> float:

@@ -1,0 +1,56 @@
+"""Two processes on this machine (gloo): the statistics, scores and losses of one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from converters.calibration.statistics import Statistics
+from yopo_cli.processes import Processes
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+ALONE = [sys.executable]
+BOTH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def done(launcher: list[str], folder: Path, converted: Path) -> dict[str, Any]:
+    """The tasks' scores as printed, by the first process alone."""
+    folder.mkdir()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    shown = subprocess.run([*launcher, SCRIPT, folder, converted], check=True, capture_output=True, text=True, env=environment, timeout=300)
+    data: dict[str, Any] = json.JSONDecoder().raw_decode(shown.stdout[shown.stdout.index("{\n") :])[0]
+    assert shown.stdout.count('"tasks"') == 1
+    return data
+
+
+def losses(folder: Path) -> list[float]:
+    events = EventAccumulator(str(folder / "healed.healing" / "tensorboard"))
+    events.Reload()
+    return [event.value for event in events.Scalars("train/loss")]
+
+
+def test_two_processes_do_what_one_does(tmp_path: Path, converted_demo: Path) -> None:
+    alone = done(ALONE, tmp_path / "alone", converted_demo)
+    both = done(BOTH, tmp_path / "both", converted_demo)
+    assert both["tasks"] == alone["tasks"]
+
+    one, two = (Statistics.load(tmp_path / name / "statistics") for name in ("alone", "both"))
+    assert two.samples == one.samples == 9
+    assert (two.data, two.layouts, two.read_rows, two.visual_rows) == (one.data, one.layouts, one.read_rows, one.visual_rows)
+    assert two.ratios.equal(one.ratios)
+    for name in ("read_sum", "self_sum", "neuron_sum"):
+        torch.testing.assert_close(getattr(two, name), getattr(one, name), rtol=1e-6, atol=0.0)
+
+    expected, found = losses(tmp_path / "alone"), losses(tmp_path / "both")
+    assert len(expected) == 2  # later ones grow apart: this model's gradients are tiny, and Adam scales rounding up with them
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=1e-4, atol=1e-7)
+
+
+def test_batches_are_dealt_out_in_turns() -> None:
+    assert [list(Processes(rank, 3).share("abcdefg")) for rank in range(3)] == [list("adg"), list("be"), list("cf")]
+    assert Processes().gathered("a") == ["a"]
