@@ -200,10 +200,13 @@ class _Hunt:
         return found
 
     def _needed(self, left: Sequence[float], presets: Mapping[float, Mapping[str, Plan]]) -> float:
-        """Forwards that are not for swaps: for the descents to the stops left, for looking at presets there, for looking back."""
+        """Forwards that are not for swaps: for the descents to the stops left, for looking at presets there, for looking back.
+
+        A look can cost two: the states before it may have to be made again.
+        """
         looks = sum(1 + len(presets[stop]) / len(self.trials.batches) for stop in left if stop in presets)
         planned = self._for_descents(self._some(min(presets))) - self.descents if left else 0.0
-        return max(planned, HURRIED * len(left)) + looks + len(presets) - 1
+        return max(planned, HURRIED * len(left)) + looks + 2 * len(presets) + 1
 
     def _for_descents(self, some: Some) -> float:
         """Forwards of all samples that descents may use in all."""
