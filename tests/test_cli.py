@@ -454,9 +454,8 @@ class TestPlan:
         file = frontier[0] / "f.json"
         shown = json.loads(run("convert", "demo", "-b", 0.2, "--frontier", file, "-o", tmp_path / "out", "--json").stdout)
         assert 0.199 < shown["budget"]["reached"] <= 0.2
-        section = json.loads((tmp_path / "out" / "config.json").read_text())["yopo"]
-        assert section["recipe"] == "auto"
-        assert section["command"] == f"yopo convert demo --budget 0.2 --frontier {file}"
+        assert json.loads((tmp_path / "out" / "config.json").read_text())["yopo"]["recipe"] == "auto"
+        assert f"yopo convert demo --budget 0.2 --frontier {file}" in (tmp_path / "out" / "README.md").read_text()
         assert "below the frontier" in fails("convert", "demo", "-b", 0.01, "--frontier", file, "--dry-run")
 
     def test_frontier_of_another_model(self, frontier: tuple[Path, Any], tmp_path: Path) -> None:
@@ -466,9 +465,9 @@ class TestPlan:
 
     def test_convert_searches_by_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("converters.planning.search.usual_effort", lambda layers: Effort(10.0, grain=0.2))
-        result = run("convert", "demo", "-b", 0.3, "--samples", 4, "--dry-run", "--json")
-        assert 0.29 < json.loads(result.stdout)["budget"]["reached"] <= 0.3
-        assert "forward passes of 4 questions" in result.stderr
+        result = run("convert", "demo", "-b", 0.5, "--samples", 2, "--dry-run", "--json")
+        assert 0.49 < json.loads(result.stdout)["budget"]["reached"] <= 0.5
+        assert "forward passes of 2 questions" in result.stderr
 
     def test_errors(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "neither .png nor .svg" in fails("plan", "demo", "--plot", "frontier.pdf")
