@@ -40,7 +40,9 @@ def test_from_the_published_folder_to_answers(layout: str, tmp_path: Path, monke
     monkeypatch.setattr("converters.measure.ceiling.measure_ceiling", lambda *sizes: Ceiling(1e9, 1e9))
     base, out, samples = tmp_path / "base", tmp_path / "out", write_samples(tmp_path)
     LAYOUTS[layout](base)
-    made = json.loads(run("convert", base, "--budget", "0.5", "--recipe", "interlaced", "--calibration", samples, "-o", out, "--json").stdout)
+    made = json.loads(
+        run("convert", base, "--budget", "0.5", "--recipe", "interlaced", "--calibration", samples, "-o", out, "--json").stdout
+    )
     assert 0.3 < made["budget"]["reached"] <= 0.5
     assert made["calibration"]["samples"] == len(SIZES)
     assert made["plan"]["grids"] == MEDIANS.get(layout, [[4, 4, 1]])

@@ -51,7 +51,7 @@ def convert(
     plan: Annotated[
         Path | None,
         typer.Option(
-            help="Apply this plan (JSON), a published head mask (.npy), or what a fine-tuned checkpoint's config says (config); no calibration."
+            help="Apply this plan (JSON), a published head mask (.npy) or what a fine-tuned checkpoint's config says (config)."
         ),
     ] = None,
     window: Annotated[int | None, typer.Option(min=1, help="With a head mask: side of the window that visual tokens see.")] = None,
