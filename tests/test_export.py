@@ -235,7 +235,7 @@ def test_exports_answer_as_pytorch_does(tmp_path: Path, family: str) -> None:
         prompts = {"single": families.internvl_inputs(1), "batch": families.internvl_inputs(2, 1), "text": families.internvl_inputs(0, 0)}
     out = converted(tmp_path, model, 1, grid)
     own = load(out)
-    report = export(request(out, grids=(grid,), compare=lambda folder: compare(open_export(folder), own, prompts)))
+    report = export(request(out, grids=(grid,), compare=lambda exported: compare(exported, own, prompts)))
     assert report.parity is not None
     for name, found in report.parity["prompts"].items():
         assert found["equal_tokens"] == found["all_tokens"] == 20 * len(prompts[name]["input_ids"]), name

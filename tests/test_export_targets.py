@@ -22,8 +22,9 @@ from converters.convert import convert
 from converters.errors import YopoError
 from converters.export import genai, single, transformers_js
 from converters.export.graph import Graph
+from converters.export.parity import compare
 from converters.export.precision import precision_of
-from converters.export.request import Request
+from converters.export.request import Report, Request
 from converters.export.slots import slots
 from converters.export.text import text_model
 from converters.export.weights import Store
@@ -193,32 +194,34 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Request:
     return Request(checkpoint, opened.plan, (checkpoint.grid,))
 
 
-def answered(folder: Path, pattern: str, demo: Request, features_in_graph: bool) -> None:
-    """Three questions through the package's own graphs have the PyTorch runtime's first tokens."""
+def compared(demo: Request) -> Request:
+    """To be held against the PyTorch runtime on a picture, on two of them in a batch, and on words alone."""
     loaded = load_for_answers(demo.checkpoint.path, "cpu", Dtype.FLOAT32)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    tower, words = (onnxruntime.InferenceSession(folder / pattern.format(name), options) for name in ("vision_encoder", "embed_tokens"))
-    names = ("decoder_model_merged", "decoder")
-    run = Decoder(next(folder / pattern.format(name) for name in names if (folder / pattern.format(name)).exists()))
-    for sample in samples(3, 0, "eval"):
-        inputs = encode(loaded.processor, [prompt(loaded.processor, sample.question, 1)], [sample.image])
-        ids, mask = inputs["input_ids"].numpy(), inputs["attention_mask"].numpy()
-        features = tower.run(None, {"pixel_values": inputs["pixel_values"].numpy()})[0]
-        if features_in_graph:
-            embeds = words.run(None, {"input_ids": ids.astype(np.int32), "image_features": features})[0]
-        else:
-            embeds = words.run(None, {"input_ids": ids})[0]
-            embeds[ids == 4] = features
-        logits, _ = run(embeds, mask, None)
-        with torch.inference_mode():
-            np.testing.assert_allclose(logits, loaded.model(**inputs).logits[:, -1], atol=1e-3, rtol=0)
+    asked = list(samples(3, 0, "eval"))
+
+    def batch(some: list[Any], pictures: int) -> Any:
+        return encode(
+            loaded.processor, [prompt(loaded.processor, one.question, pictures) for one in some], [one.image for one in some] * pictures
+        )
+
+    prompts = {"single": batch(asked[:1], 1), "batch": batch(asked[1:], 1), "text": batch(asked, 0)}
+    return replace(demo, compare=lambda run: compare(run, loaded.model, prompts, tokens=6))
+
+
+def assert_equal(folder: Path, report: Report) -> None:
+    """Every greedy token is the PyTorch runtime's, and the package says so."""
+    assert report.parity is not None
+    found = report.parity["prompts"]
+    assert {name: (one["equal_tokens"], one["largest_difference"] < 1e-3) for name, one in found.items()} == {
+        "single": (6, True), "batch": (12, True), "text": (18, True)
+    }  # fmt: skip
+    assert json.loads((folder / "export_report.json").read_text())["parity"] == report.parity
 
 
 def test_transformers_js_package(demo: Request, tmp_path: Path) -> None:
-    report = transformers_js.export(replace(demo, output=tmp_path / "js"))
     folder = tmp_path / "js"
-    answered(folder / "onnx", "{}.onnx", demo, False)
+    report = transformers_js.export(replace(compared(demo), output=folder))
+    assert_equal(folder, report)
     config = json.loads((folder / "config.json").read_text())
     assert demo.plan is not None
     assert config["text_config"]["num_hidden_layers"] == 1 + len(slots(text_model(demo.checkpoint, demo.plan)))
@@ -235,9 +238,9 @@ def test_transformers_js_package(demo: Request, tmp_path: Path) -> None:
 
 
 def test_genai_package(demo: Request, tmp_path: Path) -> None:
-    report = genai.export(replace(demo, output=tmp_path / "genai"))
     folder = tmp_path / "genai"
-    answered(folder, "{}.onnx", demo, True)
+    report = genai.export(replace(compared(demo), output=folder))
+    assert_equal(folder, report)
     config = json.loads((folder / "genai_config.json").read_text())["model"]
     assert (config["type"], config["eos_token_id"], config["pad_token_id"]) == ("phi3v", 2, 3)
     assert config["decoder"]["hidden_size"] == 129  # with the flag
@@ -247,10 +250,10 @@ def test_genai_package(demo: Request, tmp_path: Path) -> None:
 
 def test_genai_beside_the_weights(demo: Request, tmp_path: Path) -> None:
     """The graphs refer to the checkpoint's own file; only columns that visual rows use are written anew."""
-    report = genai.export(demo)
+    report = genai.export(compared(demo))
+    assert_equal(demo.checkpoint.path, report)
     assert report.copied_bytes == 0
     assert report.added_bytes < report.checkpoint_bytes
-    answered(demo.checkpoint.path, "{}.onnx", demo, True)
 
 
 def test_refusals(demo: Request, tmp_path: Path) -> None:

@@ -85,15 +85,14 @@ def _check_memory(checkpoint: Any) -> None:
         )
 
 
-def _comparison(asked: Asked, path: Path, grid: Grid) -> Callable[[Path], Mapping[str, Any]]:
+def _comparison(asked: Asked, path: Path, grid: Grid) -> Callable[[Any], Mapping[str, Any]]:
     """What holds an export against the model that it was made from."""
 
-    def compare(folder: Path) -> Mapping[str, Any]:
+    def compare(exported: Any) -> Mapping[str, Any]:
         from converters.export.parity import compare
-        from converters.export.session import open_export
 
         loaded = load(path, "cpu", Dtype.FLOAT32)
-        return compare(open_export(folder), loaded.model, _prompts(loaded, grid))
+        return compare(exported, loaded.model, _prompts(loaded, grid))
 
     return compare
 

@@ -15,7 +15,7 @@ from ..checkpoint.folder import appearing
 from ..checkpoint.reader import CONFIG
 from ..checkpoint.skeleton import native_config
 from .onnxruntime_target import check_beside
-from .packages import NOT_COMPARED, Package, package, sizes, write_graphs
+from .packages import REPORT, Package, facts_of, notes_of, package, sizes, write_graphs
 from .precision import precision_of
 from .preprocessing import GENERATION_CONFIG, preprocessing, write_json
 from .request import Report, Request
@@ -33,16 +33,18 @@ def export(request: Request) -> Report:
     made = package(request, TARGET, "onnxruntime-genai", padded=True, features=True, ids=ir.DataType.INT32)
     with _folder(request) as folder:
         store = Store(request.checkpoint, folder, WEIGHTS, precision_of(request.bits), request.output is None)
-        write_graphs(made, folder, {name: (file, store) for name, file in GRAPHS.items()})
-        names = [*GRAPHS.values(), *store.written, GENAI_CONFIG]
+        parity = write_graphs(made, folder, {name: (file, store) for name, file in GRAPHS.items()})
+        facts = facts_of(made, parity)
+        names = [*GRAPHS.values(), *store.written, REPORT, GENAI_CONFIG]
         if request.output is not None:
             texts = preprocessing(request.checkpoint)
             texts.write(folder)
             write_json(folder / CONFIG, native_config(request.checkpoint.family, request.checkpoint.config))
             names += [*texts.files, CONFIG]
+        write_json(folder / REPORT, {"target": TARGET} | facts)
         write_json(folder / GENAI_CONFIG, _config(made, folder))
         files = sizes(folder, names)
-    cache = made.cache_bytes()
+    cache = facts["cache_bytes"]
     graphs = sum(files[file] for file in GRAPHS.values())
     note = (
         f"the runtime's cache is as large as the dense model's: {cache['held']} bytes after a picture and 64 text tokens, "
@@ -55,8 +57,9 @@ def export(request: Request) -> Report:
         request.checkpoint.bytes,
         store.added_bytes + graphs,
         store.copied_bytes,
-        (note, NOT_COMPARED),
-        facts={"cache_bytes": cache, "cache_slots": made.slots, "opset": made.opset},
+        (note, *notes_of(made, parity)),
+        parity,
+        facts,
     )
 
 

@@ -27,6 +27,7 @@ from .manifest import MANIFEST, Manifest
 from .masked import masked
 from .precision import precision_of
 from .request import Report, Request
+from .session import open_export
 from .text import TextModel, text_model
 from .vision import vision_model
 from .weights import Piece, Store
@@ -221,7 +222,7 @@ def _reported(request: Request, folder: Path, facts: Manifest, store: Store, sta
     if request.compare is not None:
         request.say("Comparing with PyTorch ...")
         try:
-            compared = dict(request.compare(folder))
+            compared = dict(request.compare(open_export(folder)))
         except BaseException:
             (folder / MANIFEST).unlink()
             raise

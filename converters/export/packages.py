@@ -1,9 +1,10 @@
 """Packages for runtimes with a contract of their own: three graphs, of which one decoder serves every call, and their config files."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,8 +13,10 @@ from ..errors import YopoError
 from ..planning.cost import REFERENCE_TEXT_TOKENS
 from ..runtime.plan import Grid
 from . import single
+from .check import check_graph
 from .graph import Graph
 from .onnxruntime_target import COMPUTE, metadata
+from .package_session import PackageSession
 from .request import Request
 from .slots import slots
 from .text import TextModel, text_model
@@ -22,6 +25,7 @@ from .weights import Piece, Store
 
 FLOAT = ir.DataType.FLOAT
 NOT_COMPARED = "not compared with PyTorch"
+REPORT = "export_report.json"
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,11 @@ def package(request: Request, target: str, runtime: str, *, padded: bool, featur
     return Package(request, model_type, text_model(request.checkpoint, request.plan), padded, features, ids)
 
 
-def write_graphs(made: Package, folder: Path, files: dict[str, tuple[str, Store]]) -> None:
-    """Write the graphs by session name to files with stores; stores that several share are finished once."""
+def write_graphs(made: Package, folder: Path, files: dict[str, tuple[str, Store]]) -> Mapping[str, Any] | None:
+    """Write the graphs by session name to files with stores; stores that several share are finished once.
+
+    They are checked, and compared with PyTorch where the request wants that: returns the parity report.
+    """
     models: dict[str, Callable[[], ir.Model]] = {}
     facts = metadata(made.request)
     for name, build in made.builders().items():
@@ -100,6 +107,30 @@ def write_graphs(made: Package, folder: Path, files: dict[str, tuple[str, Store]
         one.finish()
     for name, model in models.items():
         ir.save(model(), folder / files[name][0])
+        check_graph(folder / files[name][0])
+    if made.request.compare is None:
+        return None
+    made.request.say("Comparing with PyTorch ...")
+    return dict(made.request.compare(_session(made, {name: folder / file for name, (file, _) in files.items()})))
+
+
+def _session(made: Package, files: Mapping[str, Path]) -> PackageSession:
+    checkpoint = made.request.checkpoint
+    token = checkpoint.family.image_token(checkpoint.config)
+    return PackageSession(files["embed_tokens"], files["decoder"], files["vision_encoder"], token, made.request.dtype, made.request.bits)
+
+
+def facts_of(made: Package, parity: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What REPORT tells of a package: its cache, its operators, and how it compares with PyTorch."""
+    return {"cache_bytes": made.cache_bytes(), "cache_slots": made.slots, "opset": made.opset, "parity": parity}
+
+
+def notes_of(made: Package, parity: Mapping[str, Any] | None) -> Iterator[str]:
+    """What the user should know of any package."""
+    if made.opset < made.request.opset:
+        yield f"written at opset {made.opset}: the attention operator of later ones refuses calls without visual rows"
+    if parity is None:
+        yield NOT_COMPARED
 
 
 def _placed(model: ir.Model, pieces: Mapping[str, Piece], store: Store, metadata: Mapping[str, str], folder: Path) -> ir.Model:

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.reader import Checkpoint
 from ..runtime.plan import Grid, Plan
+
+if TYPE_CHECKING:
+    from .parity import Runnable
 
 DTYPES = ("float32", "float16")
 """What graphs compute in."""
@@ -17,7 +20,7 @@ class Request:
     """One export. `plan` is None for a dense model; `output` None puts the graphs beside the checkpoint's own files, to which they refer.
 
     `name` and `revision` are those of the repository that the model comes from, None for one that is nowhere but here. `bits`: 4 or 8 for
-    quantised weights of the language model, else None. `compare` holds the export in a folder against the PyTorch runtime and gives its
+    quantised weights of the language model, else None. `compare` holds the finished graphs against the PyTorch runtime and gives its
     JSON-ready report, or raises YopoError; None: it is not compared.
     """
 
@@ -32,7 +35,7 @@ class Request:
     bits: int | None = None
     masked: bool = False
     force: bool = False
-    compare: Callable[[Path], Mapping[str, Any]] | None = None
+    compare: "Callable[[Runnable], Mapping[str, Any]] | None" = None
     say: Callable[[str], None] = lambda text: None
 
     @property

@@ -1,8 +1,9 @@
 """Running an export: sessions of its graphs, and greedy generation with a cache."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,16 @@ class Exported:
     threads: int | None = None
     pruned: bool = True
     _sessions: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> str:
+        """What the graphs compute in."""
+        return self.manifest.dtype
+
+    @property
+    def bits(self) -> int | None:
+        """Of quantised weights."""
+        return self.manifest.bits
 
     @property
     def has_plan(self) -> bool:
@@ -62,6 +73,10 @@ class Exported:
         bits = f", int{self.manifest.bits} weights" if self.manifest.bits else ""
         return f"{what}: onnxruntime {onnxruntime().__version__} with {got}, {self.manifest.dtype}{bits}, opset {self.manifest.opset}"
 
+    def first_logits(self, inputs: Mapping[str, Any]) -> Array:
+        """Logits `[batch, vocabulary]` of the token after a padded batch as a processor gives it."""
+        return start(self, inputs).logits
+
     def generate(self, inputs: Mapping[str, Any], max_new_tokens: int, *, stop: bool = True) -> Array:
         """Greedy tokens `[batch, new]` that follow a padded batch as a processor gives it; after a sample's end, its end token again."""
         return generate(self, inputs, max_new_tokens, stop=stop)
@@ -89,8 +104,12 @@ def open_export(folder: Path, device: str = "cpu", *, allow_cpu: bool = False, t
 
 
 def generate(exported: Exported, inputs: Mapping[str, Any], max_new_tokens: int, *, stop: bool = True) -> Array:
-    turn = start(exported, inputs)
     ends = exported.manifest.end_tokens if stop else ()
+    return greedy(start(exported, inputs), partial(advance, exported), max_new_tokens, ends)
+
+
+def greedy(turn: Turn, following: Callable[[Turn, Array], Turn], max_new_tokens: int, ends: Sequence[int]) -> Array:
+    """Greedy tokens `[batch, new]` after a first call; `following` makes the next one from tokens `[batch, 1]`."""
     tokens: list[Array] = []
     ended = np.zeros(len(turn.logits), bool)
     for _ in range(max_new_tokens):
@@ -101,7 +120,7 @@ def generate(exported: Exported, inputs: Mapping[str, Any], max_new_tokens: int,
         tokens.append(chosen)
         if ended.all() or len(tokens) == max_new_tokens:
             break
-        turn = advance(exported, turn, chosen[:, None])
+        turn = following(turn, chosen[:, None])
     return np.stack(tokens, 1)
 
 
@@ -127,7 +146,7 @@ def first_call(exported: Exported, prompts: Prompts, embeds: Array) -> Turn:
     opened = exported.session(file)
     if "visual_starts" in {one.name for one in opened.get_inputs()}:
         feed["visual_starts"] = prompts.starts
-    return _turn(opened, feed | _empty_cache(opened, len(prompts.ids)), prompts.mask, prompts.positions)
+    return call(opened, feed | empty_cache(opened, len(prompts.ids)), prompts.mask, prompts.positions)
 
 
 def advance(exported: Exported, turn: Turn, ids: Array) -> Turn:
@@ -142,10 +161,10 @@ def advance(exported: Exported, turn: Turn, ids: Array) -> Turn:
     opened = exported.session(exported._continuation)
     if "visual_starts" in {one.name for one in opened.get_inputs()}:
         feed["visual_starts"] = np.zeros((batch, 0), np.int64)
-    return _turn(opened, feed | turn.cache, mask, positions)
+    return call(opened, feed | turn.cache, mask, positions)
 
 
-def _turn(opened: Any, feed: Mapping[str, Any], mask: Array, positions: Array) -> Turn:
+def call(opened: Any, feed: Mapping[str, Any], mask: Array, positions: Array) -> Turn:
     """One call. K and V stay where they are: nothing is copied between calls on a CPU."""
     value = onnxruntime().OrtValue
     wanted = [one.name for one in opened.get_outputs()]
@@ -195,7 +214,8 @@ def _embedded(exported: Exported, ids: Array) -> Array:
     return found
 
 
-def _empty_cache(opened: Any, batch: int) -> dict[str, Array]:
+def empty_cache(opened: Any, batch: int) -> dict[str, Array]:
+    """The cache before the first call, by input name."""
     kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int32)": np.int32}
     shapes = {one.name: (one, [batch, *(size if isinstance(size, int) else 0 for size in one.shape[1:])]) for one in opened.get_inputs()}
     return {name: np.zeros(shape, kinds[one.type]) for name, (one, shape) in shapes.items() if name.startswith("past_")}

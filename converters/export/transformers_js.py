@@ -4,6 +4,7 @@ Its Python-shaped contract: `onnx/` holds three sessions, the cache is fed back 
 the library puts the rows of `image_features` over those of the placeholders.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..checkpoint.folder import appearing
 from ..checkpoint.reader import CONFIG
 from ..checkpoint.skeleton import native_config
 from ..errors import YopoError
-from .packages import NOT_COMPARED, Package, package, sizes, write_graphs
+from .packages import REPORT, Package, facts_of, notes_of, package, sizes, write_graphs
 from .precision import precision_of
 from .preprocessing import (
     GENERATION_CONFIG,
@@ -41,7 +42,9 @@ def export(request: Request) -> Report:
         raise YopoError("A transformers.js package has a config.json of its own.", "Name a folder for it with -o.")
     texts = preprocessing(request.checkpoint)
     with appearing(request.output, request.force) as folder:
-        stores = _graphs(made, folder / "onnx")
+        stores, parity = _graphs(made, folder / "onnx")
+        facts = facts_of(made, parity)
+        write_json(folder / REPORT, {"target": TARGET} | facts)
         _write_configs(made, texts, folder)
         names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]
         files = sizes(folder, names)
@@ -52,21 +55,22 @@ def export(request: Request) -> Report:
         request.checkpoint.bytes,
         sum(store.added_bytes for store in stores) + sum(size for name, size in files.items() if name.endswith(".onnx")),
         sum(store.copied_bytes for store in stores),
-        ("one picture a prompt: transformers.js fills in the first placeholder only", NOT_COMPARED),
-        facts={"cache_bytes": made.cache_bytes(), "cache_slots": made.slots, "opset": made.opset},
+        ("one picture a prompt: transformers.js fills in the first placeholder only", *notes_of(made, parity)),
+        parity,
+        facts,
     )
 
 
-def _graphs(made: Package, folder: Path) -> list[Store]:
-    """The three sessions, each with a data file of its own, which a browser finds by its name."""
+def _graphs(made: Package, folder: Path) -> tuple[list[Store], Mapping[str, Any] | None]:
+    """The three sessions, each with a data file of its own, which a browser finds by its name; and how they compare with PyTorch."""
     folder.mkdir()
     ending = DTYPES[made.request.dtype][1]
     files = {}
     for name, session in SESSIONS.items():
         file = f"{session}{ending}.onnx"
         files[name] = file, Store(made.request.checkpoint, folder, f"{file}_data", precision_of(made.request.bits), False)
-    write_graphs(made, folder, files)
-    return [store for _, store in files.values()]
+    parity = write_graphs(made, folder, files)
+    return [store for _, store in files.values()], parity
 
 
 def _write_configs(made: Package, texts: Preprocessing, folder: Path) -> None:

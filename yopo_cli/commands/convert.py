@@ -50,9 +50,7 @@ def convert(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write (default: ./NAME-yopo-BUDGET).")] = None,
     plan: Annotated[
         Path | None,
-        typer.Option(
-            help="Apply this plan (JSON), a published head mask (.npy) or what a fine-tuned checkpoint's config says (config)."
-        ),
+        typer.Option(help="Apply this plan (JSON), a published head mask (.npy) or what a fine-tuned checkpoint's config says (config)."),
     ] = None,
     window: Annotated[int | None, typer.Option(min=1, help="With a head mask: side of the window that visual tokens see.")] = None,
     depth: Annotated[int | None, typer.Option(min=0, help="With a head mask: layers that keep visual tokens.")] = None,
