@@ -147,7 +147,8 @@ def _trainer(
         report_to="none",
         disable_tqdm=True,
     )
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
+    log = TensorBoardCallback()
+    log.logging_dir = log.logging_dir or str(folder / "tensorboard")
     trainer = _InOrder(
         student,
         arguments,
@@ -155,7 +156,7 @@ def _trainer(
         train_dataset=Subset(records, _order(len(records), held_out, settings)),  # type: ignore[arg-type]
         eval_dataset=Subset(records, sorted(held_out)),  # type: ignore[arg-type]
         compute_metrics=_divergence,
-        callbacks=[_Told(progress), TensorBoardCallback],
+        callbacks=[_Told(progress), log],
     )
     for callback in (PrinterCallback, ProgressCallback):  # they write to stdout
         trainer.remove_callback(callback)
