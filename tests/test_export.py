@@ -215,10 +215,10 @@ def product(folder: Path, store: Store, weight: Weight, rows: Any) -> Any:
     return onnxruntimes.session(folder / "product.onnx").run(None, {"rows": rows})[0]
 
 
-@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "internvl"])
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "qwen2_5_vl", "internvl"])
 def test_exports_answer_as_pytorch_does(tmp_path: Path, family: str) -> None:
     """Whole exports, tower included: 20 greedy tokens of single, batched and text-only prompts; nothing of this machine is in them."""
-    grid = Grid(3, 4) if family == "qwen2_vl" else GRID
+    grid = Grid(3, 4) if family.startswith("qwen") else GRID
     if family == "llava":
         model, config = tiny_llava(layers=3)
         prompts = {
@@ -226,8 +226,8 @@ def test_exports_answer_as_pytorch_does(tmp_path: Path, family: str) -> None:
             "batch": tiny_inputs(config, (6, 3), (0, 9)),
             "text": tiny_inputs(config, (4, 7), images=0),
         }
-    elif family == "qwen2_vl":
-        model = families.tiny_qwen()
+    elif family.startswith("qwen"):
+        model = families.tiny_qwen(kind=family)
         prompts = {"single": families.qwen_inputs([(1, 3, 4)])[0], "batch": families.qwen_inputs([(1, 3, 4)], [(1, 3, 4)])[0]}
         prompts["text"] = words(prompts["batch"])
     else:
@@ -246,6 +246,13 @@ def test_exports_answer_as_pytorch_does(tmp_path: Path, family: str) -> None:
         told = {entry.key: entry.value for entry in onnx.load(file, load_external_data=False).metadata_props}
         assert told["yopo.grids"] == str(grid)
         assert json.loads(told["yopo.plan"])["schema"] == 1
+
+
+def test_videos_with_a_frame_rate_are_refused(tmp_path: Path) -> None:
+    out = converted(tmp_path, families.tiny_qwen(kind="qwen2_5_vl"), 2, Grid(3, 4, 2))
+    with pytest.raises(YopoError, match="know no frame rate"):
+        export(request(out, grids=(Grid(3, 4, 2),)))
+    assert not list(out.glob("*.onnx"))
 
 
 def test_an_export_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import torch
 from ..errors import YopoError
 
 # Largest difference of a logit over the largest logit, by what the graphs compute in; rounded weights are another model.
-TOLERANCES = {"float32": 1e-3, "float16": 3e-2}
+TOLERANCES = {"float32": 1e-4, "float16": 3e-2}
 TOKENS = 20
 
 

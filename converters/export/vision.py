@@ -19,6 +19,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_
 
 from ..checkpoint.reader import Checkpoint
 from ..checkpoint.skeleton import native_config
+from ..errors import YopoError
 from ..runtime.plan import Grid
 from .graph import IR_VERSIONS
 from .weights import Piece, Store, Weight
@@ -48,11 +49,17 @@ class Pictures(nn.Module):
 class Patches(nn.Module):
     """Patches `[images * patches, values]` of images (or videos) of one grid to features `[images * tokens, hidden]`: Qwen2-VL's tower.
 
-    A frame is attended to by itself; images stand in a batch, so that their number stays open.
+    A frame is attended to by itself; images stand in a batch, so that their number stays open. Qwen2.5-VL's windows are a mask: right, and
+    not faster than all of a frame.
     """
 
     def __init__(self, model: Any, grid: Grid) -> None:
         super().__init__()
+        if grid.frames > 1 and hasattr(model.config.vision_config, "tokens_per_second"):
+            raise YopoError(
+                f"Graphs for videos, such as {grid}, know no frame rate, on which this model's positions depend.",
+                "Export grids of pictures.",
+            )
         self.model = model
         tower, merge = model.visual, model.visual.spatial_merge_size
         sizes = torch.tensor([[grid.frames, grid.rows * merge, grid.columns * merge]])
@@ -61,25 +68,41 @@ class Patches(nn.Module):
         cosine, sine = tower.rotary_pos_emb(torch.zeros(1), get_vision_position_ids(sizes, merge))
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
+        self.windows: Tensor | None
+        self.register_buffer("windows", same_window(tower, grid) if hasattr(tower, "window_size") else None, persistent=False)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         tower: Any = self.model.visual
+        whole = getattr(tower, "fullatt_block_indexes", range(len(tower.blocks)))
         # A convolution whose stride is its kernel is one product.
         rows = functional.linear(pixel_values, tower.patch_embed.proj.weight.flatten(1))
         rows = rows.unflatten(0, (-1, self.rows_of_an_image))
-        for block in tower.blocks:
-            rows = rows + self._attention(block.attn, block.norm1(rows))
+        for number, block in enumerate(tower.blocks):
+            rows = rows + self._attention(block.attn, block.norm1(rows), None if number in whole else self.windows)
             rows = rows + block.mlp(block.norm2(rows))
         features: Tensor = tower.merger(rows.flatten(0, 1))
         return features
 
-    def _attention(self, attention: Any, rows: Tensor) -> Tensor:
+    def _attention(self, attention: Any, rows: Tensor, mask: Tensor | None) -> Tensor:
         query, key, value = attention.qkv(rows).unflatten(-1, (3, attention.num_heads, -1)).unbind(2)
         query, key = apply_rotary_pos_emb_vision(query, key, self.cosine, self.sine)
         query, key, value = (part.unflatten(1, (self.frames, -1)).flatten(0, 1).transpose(1, 2) for part in (query, key, value))
-        seen = functional.scaled_dot_product_attention(query, key, value, scale=attention.scaling)
+        seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=attention.scaling)
         projected: Tensor = attention.proj(seen.transpose(1, 2).flatten(2).unflatten(0, (-1, self.frames)).flatten(1, 2))
         return projected
+
+
+def same_window(tower: Any, grid: Grid) -> Tensor:
+    """Whether two patches of a frame are in one window of Qwen2.5-VL's tower, `[patches, patches]`."""
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import get_vision_window_index
+
+    merge = tower.spatial_merge_size
+    sizes = torch.tensor([[1, grid.rows * merge, grid.columns * merge]])
+    order, ends = get_vision_window_index(sizes, merge, tower.window_size, tower.patch_size)
+    patches = (order[:, None] * merge**2 + torch.arange(merge**2)).flatten()
+    number = torch.empty_like(patches)
+    number[patches] = torch.searchsorted(ends[1:].long(), torch.arange(len(patches)), right=True)
+    return number[:, None] == number
 
 
 def vision_model(checkpoint: Checkpoint, store: Store, grid: Grid, opset: int, compute: ir.DataType) -> tuple[ir.Model, dict[str, Piece]]:
