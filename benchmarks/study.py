@@ -63,7 +63,7 @@ class Setting:
     def frontier_file(self, variant: str, seed: int) -> Path:
         """Where a search's result is kept, beside the record."""
         name = f"{Path(self.model).name} {self.questions_from} {self.samples} {variant} {seed}"
-        return self.record.parent / "frontiers" / f"{name.replace(',', '').replace(' ', '-')}.json"
+        return self.record.parent / "frontiers" / f"{name.replace(':', '').replace(' ', '-')}.json"
 
 
 class Subject:
@@ -186,11 +186,11 @@ def _image_token(model: Any) -> int:
 def _variants(usual: Effort, samples: int) -> dict[str, tuple[Effort, int]]:
     found = {
         "auto": (usual, samples),
-        "auto, not interlaced": (replace(usual, without=("phases",)), samples),
-        "auto, no windows": (replace(usual, without=("window",)), samples),
-        "auto, no swaps": (replace(usual, descents=1.0), samples),
+        "auto: not interlaced": (replace(usual, without=("phases",)), samples),
+        "auto: no windows": (replace(usual, without=("window",)), samples),
+        "auto: no swaps": (replace(usual, descents=1.0), samples),
     }
-    return found | {f"auto, {count} samples": (replace(usual, fewest=min(usual.fewest, count)), count) for count in (8, 16, 32, 64, 256)}
+    return found | {f"auto: {count} samples": (replace(usual, fewest=min(usual.fewest, count)), count) for count in (8, 16, 32, 64, 256)}
 
 
 def cells(setting: Setting, methods: Iterable[str], seeds: Iterable[int]) -> Iterator[RECORDED]:

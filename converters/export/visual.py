@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from ..runtime.attention import strips
+from ..runtime.attention import Strips, strips
 from ..runtime.layout import LayerLayout
 from ..runtime.plan import Grid
 from ..runtime.streams import token_phases
@@ -185,21 +185,23 @@ class Visual:
             tokens = graph.reshape(part, -1, grid.tokens, heads, size)
             return graph.reshape(graph.take(tokens, index, 1, grid.tokens), -1, len(index) // count, heads, size)
 
-        keys = cut.keys.flatten().tolist()
-        key, value = (
-            by_head(graph, graph.op("Concat", self._repeated(part, count, heads, size), blocks(mine, keys), axis=1))
-            for part, mine in zip(text, own, strict=True)
-        )
+        key, value = (by_head(graph, self._reached(*parts, cut, heads, size)) for parts in zip(text, own, strict=True))
         mask = self._strip_mask(window, plan.locality, plan.window_frames)
         found = attend(graph, by_head(graph, blocks(queries, cut.queries.flatten().tolist())), key, value, mask, size)
         ordered = graph.reshape(by_head(graph, found), -1, count * rows, heads, size)
         return graph.take(ordered, cut.places.tolist(), 1, count * rows)
 
-    def _repeated(self, text: ir.Value, count: int, heads: int, size: int) -> ir.Value:
-        """Text K or V of each image's sample, once for each of its strips."""
+    def _reached(self, text: ir.Value, own: ir.Value, cut: Strips, heads: int, size: int) -> ir.Value:
+        """K or V of each strip, `[batch * images * strips, text rows and reach, heads, head_dim]`, by one gather."""
         graph, scene = self.graph, self.scene
-        each = graph.expand(graph.unsqueeze(text, 1, 2), 1, scene.images, count, 1, 1, 1)
-        return graph.reshape(each, -1, graph.axis(text, 1), heads, size)
+        count, length = len(cut.keys), graph.axis(scene.text_slots, 1)
+        before = graph.expand(graph.unsqueeze(text, 1), 1, scene.images, 1, 1, 1)
+        whole = graph.op("Concat", before, graph.reshape(own, scene.batch, scene.images, scene.grid.tokens, heads, size), axis=2)
+        index = graph.op(
+            "Concat", graph.expand(graph.unsqueeze(graph.range(length), 0), count, 1), graph.op("Add", length, cut.keys.numpy()), axis=1
+        )
+        found = graph.op("Gather", graph.reshape(whole, -1, graph.op("Add", length, [scene.grid.tokens]), heads, size), index, axis=1)
+        return graph.reshape(found, -1, graph.op("Add", length, [cut.keys.shape[1]]), heads, size)
 
     def _strip_mask(self, window: int, locality: str, window_frames: int | None) -> ir.Value:
         """Mask `[batch * images * strips, 1, rows, text rows and reach]`: text before the image, and the windows."""
