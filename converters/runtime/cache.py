@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
-TEXT_ONLY = 0
-"""Key of rectangles without visual tokens. Others have the number of read phases as key; 1 holds all visual tokens."""
+from .layout import TEXT_ONLY
 
 
 class Timeline:

@@ -5,7 +5,7 @@ weight is read once; text alone goes through the rest. Mixed into a text model o
 LlamaModel)`), whose modules, parameter names and rotary embedding it uses.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,10 +17,21 @@ from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from .attention import TextMasks, WindowRule, attend, causal_attention, full_attention, head_kinds, rotate, take, windowed_attention
-from .cache import TEXT_ONLY, SparseLayer, Timeline, sparse_layers
+from .attention import (
+    TextMasks,
+    WindowRule,
+    attend,
+    causal_attention,
+    full_attention,
+    head_kinds,
+    lattice_attention,
+    rotate,
+    take,
+    windowed_attention,
+)
+from .cache import SparseLayer, Timeline, sparse_layers
 from .choice import choices
-from .layout import LayerLayout, layouts
+from .layout import TEXT_ONLY, LayerLayout, layouts
 from .plan import Plan
 from .products import product
 from .split_linear import SplitLinear
@@ -83,17 +94,18 @@ class Call:
         weight: Tensor = norm.weight
         return (weight * rows).flatten(0, 1)
 
-    def rotary_by_phase(self, layout: LayerLayout) -> Rotary:
-        """Cosine and sine of interlaced heads, `[batch, heads, largest lattice, head_dim]`."""
+    def turned(self, heads: Tensor, phases: int, lattices: Sequence[int]) -> Tensor:
+        """Visual keys `[batch, heads, rows, head_dim]` after the rotary embedding; of several phases each head has its lattice's rows."""
         assert self.streams is not None
         assert self.visual_rotary is not None
-        phases = layout.read_phases
+        if phases == 1:
+            return rotate(heads, *self.visual_rotary)
         if phases not in self.lattice_rotary:
             rows, _ = self.streams.by_phase(phases)
             cosine, sine = (rows_of(rows.flatten(1), part).unflatten(1, rows.shape[1:]) for part in self.visual_rotary)
             self.lattice_rotary[phases] = cosine, sine
         cosine, sine = self.lattice_rotary[phases]
-        return take(cosine, layout.phases, 1), take(sine, layout.phases, 1)
+        return rotate(heads, take(cosine, lattices, 1), take(sine, lattices, 1))
 
 
 @dataclass(frozen=True)
@@ -112,16 +124,16 @@ class Projections:
 
 @dataclass(frozen=True)
 class Shared:
-    """One product: all text rows, then visual ones, times the weights of KV heads `first` to `last`.
+    """One product: all text rows, then the visual ones that KV heads `first` to `last` hold, times the weights of these heads.
 
-    `visual_rows` of each sample after padding, 0 for text alone. The first of a layer with self heads holds all visual rows.
+    `visual_rows` of each sample after padding, 0 for text alone; `phases` as in the layout's ranges.
     """
 
     rows: Tensor
     first: int
     last: int
     visual_rows: int = 0
-    interlaced: bool = False
+    phases: int = TEXT_ONLY
 
 
 class SparseTextModel(nn.Module):
@@ -302,23 +314,21 @@ class SparseTextModel(nn.Module):
         parts, size, scale = self.projections(layer), layer.self_attn.head_dim, layer.self_attn.scaling
         text = layer.input_layernorm(call.text)
         shared = _shared_rows(layer.input_layernorm, layout, call, text)
-        queries, own_queries = _queries(parts.query, layout, shared, text, call.batch, size)
-        keys, whole_keys, read_keys = _projected(parts.key, shared, text.shape[0], call.batch, size)
-        values, whole_values, read_values = _projected(parts.value, shared, text.shape[0], call.batch, size)
+        queries, own_queries = _queries(parts.query, layer.input_layernorm, layout, shared, call, text, size)
+        keys, visual_keys = _projected(parts.key, shared, text.shape[0], call.batch, size)
+        values, visual_values = _projected(parts.value, shared, text.shape[0], call.batch, size)
         queries, keys = rotate(queries, *call.text_rotary), rotate(keys, *call.text_rotary)
-        if whole_keys is not None and call.visual_rotary is not None:
-            whole_keys = rotate(whole_keys, *call.visual_rotary)
-        if read_keys is not None:
-            read_keys = rotate(read_keys, *call.rotary_by_phase(layout))
+        for phases, part in visual_keys.items():
+            first = layout.first(phases)
+            visual_keys[phases] = call.turned(part, phases, layout.lattices[first : first + part.shape[1]])
         kinds = head_kinds(layout)
         held = {}
         for kind in kinds:
             new_keys, new_values = take(keys, kind.kv_heads, 1), take(values, kind.kv_heads, 1)
-            if kind.phases == 1 and whole_keys is not None and whole_values is not None:
-                new_keys = torch.cat([take(whole_keys, kind.kv_heads, 1), new_keys], 2)
-                new_values = torch.cat([take(whole_values, kind.kv_heads, 1), new_values], 2)
-            elif kind.phases > 1 and read_keys is not None and read_values is not None:
-                new_keys, new_values = torch.cat([read_keys, new_keys], 2), torch.cat([read_values, new_values], 2)
+            if kind.phases in visual_keys:
+                places = [head - layout.first(kind.phases) for head in kind.kv_heads]
+                new_keys = torch.cat([take(visual_keys[kind.phases], places, 1), new_keys], 2)
+                new_values = torch.cat([take(visual_values[kind.phases], places, 1), new_values], 2)
             held[kind.phases] = cached.extend(kind.phases, new_keys, new_values)
         outputs = [
             attend(take(queries, kind.query_heads, 1), *held[kind.phases], call.masks.of(kind), scale, call.masks.causal) for kind in kinds
@@ -331,11 +341,8 @@ class SparseTextModel(nn.Module):
         if own_queries is None:
             call.text = call.text + _linear(output, parts.output)
             return
-        assert whole_keys is not None
-        assert whole_values is not None
-        assert call.visual_rotary is not None
-        own_queries = rotate(own_queries, *call.visual_rotary)
-        seen = self._visual_attention(layout, call, own_queries, whole_keys, whole_values, (keys, values), held, scale)
+        own = visual_keys[layout.self_phases], visual_values[layout.self_phases]
+        seen = self._visual_attention(layout, call, call.turned(own_queries, 1, ()), *own, (keys, values), held, scale)
         call.update(*_output(parts.output, layout, size, output, _rows(seen)))
 
     def _visual_attention(
@@ -346,6 +353,10 @@ class SparseTextModel(nn.Module):
         assert call.streams is not None
         group = len(layout.query_order) // len(layout.kv_order)
         shared = [head // group for head, computes in enumerate(layout.computes) if computes]
+        if layout.self_phases > 1:
+            held_keys, held_values = (take(tensor, shared, 1) for tensor in held[layout.self_phases])
+            lattices, key_slots = [layout.lattices[head] for head in shared], call.timeline.all_slots(layout.self_phases)
+            return lattice_attention(queries, held_keys, held_values, call.streams.visual_slots, key_slots, lattices, scale)
         if layout.window is None:
             held_keys, held_values = (take(tensor, shared, 1) for tensor in held[1])
             key_slots, visual_slots = call.timeline.all_slots(1)[:, 0], call.streams.visual_slots
@@ -426,53 +437,46 @@ def _shared_rows(norm: Any, layout: LayerLayout, call: Call, text: Tensor) -> li
     if call.visual is None or call.streams is None:
         return [Shared(text, 0, len(layout.kv_order))]
     shared = []
-    done = layout.own + (layout.read_only if layout.read_phases == 1 else 0)
-    if done:
-        shared.append(Shared(torch.cat([text, call.normalised(norm)]), 0, done, call.visual.shape[0] // call.batch))
-    while done < layout.own + layout.read_only:
-        phase = layout.phases[done - layout.own]
-        last = done + layout.phases.count(phase)
-        rows = torch.cat([text, call.lattice(norm, layout.read_phases, phase)])
-        shared.append(Shared(rows, done, last, call.streams.by_phase(layout.read_phases)[0].shape[-1], interlaced=True))
-        done = last
-    if done < len(layout.kv_order):
-        shared.append(Shared(text, done, len(layout.kv_order)))
+    for part in layout.ranges:
+        if part.phases == TEXT_ONLY:
+            shared.append(Shared(text, part.first, part.last))
+        elif part.phases == 1:
+            rows = call.visual.shape[0] // call.batch
+            shared.append(Shared(torch.cat([text, call.normalised(norm)]), part.first, part.last, rows, 1))
+        else:
+            rows = call.streams.by_phase(part.phases)[0].shape[-1]
+            lattice = torch.cat([text, call.lattice(norm, part.phases, part.lattice)])
+            shared.append(Shared(lattice, part.first, part.last, rows, part.phases))
     return shared
 
 
-def _projected(projection: Any, shared: list[Shared], count: int, batch: int, size: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Keys or values of text rows in all KV heads, of all visual rows in the heads that hold them whole, and by lattice.
-
-    `[batch, KV heads, text rows, head_dim]`, `[batch, whole heads, visual rows, head_dim]`, `[batch, interlaced heads, largest
-    lattice, head_dim]`; None where there is none.
-    """
-    if len(shared) == 1 and not shared[0].visual_rows:
-        return _heads(_linear(shared[0].rows, projection), batch, size), None, None
-    text, whole, read = [], None, []
+def _projected(projection: Any, shared: list[Shared], count: int, batch: int, size: int) -> tuple[Tensor, dict[int, Tensor]]:
+    """Keys or values of text rows in all KV heads `[batch, KV heads, text rows, head_dim]`, and of visual rows in the heads that hold
+    them, by phases: `[batch, heads, all rows or those of the largest lattice, head_dim]`."""
+    text, visual = [], dict[int, list[Tensor]]()
     for part in shared:
         both = _linear(part.rows, projection, part.first * size, part.last * size)
         text.append(both[:count])
-        if part.interlaced:
-            read.append(_padded(_heads(both[count:], batch, size), part.visual_rows))
-        elif part.visual_rows:
-            whole = _heads(both[count:], batch, size)
-    return _heads(_joined(text, -1), batch, size), whole, _joined(read, 1) if read else None
+        if part.visual_rows:
+            visual.setdefault(part.phases, []).append(_padded(_heads(both[count:], batch, size), part.visual_rows))
+    return _heads(_joined(text, -1), batch, size), {phases: _joined(parts, 1) for phases, parts in visual.items()}
 
 
 def _queries(
-    projection: Any, layout: LayerLayout, shared: list[Shared], text: Tensor, batch: int, size: int
+    projection: Any, norm: Any, layout: LayerLayout, shared: list[Shared], call: Call, text: Tensor, size: int
 ) -> tuple[Tensor, Tensor | None]:
     """Queries of text rows in the file's head order, and of visual rows in the kept order (None without self heads)."""
-    kept, count = sum(layout.computes) * size, text.shape[0]
-    if not kept or not shared[0].visual_rows:
+    kept, count, batch = sum(layout.computes) * size, text.shape[0], call.batch
+    if not kept or call.visual is None:
         return _heads(_linear(text, projection), batch, size), None
+    rows = shared[0].rows if shared[0].phases == 1 else torch.cat([text, call.normalised(norm)])
     if isinstance(projection, SplitLinear):
         kept_bias, rest_bias = projection.biases()
-        both = product(shared[0].rows, projection.kept, kept_bias)
+        both = product(rows, projection.kept, kept_bias)
         text_queries = torch.cat([both[:count], product(text, projection.rest, rest_bias)], -1)
         text_queries = text_queries[:, projection.places(text.device)]
     else:
-        both = _linear(shared[0].rows, projection, 0, kept)
+        both = _linear(rows, projection, 0, kept)
         text_queries = torch.cat([both[:count], _linear(text, projection, kept)], -1)
     return _heads(text_queries, batch, size), _heads(both[count:], batch, size)
 
