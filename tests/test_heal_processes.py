@@ -1,6 +1,7 @@
 """Two processes on this machine (gloo): the statistics, scores and losses of one."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from converters.calibration.statistics import Statistics
+from converters.healing.answers import write_whole
 from yopo_cli.processes import Processes
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -60,6 +62,17 @@ def test_two_processes_do_what_one_does(tmp_path: Path, converted_demo: Path) ->
     one, two = (healed_projector(tmp_path / name / "healed") for name in ("alone", "both"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=0.01, atol=1e-5)
+
+
+def write_often(file: Path) -> None:
+    for _ in range(500):
+        write_whole(file, b"{}")
+
+
+def test_a_small_file_is_written_by_two_at_once(tmp_path: Path) -> None:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        pool.map(write_often, [tmp_path / "run.json"] * 2)
+    assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_batches_are_dealt_out_in_turns() -> None:
