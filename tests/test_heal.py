@@ -147,14 +147,15 @@ class TestTraining:
             if step == 4:
                 raise KeyboardInterrupt
 
-        whole, expected = trained(pruned, learned_from, tmp_path / "whole", language=language)
+        settings = replace(SETTINGS, micro=2)
+        whole, expected = trained(pruned, learned_from, tmp_path / "whole", settings, language)
         with pytest.raises(KeyboardInterrupt):
-            trained(pruned, learned_from, tmp_path / "killed", language=language, progress=stop)
+            trained(pruned, learned_from, tmp_path / "killed", settings, language, progress=stop)
         last = last_checkpoint(tmp_path / "killed")
         assert last is not None
         assert last.name == "checkpoint-3"
         (tmp_path / "killed" / "checkpoint-4").mkdir(exist_ok=True)  # killed while it was written
-        resumed, found = trained(pruned, learned_from, tmp_path / "killed", language=language)
+        resumed, found = trained(pruned, learned_from, tmp_path / "killed", settings, language)
         assert (found.before, found.after) == (expected.before, expected.after)
         assert found.after != found.before
         for one, other in zip(resumed.tensors().items(), whole.tensors().items(), strict=True):

@@ -98,7 +98,7 @@ def healed_card(card: str, healings: list[Any]) -> str:
     card = SECTION.sub("", card)
     if not has_dense_side({"healing": healings}):
         card = card.replace(TEXT_STAYS, TEXT_CHANGED)
-    text = "## Healing\n\n" + "\n".join(map(_told, healings)) + "\n"
+    text = "## Healing\n\n" + "\n".join(map(_told, healings))
     before, use, after = card.partition("## Use\n")
     return before.rstrip("\n") + "\n\n" + text + (f"\n{use}{after}" if use else "")
 
