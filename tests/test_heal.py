@@ -1,17 +1,20 @@
 """Healing in parts, on tiny models: what is learned from, what is learned, what is written, what is refused."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from checkpoints import save_model
 from conversions import load, provenance, text_rows
 from random_plans import random_plan
 from safetensors.torch import load_file, save_file
+from test_export import decoders
 from tiny import tiny_inputs
 from tiny_families import internvl_inputs, qwen_inputs, tiny_internvl, tiny_qwen
 from torch import nn
@@ -202,6 +205,15 @@ class TestWritten:
         before, after = open_converted(pruned).plan, open_converted(healed).plan
         assert cost(after) == cost(before)
         assert kv_cache_bytes(after, after.grids, 64, 2) == kv_cache_bytes(before, before.grids, 64, 2)
+
+    def test_the_graphs_are_the_same(self, pruned: Path, healed: Path, tmp_path: Path) -> None:
+        folders = [shutil.copytree(folder, tmp_path / folder.parent.name) for folder in (pruned, healed)]
+        for folder in folders:
+            decoders(folder, Grid(4, 4))
+        for name in ("embed", "prefill", "decode"):
+            before, after = (onnx.load(folder / f"{name}.onnx", load_external_data=False).graph for folder in folders)
+            assert list(after.node) == list(before.node)
+            assert [(one.name, one.dims) for one in after.initializer] == [(one.name, one.dims) for one in before.initializer]
 
     def test_files_are_checked_and_their_base_is_known(self, pruned: Path, healed: Path) -> None:
         found = open_converted(healed)

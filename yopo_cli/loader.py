@@ -107,13 +107,6 @@ def _checked(path: Path) -> Any:
     return open_checkpoint(path)
 
 
-def has_dense_side(path: Path) -> bool:
-    """Whether the model in a folder can answer as the dense one did before pruning and healing."""
-    from converters.checkpoint.reader import has_dense_side, read_config
-
-    return has_dense_side(read_config(path).get("yopo", {}))
-
-
 def load_processor(path: Path) -> Any:
     """The checkpoint's processor, padding on the left. Raises YopoError if it has none."""
     from transformers import AutoProcessor

@@ -13,7 +13,7 @@ from converters.errors import YopoError
 
 from ..evaluation import Answered, Score, by_kind, score, score_json
 from ..exported import Runtime, load_with
-from ..loader import Dtype, Loaded, has_dense_side, locate
+from ..loader import Dtype, Loaded, locate
 from ..options import AllowCpu, Device, DtypeOption, Json, RuntimeOption
 from ..processes import joined
 from ..report import share_text
@@ -47,14 +47,13 @@ def evaluate(
     loaded = load_with(runtime, path, device, dtype, allow_cpu)
     if min_retention is not None and not loaded.pruned:
         raise YopoError(f"{model} is dense: it has no retention to demand.", "Leave --min-retention out, or give a converted model.")
-    dense_side = has_dense_side(path)
-    if not dense_side:
-        gone = f"The language model of {model} was healed: the dense model is not in it any more."
-        if min_retention is not None:
-            raise YopoError(gone, "Leave --min-retention out, and evaluate the base model beside it.")
-        say(f"{gone} Evaluate the base model beside it.")
+    missing = _missing_dense_side(model, path, runtime)
+    if missing and min_retention is not None:
+        raise YopoError(missing, "Leave --min-retention out, and evaluate the base model beside it.")
+    if missing:
+        say(f"{missing} Evaluate the base model beside it.")
     say(f"Path: {loaded.path_report()}")
-    answered = {examples.name: _answered(loaded, examples, dense_side, batch_size, max_new_tokens) for examples in tasks}
+    answered = {examples.name: _answered(loaded, examples, missing is None, batch_size, max_new_tokens) for examples in tasks}
     if as_json:
         results = {name: score_json(score(answers)) | {"kinds": _kinds_json(answers)} for name, answers in answered.items()}
         seconds = round(time.monotonic() - started, 3)
@@ -62,6 +61,18 @@ def evaluate(
     else:
         show_table(("task", "questions", "dense", "pruned", "retention", "changed"), _rows(answered))
     _gate({name: score(answers) for name, answers in answered.items()}, min_retention)
+
+
+def _missing_dense_side(model: str, path: Path, runtime: Runtime) -> str | None:
+    """Why the dense model cannot answer, in a sentence; None where it can."""
+    from converters.checkpoint.reader import has_dense_side, read_config
+
+    section = read_config(path).get("yopo", {})
+    if not has_dense_side(section):
+        return f"The language model of {model} was healed: the dense model is not in it any more."
+    if runtime is Runtime.ONNX and section.get("base_projector"):
+        return f"{model} was healed, and an export has the healed projector alone: the dense model is not in it."
+    return None
 
 
 def _tasks(names: list[str], samples: int | None, seed: int) -> list[Examples]:
