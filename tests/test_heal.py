@@ -164,6 +164,9 @@ class TestTraining:
         for one, other in zip(resumed.tensors().items(), whole.tensors().items(), strict=True):
             assert one[0] == other[0]
             assert one[1].equal(other[1])
+        _, once_more = trained(pruned, learned_from, tmp_path / "killed", settings, language)  # killed after the last step
+        assert once_more.after == found.after
+        assert once_more.seconds > 0
         with pytest.raises(YopoError, match="unfinished run with other settings"):
             trained(pruned, learned_from, tmp_path / "killed", replace(SETTINGS, rate=0.5))
 

@@ -216,7 +216,7 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
     def __init__(self, file: Path, resumed: bool) -> None:
         self.file = file
         self.earlier = float(json.loads(file.read_text(encoding="utf-8"))) if resumed and file.exists() else 0.0
-        self.began = self.seconds = 0.0
+        self.began, self.seconds = 0.0, self.earlier
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.began = time.monotonic()
