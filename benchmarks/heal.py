@@ -1,9 +1,9 @@
 """Healing: accuracy on unseen questions before and after, for every model of the study and at its own plans.
 
 `python -m benchmarks.heal run --model demo --set demo` answers every cell (budget, calibration seed) that the record lacks and appends
-a line for the plan (`auto`) and one for what healing made of it (`healed`); stop it and run it again as you like. The exam and the
-frontiers are the study's: a frontier that is not there yet is searched. What is learned from, other questions of the same set, and what
-else is expensive is kept in the scratch folder.
+a line for the plan (`auto`) and one for what healing made of it (`healed`; of `--tune language`, `healed: language`); stop it and run it
+again as you like. The exam and the frontiers are the study's: a frontier that is not there yet is searched. What is learned from, other
+questions of the same set, and what else is expensive is kept in the scratch folder.
 `python -m benchmarks.heal report` prints tables with paired 95 % intervals, and draws the frontiers with and without healing.
 """
 
@@ -26,10 +26,11 @@ from converters.convert import Provenance, convert
 from converters.errors import YopoError
 from converters.planning.search import usual_effort
 from yopo_cli.demo.sets import samples as questions_of
-from yopo_cli.healing import Request, heal_model
+from yopo_cli.healing import Request, Tune, heal_model
 from yopo_cli.loader import Dtype, load, locate
 
 BUDGETS = (0.06, 0.03, 0.12)
+NAMES = {"projector": "healed", "language": "healed: language"}
 RECORD = Path(__file__).parent / "study" / "heal.jsonl"
 UNSEEN = 10_000  # added to a seed of the training split: no model was trained on these pictures
 
@@ -65,15 +66,15 @@ def healed(subject: Subject, budget: float, seed: int, options: argparse.Namespa
     place.mkdir(parents=True, exist_ok=True)
     point = subject.frontier(OURS, seed, usual_effort(subject.sizes.num_hidden_layers), setting.samples).at(budget)
     base = locate(str(folder(setting.model)) if setting.model in MODELS else setting.model).path
-    before, after = place / f"pruned-{budget:g}", place / f"healed-{budget:g}"
+    before, after = place / f"pruned-{budget:g}", place / f"{options.tune}-{budget:g}"
     convert(open_checkpoint(base), point.plan, before, Provenance(Source(setting.model, base), "heal", budget, OURS), force=True)
     request = Request(
-        lessons(setting, seed, options.lessons, place), options.steps, seed=seed, rate=options.rate, answers=place / "answers",
-        device="cpu", dtype=Dtype.FLOAT32, command="benchmarks.heal",
+        lessons(setting, seed, options.lessons, place), options.steps, Tune(options.tune), seed=seed, rate=options.rate,
+        answers=place / "answers", device="cpu", dtype=Dtype.FLOAT32, command="benchmarks.heal",
     )  # fmt: skip
     facts = heal_model(before, request, after, force=True)
     facts = {name: value for name, value in facts.items() if name not in ("data", "command", "seed")}
-    for method, out, more in ((OURS, before, {"kl": point.kl}), ("healed", after, {"healing": facts})):
+    for method, out, more in ((OURS, before, {"kl": point.kl}), (NAMES[options.tune], after, {"healing": facts})):
         loaded = load(out, "cpu", Dtype.FLOAT32)
         yield method, {"right": model_right(loaded.model, loaded.processor, subject.exam), "reached": point.share, **more}
 
@@ -90,7 +91,7 @@ def run(options: argparse.Namespace) -> None:
     for seed in seeds:
         for budget in budgets:
             began = time.process_time()
-            cell: RECORDED = ("healed", budget, seed)
+            cell: RECORDED = (NAMES[options.tune], budget, seed)
             if cell in done:
                 continue
             try:
@@ -109,13 +110,13 @@ def table(cells: Cells) -> list[str]:
         f"Dense {cells.outcomes['dense', None].mean():.4f} of {questions} unseen questions.",
         "",
     ]
-    lines += ["| budget | seeds | kept before, % | kept after, % | gained, points |", "|---|---|---|---|---|"]
-    for budget in cells.budgets:
-        before, after = (cells.retention(method, budget) for method in (OURS, "healed"))
-        lead, least, most = cells.lead("healed", budget)
+    lines += ["| | budget | seeds | kept before, % | kept after, % | gained, points |", "|---" * 6 + "|"]
+    for method, budget in sorted(cells.outcomes.keys() & {(name, budget) for name in NAMES.values() for budget in cells.budgets}):
+        before, after = (cells.retention(one, budget) for one in (OURS, method))
+        lead, least, most = cells.lead(method, budget)
         gained = "{:+.2f} ({:+.2f} to {:+.2f})".format(*(0.0 - 100 * points for points in (lead, most, least)))
         shown = " | ".join("{:.1f} ({:.1f} to {:.1f})".format(*(100 * share for share in found)) for found in (before, after))
-        lines.append(f"| {budget:g} | {cells.seeds['healed', budget]} | {shown} | {gained} |")
+        lines.append(f"| {method} | {budget:g} | {cells.seeds[method, budget]} | {shown} | {gained} |")
     return [*lines, ""]
 
 
@@ -139,6 +140,7 @@ def main() -> None:
     cell.add_argument("--questions", type=int, default=2000)
     cell.add_argument("--steps", type=int, default=345)
     cell.add_argument("--lessons", type=int, default=3000, help="questions to learn from")
+    cell.add_argument("--tune", choices=list(NAMES), default="projector")
     cell.add_argument("--rate", type=float, default=1e-3)
     cell.set_defaults(command=run)
     shown = commands.add_parser("report")

@@ -81,7 +81,7 @@ def test_what_healing_gained(tmp_path: Path) -> None:
     worse, better = [True] * 180 + [False] * 20, [True] * 190 + [False] * 10
     found = read([record(tmp_path / "r.jsonl", auto_0=worse, healed_0=better)])[0]
     line = heal.table(found)[-2]
-    assert line.startswith("| 0.12 | 1 | 90.0 (85.")
+    assert line.startswith("| healed | 0.12 | 1 | 90.0 (85.")
     assert "| 95.0 (92." in line
     assert "| +5.00 (+2." in line
 
