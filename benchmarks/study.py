@@ -30,7 +30,7 @@ from converters.baselines.forward import generate
 from converters.baselines.schedule import SCHEDULES, schedule
 from converters.calibration.statistics import Statistics, calibrate
 from converters.errors import YopoError
-from converters.families import family_of
+from converters.families import converted_family, family_of
 from converters.planning.answers import Answered, language_model_pass
 from converters.planning.cost import cost
 from converters.planning.frontier import Frontier
@@ -155,7 +155,7 @@ class Subject:
 
 
 def taught(model: Any, processor: Any, batch: Any, expected: list[str]) -> tuple[Answered, torch.Tensor]:
-    """The batch with the expected answers appended, and their tokens in order."""
+    """The batch with the expected answers appended, as the model sees it, and their tokens in order."""
     tokenizer = processor.tokenizer
     tokens = [[*tokenizer(answer, add_special_tokens=False).input_ids, _end(model)] for answer in expected]
     width = max(map(len, tokens))
@@ -179,7 +179,7 @@ def _end(model: Any) -> int:
 
 def _image_token(model: Any) -> int:
     config = model.config.to_dict()
-    return int(family_of(config).image_token(config))
+    return int((converted_family(config) or family_of(config)).image_token(config))
 
 
 # Variants of the search, each with one thing different.
@@ -243,22 +243,29 @@ def run(options: argparse.Namespace) -> None:
     done = known(options.record, setting)
     left = [cell for cell in cells(setting, options.methods.split(","), tuple(map(int, options.seeds.split(",")))) if cell not in done]
     subject = Subject(setting)
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()}
-    options.record.parent.mkdir(parents=True, exist_ok=True)
-    for method, budget, seed in left:
+    for cell in left:
         began = time.process_time()
-        cell = {"model": setting.model, "questions_from": setting.questions_from, "questions": setting.questions}
-        cell |= {"samples": setting.samples, "method": method, "budget": budget, "seed": seed}
         try:
-            found = answer(subject, method, budget, seed)
-            right = found.pop("right")
-            cell |= {"accuracy": sum(right) / len(right), "right": packed(right), **found}
+            found = answer(subject, *cell)
         except YopoError as error:
-            cell |= {"accuracy": None, "note": error.message}
-        cell |= {"cpu_seconds": round(time.process_time() - began, 1), "date": str(date.today()), **versions}
-        with options.record.open("a") as file:
-            file.write(json.dumps(cell) + "\n")
-        print(method, budget, seed, cell["accuracy"], file=sys.stderr, flush=True)
+            found = {"note": error.message}
+        note(setting, cell, found, time.process_time() - began)
+
+
+def note(setting: Setting, cell: RECORDED, found: dict[str, Any], cpu_seconds: float) -> None:
+    """Append a cell's line to the record: what was found, with the outcomes by question as `right` unless there are none."""
+    method, budget, seed = cell
+    right = found.get("right")
+    line = {"model": setting.model, "questions_from": setting.questions_from, "questions": setting.questions}
+    line |= {"samples": setting.samples, "method": method, "budget": budget, "seed": seed}
+    line |= {"accuracy": None} if right is None else {"accuracy": sum(right) / len(right), "right": packed(right)}
+    line |= {name: value for name, value in found.items() if name != "right"}
+    line |= {"cpu_seconds": round(cpu_seconds, 1), "date": str(date.today())}
+    line |= {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()}
+    setting.record.parent.mkdir(parents=True, exist_ok=True)
+    with setting.record.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    print(method, budget, seed, line["accuracy"], file=sys.stderr, flush=True)
 
 
 def packed(right: Iterable[bool]) -> str:

@@ -503,6 +503,25 @@ class TestHeal:
         )
         assert after == before
 
+    def test_a_healed_language_model_has_no_dense_side(self, converted_demo: Path, tmp_path: Path) -> None:
+        out = tmp_path / "healed"
+        asked = ("--data", "demo", "--samples", 20, "--batch-size", 8, "--steps", 2, "--tune", "language")
+        record = json.loads(run("heal", converted_demo, *asked, "-o", out, "--json").stdout)
+        assert record["tune"] == "language"
+        assert "--tune language" in json.loads((out / "config.json").read_text())["yopo"]["healing"][0]["command"]
+        config = json.loads((out / "config.json").read_text())
+        config["yopo"]["healing"][0]["kept"] = True
+        (out / "config.json").write_text(json.dumps(config))
+        checks = {check["name"]: check["detail"] for check in json.loads(run("verify", out, "--json", code=1).stdout)["checks"]}
+        assert checks["base"] == "the language model was healed: the dense side is not demo any more"
+        found = run("eval", out, "--samples", 6, "--max-new-tokens", 4, "--json")
+        assert "the dense model is not in it any more" in found.stderr
+        task = json.loads(found.stdout)["tasks"]["demo"]
+        assert (task["dense"], task["retention"], task["answer_flips"]) == (None, None, None)
+        assert task["pruned"]["accuracy"] >= 0
+        assert "Leave --min-retention out" in fails("eval", out, "--samples", 6, "--min-retention", 0.5)
+        assert "The language model of" in fails("heal", out, "--data", "demo", "--samples", 20, "-o", tmp_path / "again")
+
     def test_refused_in_a_sentence(self, converted_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         out = tmp_path / "healed"
         assert "too few to hold a tenth out" in fails("heal", converted_demo, "--data", "demo", "--samples", 8, "-o", out)

@@ -31,7 +31,7 @@ def checks(path: Path, device: str | None, dtype: Dtype) -> Iterator[Check]:
 
     converted = open_converted(path)
     done = [_told("files", _files, converted), _told("plan", _plan, converted), _told("tensors", _tensors, converted)]
-    if converted.healed:
+    if converted.healed or not converted.dense_side:
         done.append(_told("base", _base, converted))
     yield from done
     if all(check.passed for check in done):
@@ -84,6 +84,8 @@ def _tensors(converted: Any) -> str:
 def _base(converted: Any) -> str:
     """With the base projector in its place, the weights are the base model's."""
     base = converted.section["base"]
+    if not converted.dense_side:
+        return f"the language model was healed: the dense side is not {base['name']} any more"
     if (found := converted.dense_fingerprint()) != base["fingerprint"]:
         raise YopoError(f"the dense side is not {base['name']}: the hash is {found[:12]}, not {base['fingerprint'][:12]}")
     return f"the dense side is {base['name']}, {found[:12]}"

@@ -14,10 +14,11 @@ LICENCE_FILES = ("LICEN[SC]E*", "NOTICE*", "USE_POLICY*")
 FRONT_MATTER = re.compile(r"\A---\s*\n(.*?\n)---\s*$", re.DOTALL | re.MULTILINE)
 LICENCE_LINE = re.compile(r"^(license|license_name|license_link):[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 
+TEXT_STAYS = "text keeps every head, neuron and layer, so text-only prompts give the base model's logits;"
 CONVERTED = """
 # {name}, visual tokens at {share:.1%} of their cost
 
-[{base}]({link}) converted by yopo: text keeps every head, neuron and layer, so text-only prompts give the base model's logits;
+[{base}]({link}) converted by yopo: {text_stays}
 the work done for visual tokens is pruned by a fixed plan, which is in `config.json`.
 
     {command}
@@ -78,6 +79,7 @@ def card(family: Family, folder: Path, plan: Plan | None, provenance: Provenance
         "link": f"https://huggingface.co/{source.repository}" if source.repository else ".",
         "command": provenance.command,
         "licence": _licence_text(folder, provenance),
+        "text_stays": TEXT_STAYS,
     }
     # Strings and lists as JSON has them are YAML too.
     front = "".join(f"{key}: {json.dumps(value)}\n" for key, value in front_matter(folder, plan, provenance).items())

@@ -123,6 +123,11 @@ class Converted:
         """Whether the projector was healed, and the base projector is kept beside it."""
         return bool(self.section.get("base_projector"))
 
+    @property
+    def dense_side(self) -> bool:
+        """Whether the base model is still in the files."""
+        return has_dense_side(self.section)
+
     def dense_fingerprint(self) -> str:
         """The fingerprint of the dense side: heads and neurons back in the base model's order, with the base projector.
 
@@ -172,6 +177,11 @@ def open_converted(path: Path) -> Converted:
     except (PlanError, KeyError, TypeError) as error:
         raise YopoError(f"{path} has a plan that cannot be read: {error}", "A newer version of yopo may have written it.") from None
     return Converted(path, config, family, plan, read_manifest(path))
+
+
+def has_dense_side(section: Mapping[str, Any]) -> bool:
+    """Whether a model with this `yopo` section still holds its base model: not where the language model was healed."""
+    return not any(healing["tune"] == "language" and healing["kept"] for healing in section.get("healing", []))
 
 
 def is_converted(config: Mapping[str, Any]) -> bool:
