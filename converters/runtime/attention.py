@@ -74,12 +74,10 @@ def take(tensor: Tensor, places: Sequence[int], dim: int) -> Tensor:
 
 
 def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary embedding of `[batch, heads, rows, head_dim]` by `[batch, rows, size]` or `[batch, heads, rows, size]`.
+    """Rotary embedding of `[rows, heads, head_dim]` by `[rows, 1, size]`.
 
     Where `size` is less than head_dim, the first elements turn.
     """
-    if cosine.dim() == 3:
-        cosine, sine = cosine[:, None], sine[:, None]
     size = cosine.shape[-1]
     turning, rest = heads[..., :size], heads[..., size:]
     first, second = turning.chunk(2, -1)
@@ -111,16 +109,21 @@ class TextMasks:
 
     def _mask(self, kind: HeadKind) -> Tensor | None:
         if kind.phases not in self._visible:
-            self._visible[kind.phases] = self.timeline.visible(kind.phases, self.slots)
+            self._visible[kind.phases] = _shared(self.timeline.visible(kind.phases, self.slots))
         mask = self._visible[kind.phases]
         group = len(kind.query_heads) // len(kind.kv_heads)
-        if mask is not None and kind.lattices:
+        if mask is not None and mask.shape[1] > 1:
             mask = take(mask, [lattice for lattice in kind.lattices for _ in range(group)], 1)
         if kind.phases == TEXT_ONLY or all(kind.reads):
             return mask
         reads = torch.tensor(kind.reads, device=self.slots.device)[:, None, None]
         allowed = (reads | self.timeline.text_columns(kind.phases))[None]
         return allowed if mask is None else mask & allowed
+
+
+def _shared(mask: Tensor | None) -> Tensor | None:
+    """One lattice's mask for all of them where they are equal: where no text stands inside a picture, and lattices are of one size."""
+    return mask[:, :1] if mask is not None and mask.shape[1] > 1 and bool((mask == mask[:, :1]).all()) else mask
 
 
 def earlier_text(images: Sequence[Image], streams: Streams, slots: Tensor) -> Tensor:
