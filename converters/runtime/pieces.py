@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-ROWS = 64
+ROWS = 32
 
 
 def in_place() -> bool:
@@ -13,11 +13,11 @@ def in_place() -> bool:
     return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
-def by_pieces(work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
-    """`work(*rows)`, of the shape of the first of `rows`, which all have as many."""
+def by_pieces(work: Callable[..., Tensor], *rows: Tensor, place: Tensor | None = None) -> Tensor:
+    """`work(*rows)`, of the shape of the first of `rows`, which all have as many; in `place` of something, where that may be."""
     if not in_place() or rows[0].device.type != "cpu" or len(rows[0]) <= ROWS:
         return work(*rows)
-    out = torch.empty_like(rows[0])
-    for place, *pieces in zip(out.split(ROWS), *(one.split(ROWS) for one in rows), strict=True):
-        place.copy_(work(*pieces))
+    out = torch.empty_like(rows[0]) if place is None else place
+    for part, *pieces in zip(out.split(ROWS), *(one.split(ROWS) for one in rows), strict=True):
+        part.copy_(work(*pieces))
     return out

@@ -66,19 +66,19 @@ class Call:
     masks: TextMasks
     fresh: bool
     rows: Tensor | None = None
+    scratch: Tensor | None = None
     unit: Tensor | None = None
     lattices: dict[int, Tensor] = field(default_factory=dict)
     rotaries: dict[tuple[int, int], Rotary] = field(default_factory=dict)
 
     def own(self) -> None:
         """Take the rows as its own, to be changed in place."""
-        self.rows = self.text.clone() if self.visual is None else torch.cat([self.visual, self.text])
-        self._view()
-
-    def _view(self) -> None:
-        assert self.rows is not None
-        first = len(self.rows) - len(self.text)
-        self.visual, self.text = None if self.visual is None else self.rows[:first], self.rows[first:]
+        if self.visual is None:
+            self.rows = self.text = self.text.clone()
+            return
+        self.rows = torch.cat([self.visual, self.text])
+        self.visual, self.text = self.rows[: len(self.visual)], self.rows[len(self.visual) :]
+        self.scratch = torch.empty_like(self.rows)
 
     def add_text(self, update: Tensor) -> None:
         """Add to the text rows."""
@@ -97,8 +97,11 @@ class Call:
         self.lattices = {}
 
     def normalised(self, norm: Any, text: Tensor) -> Tensor:
-        """Visual rows after an RMS norm, `norm(visual)` to the bit, then the `text` rows, which have been through it."""
-        return _stacked(self._unit(norm), norm.weight, text)
+        """Visual rows after an RMS norm, `norm(visual)` to the bit, then the `text` rows, which have been through it.
+
+        They stand in `scratch` where the call owns its rows, until the next ones do.
+        """
+        return _stacked(self._unit(norm), norm.weight, text, self.scratch)
 
     def _unit(self, norm: Any) -> Tensor:
         if self.unit is None:
@@ -136,14 +139,13 @@ def _unit(rows: Tensor, epsilon: float) -> Tensor:
     return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)).to(rows.dtype)
 
 
-def _stacked(unit: Tensor, weight: Tensor, text: Tensor) -> Tensor:
-    """`[weight * unit; text]`."""
-    if not in_place():
+def _stacked(unit: Tensor, weight: Tensor, text: Tensor, place: Tensor | None = None) -> Tensor:
+    """`[weight * unit; text]`, in a `place` for it if there is one."""
+    if place is None:
         return torch.cat([weight * unit, text])
-    rows = text.new_empty(len(unit) + len(text), text.shape[1])
-    torch.mul(unit, weight, out=rows[: len(unit)])
-    rows[len(unit) :] = text
-    return rows
+    torch.mul(unit, weight, out=place[: len(unit)])
+    place[len(unit) :] = text
+    return place
 
 
 def _of_rows(index: Tensor, *parts: Tensor) -> Rotary:
@@ -494,7 +496,7 @@ def _projected(part: Shared, projection: Any, batch: int, size: int, turned: boo
     """Keys or values of a product's rows; keys are `turned` by their positions."""
     both = _linear(part.rows, projection, part.first * size, part.last * size).contiguous().unflatten(-1, (-1, size))
     if turned:
-        both = by_pieces(rotate, both, *part.rotary)
+        both = by_pieces(rotate, both, *part.rotary, place=both)
     visual, text = both.tensor_split([batch * part.visual])
     return Projected(both, visual.unflatten(0, (batch, part.visual)), text.unflatten(0, (batch, len(text) // batch)), part)
 
@@ -511,12 +513,13 @@ def _rectangle(kind: HeadKind, parts: list[Projected]) -> Tensor:
     alone = len(mine) == 1 and len(part.both) == batch * (width + text)
     if alone and (not width or (batch == 1 and len(heads) == part.both.shape[1])):
         return take(part.both.unflatten(0, (batch, width + text)).transpose(1, 2), heads, 1)
-    rectangle = part.both.new_zeros(batch, width + text, len(kind.kv_heads), size)
+    rectangle = part.both.new_empty(batch, width + text, len(kind.kv_heads), size)
     first = 0
     for part, heads in mine:
         place = slice(first, first := first + len(heads))
         if width:
             rectangle[:, : part.shared.visual, place] = take(part.visual, heads, 2)
+            rectangle[:, part.shared.visual : width, place] = 0
         rectangle[:, width:, place] = take(part.text, heads, 2)
     return rectangle.transpose(1, 2)
 
@@ -547,7 +550,8 @@ def _queries(projection: Any, layout: LayerLayout, shared: Shared, text: Tensor,
 
 def _turned(rows: Tensor, rotary: Rotary, batch: int, size: int) -> Tensor:
     """Queries `[batch * rows, heads * head_dim]` turned by their positions, `[batch, heads, rows, head_dim]`."""
-    turned = by_pieces(rotate, rows.contiguous().unflatten(-1, (-1, size)), *rotary)
+    heads = rows.contiguous().unflatten(-1, (-1, size))
+    turned = by_pieces(rotate, heads, *rotary, place=heads)
     return turned.view(batch, -1, *turned.shape[1:]).transpose(1, 2)
 
 
@@ -564,6 +568,8 @@ def _in_place(text: Tensor, call: Call, shape: torch.Size) -> Tensor:
     if call.streams is None:
         return text.view(shape)
     batch, length, hidden = shape
+    if batch == 1 and call.rows is not None and len(call.rows) == length:
+        return call.rows.zero_().index_copy_(0, call.streams.text_index[0], text).view(shape)
     start = torch.arange(batch, device=text.device)[:, None] * length
     index = (call.streams.text_index + start).where(call.streams.text_slots >= 0, batch * length)
     sequence: Tensor = text.new_zeros(batch * length + 1, hidden).index_copy_(0, index.flatten(), text)
