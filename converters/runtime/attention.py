@@ -96,10 +96,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
 
 
 class TextMasks:
-    """Masks of one call's text queries; layers of the same shape share them."""
+    """Masks of one call's text queries; layers of the same shape share them.
 
-    def __init__(self, timeline: Timeline, slots: Tensor, causal: bool) -> None:
-        self.timeline, self.slots, self.causal = timeline, slots, causal
+    The `leading` queries of every sample stand before all that is visual, in the call and the cache.
+    """
+
+    def __init__(self, timeline: Timeline, slots: Tensor, causal: bool, leading: int = 0) -> None:
+        self.timeline, self.slots, self.causal, self.leading = timeline, slots, causal, leading
         self._visible: dict[int, Tensor | None] = {}
         self._masks: dict[HeadKind, Tensor | None] = {}
 
@@ -123,6 +126,23 @@ class TextMasks:
         reads = torch.tensor(kind.reads, device=self.slots.device)[:, None, None]
         allowed = (reads | self.timeline.text_columns(kind.phases))[None]
         return allowed if mask is None else mask & allowed
+
+
+def text_attention(query: Tensor, key: Tensor, value: Tensor, kind: HeadKind, masks: TextMasks, scale: float) -> Tensor:
+    """Text queries of one kind of KV head. Those before all that is visual are not shown it."""
+    mask, leading, text = masks.of(kind), masks.leading, query.shape[2]
+    if mask is None or kind.phases == TEXT_ONLY or not leading:
+        return attend(query, key, value, mask, scale, masks.causal)
+    first = slice(key.shape[2] - text, key.shape[2] - text + leading)
+    before = attend(query[:, :, :leading], key[:, :, first], value[:, :, first], None, scale, causal=True)
+    return torch.cat([before, attend(query[:, :, leading:], key, value, mask[:, :, leading:], scale)], 2)
+
+
+def leading_text(streams: Streams, seen: int) -> int:
+    """Text rows that in every sample come before all that is visual; none where anything is cached, or where none would be left."""
+    first = streams.visual_slots.where(streams.visual_slots >= 0, torch.iinfo(streams.visual_slots.dtype).max).amin(1, keepdim=True)
+    rows = int(((streams.text_slots >= 0) & (streams.text_slots < first)).sum(1).min())
+    return rows if not seen and rows < streams.text_slots.shape[1] else 0
 
 
 def _shared(mask: Tensor | None) -> Tensor | None:

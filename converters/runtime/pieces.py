@@ -14,8 +14,8 @@ def in_place() -> bool:
 
 
 def by_pieces(work: Callable[..., Tensor], *rows: Tensor, place: Tensor | None = None) -> Tensor:
-    """`work(*rows)`, of the shape of the first of `rows`, which all have as many; in `place` of something, where that may be."""
-    if not in_place() or rows[0].device.type != "cpu" or len(rows[0]) <= ROWS:
+    """`work(*rows)`, of the shape of the first of `rows`, which all have as many, or of `place`: there, on a CPU where that may be."""
+    if not in_place() or rows[0].device.type != "cpu" or (place is None and len(rows[0]) <= ROWS):
         return work(*rows)
     out = torch.empty_like(rows[0]) if place is None else place
     for part, *pieces in zip(out.split(ROWS), *(one.split(ROWS) for one in rows), strict=True):

@@ -5,7 +5,7 @@ weight is read once; text alone goes through the rest. Mixed into a text model o
 LlamaModel)`), whose modules, parameter names and rotary embedding it uses.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,12 +21,13 @@ from .attention import (
     HeadKind,
     TextMasks,
     WindowRule,
-    attend,
     causal_attention,
     full_attention,
     head_kinds,
+    leading_text,
     rotate,
     take,
+    text_attention,
     windowed_attention,
 )
 from .cache import TEXT_ONLY, SparseLayer, Timeline, sparse_layers
@@ -36,13 +37,13 @@ from .pieces import by_pieces, in_place
 from .plan import Plan
 from .products import added, product
 from .split_linear import SplitLinear
-from .streams import Streams, rows_of, split
+from .streams import Streams, flat_index, rows_of, split
 
 Rotary = tuple[Tensor, Tensor]
 
 
 FFN_ROWS = 2048
-"""Rows that go through the neurons together where nothing is kept for a backward pass."""
+"""Rows that go through the neurons together where they are changed in place."""
 
 
 @dataclass
@@ -50,9 +51,10 @@ class Call:
     """One forward call: its rows and everything that its layers share.
 
     `text` `[batch * text rows, hidden]` and `visual` `[batch * visual rows, hidden]` (None: no visual token is in play) change from
-    layer to layer: in place where the call owns them as two parts of `rows`, visual first, else by new ones. While visual rows do
-    not change, `unit` keeps them divided by their root mean square, and `lattices` these rows by phase `[batch, phases, largest
-    lattice, hidden]`: frozen layers differ by their norm's weight alone. Rotary embeddings are `[batch * rows, 1, size]`.
+    layer to layer: in place where they are the two parts of `rows`, visual first, else by new ones. While visual rows do not change,
+    `unit` keeps them divided by their root mean square: frozen layers differ by their norm's weight alone. `places` are where `unit`
+    and the normalised rows stand, layer after layer, on a CPU, which gets new memory slowly. Rotary embeddings are `[batch * rows, 1,
+    size]`.
     """
 
     batch: int
@@ -66,68 +68,63 @@ class Call:
     masks: TextMasks
     fresh: bool
     rows: Tensor | None = None
-    scratch: Tensor | None = None
+    places: tuple[Tensor, Tensor] | None = None
     unit: Tensor | None = None
     lattices: dict[int, Tensor] = field(default_factory=dict)
     rotaries: dict[tuple[int, int], Rotary] = field(default_factory=dict)
 
-    def own(self) -> None:
-        """Take the rows as its own, to be changed in place."""
-        if self.visual is None:
-            self.rows = self.text = self.text.clone()
-            return
-        self.rows = torch.cat([self.visual, self.text])
-        self.visual, self.text = self.rows[: len(self.visual)], self.rows[len(self.visual) :]
-        self.scratch = torch.empty_like(self.rows)
+    def own(self, rows: Tensor) -> None:
+        """Take rows, visual ones first, that are nobody else's, to be changed in place."""
+        self.rows, count = rows, len(rows) - len(self.text)
+        self.visual, self.text = None if self.visual is None else rows[:count], rows[count:]
+        if count and rows.device.type == "cpu":
+            self.places = torch.empty_like(rows[:count]), torch.empty_like(rows)
 
     def add_text(self, update: Tensor) -> None:
         """Add to the text rows."""
         self.text = self.text + update if self.rows is None else self.text.add_(update.contiguous())
 
-    def add_product(self, inner: Tensor, linear: Any) -> None:
-        """Add a product of rows of both kinds, visual first, which are new rows from now on."""
+    def add_product(self, rows: Tensor, linear: Any, inner: Callable[[Tensor], Tensor] = lambda rows: rows) -> None:
+        """Add a product of what is inside rows of both kinds, visual first, which are new rows from now on."""
         assert self.visual is not None
         weight, bias = (linear.kept if isinstance(linear, SplitLinear) else linear.weight), linear.bias
         if self.rows is None:
-            count, update = len(self.visual), product(inner, weight, bias)
+            count, update = len(self.visual), product(inner(rows), weight, bias)
             self.visual, self.text = self.visual + update[:count], self.text + update[count:]
         else:
-            added(self.rows, inner, weight, bias)
+            for total, part in zip(self.rows.split(FFN_ROWS), rows.split(FFN_ROWS), strict=True):
+                added(total, inner(part), weight, bias)
         self.unit = None
-        self.lattices = {}
 
-    def normalised(self, norm: Any, text: Tensor) -> Tensor:
-        """Visual rows after an RMS norm, `norm(visual)` to the bit, then the `text` rows, which have been through it.
-
-        They stand in `scratch` where the call owns its rows, until the next ones do.
-        """
-        return _stacked(self._unit(norm), norm.weight, text, self.scratch)
-
-    def _unit(self, norm: Any) -> Tensor:
+    def normalised(self, norm: Any, text: Tensor, phases: int = 1, phase: int = 0) -> Tensor:
+        """Visual rows (of one phase) after an RMS norm, `norm(visual)` to the bit, then the `text` rows, which have been through it."""
+        assert self.visual is not None
         if self.unit is None:
-            assert self.visual is not None
-            self.unit = by_pieces(partial(_unit, epsilon=norm.variance_epsilon), self.visual)
-        return self.unit
+            place = None if self.places is None else self.places[0]
+            self.unit = by_pieces(partial(_unit, epsilon=norm.variance_epsilon), self.visual, place=place)
+        index = torch.arange(len(self.visual), device=text.device) if phases == 1 else self._of_phase(phases, phase)
+        work = partial(_scaled, self.unit, norm.weight)
+        if self.places is None:
+            return torch.cat([work(index), text])
+        rows = self.places[1][: len(index) + len(text)]
+        by_pieces(work, index, place=rows[: len(index)])
+        rows[len(index) :] = text
+        return rows
 
-    def lattice(self, norm: Any, phases: int, phase: int, text: Tensor) -> Tensor:
-        """The same with the visual rows of one phase alone."""
+    def _of_phase(self, phases: int, phase: int) -> Tensor:
+        """Which of the flat visual rows are of a phase."""
         assert self.streams is not None
-        if phases not in self.lattices:
-            index, _ = self.streams.by_phase(phases)
-            unit = rows_of(index.flatten(1), self._unit(norm).unflatten(0, (self.batch, -1)))
-            self.lattices[phases] = unit.unflatten(1, index.shape[1:])
-        rows = self.lattices[phases][:, phase, : self.streams.phase_size(phases, phase)]
-        return _stacked(rows.flatten(0, 1), norm.weight, text)
+        index = self.streams.by_phase(phases)[0][:, phase, : self.streams.phase_size(phases, phase)]
+        return flat_index(index, self.streams.visual_index.shape[1])
 
     def rotary(self, phases: int = 1, phase: int = 0) -> Rotary:
         """Cosine and sine of the visual rows (of one phase), then of the text rows."""
         if (phases, phase) not in self.rotaries:
-            assert self.streams is not None
             assert self.visual_rotary is not None
             visual = self.visual_rotary
             if phases > 1:
-                index = self.streams.by_phase(phases)[0][:, phase, : self.streams.phase_size(phases, phase)]
-                visual = _of_rows(index, *(part[:, 0].unflatten(0, (self.batch, -1)) for part in visual))
+                index = self._of_phase(phases, phase)
+                visual = visual[0].index_select(0, index), visual[1].index_select(0, index)
             cosine, sine = (torch.cat(pair) for pair in zip(visual, self.text_rotary, strict=True))
             self.rotaries[phases, phase] = cosine, sine
         return self.rotaries[phases, phase]
@@ -139,13 +136,9 @@ def _unit(rows: Tensor, epsilon: float) -> Tensor:
     return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)).to(rows.dtype)
 
 
-def _stacked(unit: Tensor, weight: Tensor, text: Tensor, place: Tensor | None = None) -> Tensor:
-    """`[weight * unit; text]`, in a `place` for it if there is one."""
-    if place is None:
-        return torch.cat([weight * unit, text])
-    torch.mul(unit, weight, out=place[: len(unit)])
-    place[len(unit) :] = text
-    return place
+def _scaled(unit: Tensor, weight: Tensor, index: Tensor) -> Tensor:
+    """Rows at `index`, by the weight of a norm."""
+    return weight * unit.index_select(0, index)
 
 
 def _of_rows(index: Tensor, *parts: Tensor) -> Rotary:
@@ -241,7 +234,7 @@ class SparseTextModel(nn.Module):
         """A layer of a training pass, of which only the rows that enter it are kept for the backward pass."""
 
         def run(text: Tensor, visual: Tensor | None) -> tuple[Tensor, Tensor | None]:
-            inner = replace(call, text=text, visual=visual, rows=None, unit=None, lattices={})
+            inner = replace(call, text=text, visual=visual, rows=None, places=None, unit=None)
             self._attention(layer, layout, inner, SparseLayer(call.timeline, first=False))
             self._ffn(layer, layout, inner)
             return inner.text, inner.visual
@@ -303,9 +296,7 @@ class SparseTextModel(nn.Module):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         keeping = use_cache or past_key_values is not None
-        call, cache, cached = self._opened(inputs_embeds, attention_mask, position_ids, past_key_values, visual_mask, images)
-        if in_place():
-            call.own()
+        call, cache, cached = self._opened(inputs_embeds, attention_mask, position_ids, past_key_values, visual_mask, images, in_place())
         self._through(call, cached, recomputing=self.recomputing and torch.is_grad_enabled() and not keeping)
         return BaseModelOutputWithPast(
             last_hidden_state=_in_place(self.norm(call.text), call, inputs_embeds.shape),
@@ -314,14 +305,21 @@ class SparseTextModel(nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # data decides its shapes; from here on they are fixed
     def _opened(
-        self, embeds: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Cache | None, visual: Tensor | None, images: Any
+        self,
+        embeds: Tensor,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        cache: Cache | None,
+        visual: Tensor | None,
+        images: Any,
+        own: bool = False,
     ) -> tuple[Call, Cache, list[SparseLayer]]:
         """A call at the input of the first layer, and the cache with its layers."""
         if not self.split:
             self.split_weights()
         phases = [kind.phases for layout in self.layouts for kind in head_kinds(layout)]
         cache, cached = sparse_layers(cache, len(self.layers), phases)
-        return self._call(embeds, mask, positions, visual, images, cached[0].timeline), cache, cached
+        return self._call(embeds, mask, positions, visual, images, cached[0].timeline, own), cache, cached
 
     def _through(self, call: Call, cached: list[SparseLayer], recomputing: bool = False) -> None:
         """All layers, which change the call's rows: one graph under `torch.compile`."""
@@ -335,8 +333,16 @@ class SparseTextModel(nn.Module):
                 self._ffn(layer, layout, call)
 
     def _call(
-        self, embeds: Tensor, mask: Tensor | None, positions: Tensor | None, visual: Tensor | None, images: Any, timeline: Timeline
+        self,
+        embeds: Tensor,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        visual: Tensor | None,
+        images: Any,
+        timeline: Timeline,
+        own: bool = False,
     ) -> Call:
+        """A call at the input of the first layer, which may `own` its rows."""
         batch, length = embeds.shape[:2]
         seen = timeline.seen
         valid = _valid(mask, length)
@@ -348,7 +354,8 @@ class SparseTextModel(nn.Module):
             causal = seen == 0 and valid is None and length > 1
             masks = TextMasks(timeline, slots, causal)
             cosine, sine = (part.expand(batch, -1, -1).flatten(0, 1)[:, None] for part in rotary)
-            return Call(batch, embeds.flatten(0, 1), None, None, slots, (cosine, sine), None, timeline, masks, seen == 0)
+            text = embeds.flatten(0, 1).clone() if own else embeds.flatten(0, 1)
+            return Call(batch, text, None, None, slots, (cosine, sine), None, timeline, masks, seen == 0, text if own else None)
         streams = split(visual, valid, seen, images(visual if valid is None else visual & valid, positions))
         timeline.append(
             length,
@@ -356,32 +363,39 @@ class SparseTextModel(nn.Module):
             lambda phases: streams.visual_slots[:, None] if phases == 1 else streams.by_phase(phases)[1],
             gapless=bool((streams.text_slots >= 0).all()),
         )
-        return Call(
+        first = streams.visual_index.numel()
+        index = torch.cat([flat_index(streams.visual_index, length), flat_index(streams.text_index, length)])
+        rows = embeds.flatten(0, 1).index_select(0, index)
+        call = Call(
             batch,
-            rows_of(streams.text_index, embeds).flatten(0, 1),
-            rows_of(streams.visual_index, embeds).flatten(0, 1),
+            rows[first:],
+            rows[:first],
             streams,
             streams.text_slots,
             _of_rows(streams.text_index, *rotary),
             _of_rows(streams.visual_index, *rotary),
             timeline,
-            TextMasks(timeline, streams.text_slots, causal=False),
+            TextMasks(timeline, streams.text_slots, causal=False, leading=leading_text(streams, seen)),
             seen == 0,
         )
+        if own:
+            call.own(rows)
+        return call
 
     def _attention(self, layer: Any, layout: LayerLayout, call: Call, cached: SparseLayer) -> None:
         """Self attention of one layer: K and V into the cache, text rows updated, visual rows too where they have heads."""
         parts, size, scale = self.projections(layer), layer.self_attn.head_dim, layer.self_attn.scaling
         text = layer.input_layernorm(call.text)
-        shared = _shared_rows(layer.input_layernorm, layout, call, text)
-        queries, own_queries = _queries(parts.query, layout, shared[0], text, call, size)
-        keys = [_projected(part, parts.key, call.batch, size, turned=True) for part in shared]
-        values = [_projected(part, parts.value, call.batch, size) for part in shared]
+        keys: list[Projected] = []
+        values: list[Projected] = []
+        for part in _shared_rows(layer.input_layernorm, layout, call, text):
+            if not keys:
+                queries, own_queries = _queries(parts.query, layout, part, text, call, size)
+            keys.append(_projected(part, parts.key, call.batch, size, turned=True))
+            values.append(_projected(part, parts.value, call.batch, size))
         kinds = head_kinds(layout)
         held = {kind.phases: cached.extend(kind.phases, _rectangle(kind, keys), _rectangle(kind, values)) for kind in kinds}
-        seen = [
-            attend(take(queries, kind.query_heads, 1), *held[kind.phases], call.masks.of(kind), scale, call.masks.causal) for kind in kinds
-        ]
+        seen = [text_attention(take(queries, kind.query_heads, 1), *held[kind.phases], kind, call.masks, scale) for kind in kinds]
         output = _joined([part.transpose(1, 2) for part in seen], 2)
         places = [head for kind in kinds for head in kind.query_heads]
         if places != sorted(places):
@@ -443,7 +457,7 @@ class SparseTextModel(nn.Module):
             call.add_text(_linear(_neurons(parts, text), parts.down))
             return
         rows, kept = call.normalised(layer.post_attention_layernorm, text), layout.neurons
-        call.add_product(_neurons(parts, rows, 0, kept), parts.down)
+        call.add_product(rows, parts.down, partial(_neurons, parts, first=0, last=kept))
         if isinstance(parts.down, SplitLinear):
             call.add_text(product(_neurons(parts, text, kept), parts.down.rest))
 
@@ -473,23 +487,26 @@ def _rows(heads: Tensor) -> Tensor:
     return heads.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def _shared_rows(norm: Any, layout: LayerLayout, call: Call, text: Tensor) -> list[Shared]:
-    """The products of a layer's K and V: text rows with the visual rows that each range of KV heads holds."""
-    if call.visual is None or call.streams is None:
-        return [Shared(text, call.text_rotary, 0, len(layout.kv_order))]
-    shared = []
+def _shared_rows(norm: Any, layout: LayerLayout, call: Call, text: Tensor) -> Iterator[Shared]:
+    """The products of a layer's K and V: text rows with the visual rows that each range of KV heads holds.
+
+    Each one's rows are good until the next is asked for.
+    """
     done = layout.own + (layout.read_only if layout.read_phases == 1 else 0)
+    if call.visual is None or call.streams is None:
+        yield Shared(text, call.text_rotary, 0, len(layout.kv_order))
+        return
     if done:
-        shared.append(Shared(call.normalised(norm, text), call.rotary(), 0, done, count := len(call.visual) // call.batch, count))
+        count = len(call.visual) // call.batch
+        yield Shared(call.normalised(norm, text), call.rotary(), 0, done, count, count)
     while done < layout.own + layout.read_only:
         phases, phase = layout.read_phases, layout.phases[done - layout.own]
         last = done + layout.phases.count(phase)
-        rows, count = call.lattice(norm, phases, phase, text), call.streams.phase_size(phases, phase)
-        shared.append(Shared(rows, call.rotary(phases, phase), done, last, count, call.streams.by_phase(phases)[0].shape[-1]))
+        count, width = call.streams.phase_size(phases, phase), call.streams.by_phase(phases)[0].shape[-1]
+        yield Shared(call.normalised(norm, text, phases, phase), call.rotary(phases, phase), done, last, count, width)
         done = last
     if done < len(layout.kv_order):
-        shared.append(Shared(text, call.text_rotary, done, len(layout.kv_order)))
-    return shared
+        yield Shared(text, call.text_rotary, done, len(layout.kv_order))
 
 
 def _projected(part: Shared, projection: Any, batch: int, size: int, turned: bool = False) -> Projected:
