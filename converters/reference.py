@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .runtime.lattice import phase_of
-from .runtime.layout import LayerLayout, layouts
+from .runtime.layout import LayerLayout, lattices, layouts
 from .runtime.plan import Grid, LayerPlan, Plan, Sizes, from_json, normalise
 
 
@@ -103,7 +103,7 @@ def _layer(
     query, key = _rotated(query, rotary), _rotated(key, rotary)
     key, value = key.repeat_interleave(sizes.group, 1), value.repeat_interleave(sizes.group, 1)
     scores = (query @ key.transpose(2, 3) * attention.scaling).masked_fill(~mask, float("-inf"))
-    seen = (scores.softmax(-1) @ value).transpose(1, 2)
+    seen = (scores.softmax(-1).nan_to_num() @ value).transpose(1, 2)  # who sees nothing is given nothing
     seen = seen.masked_fill(visual[..., None, None] & ~heads[:, None], 0.0)
     update: Tensor = attention.o_proj(seen.flatten(2))
     rows = rows + (update.masked_fill(visual[..., None], 0.0) if not kept.self_heads else update)
@@ -135,21 +135,19 @@ def _activation(ffn: Any, rows: Tensor) -> Tensor:
 def _head_mask(head: int, kept: LayerPlan, plan: Plan, index: int, visual: Tensor, valid: Tensor, where: Tensor) -> Tensor:
     """`[batch, length, length]`: which keys each query sees in one (dense) head of layer `index`."""
     length = visual.shape[1]
-    _, read_only = kept.kv_heads(plan.sizes)
     kv_head = head // plan.sizes.group
+    own, read_only = lattices(kept, index, plan.sizes)
+    phases, phase = (kept.self_phases, own[kv_head]) if kv_head in own else (kept.read_phases, read_only.get(kv_head, 0))
+    spots = [[phase_of(row, column, frame, phases) == phase for _, frame, row, column in sample] for sample in where.tolist()]
+    on_lattice = torch.tensor(spots, device=visual.device)
     earlier = torch.ones(length, length, dtype=torch.bool, device=visual.device).tril()
     visible = earlier & valid[:, None]
     text_key = ~visual[:, None]
-    readable = torch.full_like(visual, head in kept.read_heads)
-    if kv_head in read_only:
-        phase = (index + read_only.index(kv_head)) % kept.read_phases
-        spots = [[phase_of(row, column, frame, kept.read_phases) == phase for _, frame, row, column in s] for s in where.tolist()]
-        readable = readable & torch.tensor(spots, device=visual.device)
+    readable = on_lattice & (head in kept.read_heads)
     by_text = visible & (text_key | readable[:, None])
     in_window = visible if kept.window is None else _near(kept.window, plan, where) & valid[:, None]
-    by_visual = (visible & text_key) | (in_window & visual[:, None])
-    mask = torch.where(visual[..., None], by_visual, by_text)
-    return mask | torch.eye(length, dtype=torch.bool, device=mask.device)  # no empty row; padding is never read
+    by_visual = (visible & text_key) | (in_window & (visual & on_lattice)[:, None])
+    return torch.where(visual[..., None], by_visual, by_text)
 
 
 def _near(window: int, plan: Plan, where: Tensor) -> Tensor:

@@ -16,16 +16,14 @@ def random_plan(sizes: Sizes, seed: int, grids: tuple[Grid, ...]) -> Plan:
         count = choose.choice([0, choose.randint(1, limit), choose.randint(1, limit), limit])
         return tuple(sorted(choose.sample(range(limit), count)))
 
-    layers = tuple(
-        LayerPlan(
-            some(sizes.num_attention_heads),
-            some(sizes.num_attention_heads),
-            some(sizes.intermediate_size),
-            choose.choice([None, 1, 3, 5]),
-            choose.choice([1, 2, 3, 5]),
+    def layer() -> LayerPlan:
+        heads = some(sizes.num_attention_heads), some(sizes.num_attention_heads)
+        window = choose.choice([None, None, 1, 3, 5])
+        return LayerPlan(
+            *heads, some(sizes.intermediate_size), window, choose.choice([1, 2, 3, 5]), 1 if window else choose.choice([1, 1, 2, 3])
         )
-        for _ in range(sizes.num_hidden_layers)
-    )
+
+    layers = tuple(layer() for _ in range(sizes.num_hidden_layers))
     return Plan(sizes, layers, grids, choose.choice(["causal", "symmetric"]))
 
 

@@ -49,7 +49,7 @@ def test_ranges(kept: tuple[int, ...], text: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("schema",), 2, "schema is 2, this version reads 1"),
+        (("schema",), 3, "schema is 3, this version reads 1 and 2"),
         (("colour",), 1, "the plan has an unknown key: colour"),
         (("layers", 1, "read_head"), "", "layer 1 has an unknown key: read_head"),
         (("layers", 0), [], "layer 0 is not an object"),
@@ -62,6 +62,8 @@ def test_ranges(kept: tuple[int, ...], text: str) -> None:
         (("layers", 0, "window"), 4, "layer 0: window is 4, not an odd number"),
         (("layers", 0, "read_phases"), 17, "layer 0: read_phases is 17, not within 1..16"),
         (("layers", 0, "read_phases"), "2", "a value of the wrong type"),
+        (("layers", 0, "self_phases"), 0, "layer 0: self_phases is 0, not within 1..16"),
+        (("layers", 0, "self_phases"), 2, "layer 0: self_phases is 2 beside a window of 3"),
         (("layers",), [], "the plan has 0 layers, the model 3"),
         (("locality",), "both", "locality is 'both'"),
         (("grids",), [], "at least one reference grid"),

@@ -143,15 +143,15 @@ def test_generation_modes_agree() -> None:
     own = converted(model, random_plan(config, 3))
     inputs = tiny_inputs(config, (3, 9), (2, 6))
     alone = tiny_inputs(config, (3, 9))
-    limits = {"max_new_tokens": 8, "do_sample": False}
+    limits = {"max_new_tokens": 8, "do_sample": False, "suppress_tokens": [config.image_token_id]}
     with torch.inference_mode():
         beams = own.generate(**inputs, **limits, num_beams=3)
         assert beams.equal(own.generate(**inputs, **limits, num_beams=3, use_cache=False))
         assert own.generate(**alone, **limits).equal(own.generate(**alone, **limits, prompt_lookup_num_tokens=2))
         torch.manual_seed(0)
-        sampled = own.generate(**inputs, max_new_tokens=8, do_sample=True)
+        sampled = own.generate(**inputs, **{**limits, "do_sample": True})
         torch.manual_seed(0)
-        assert sampled.equal(own.generate(**inputs, max_new_tokens=8, do_sample=True, use_cache=False))
+        assert sampled.equal(own.generate(**inputs, **{**limits, "do_sample": True}, use_cache=False))
 
 
 @pytest.mark.parametrize("seed", range(6))

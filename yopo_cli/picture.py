@@ -1,7 +1,7 @@
 """A plan drawn with letters, one line a layer, at most 80 columns: readable in a terminal, in a pipe and in a log."""
 
 from converters.planning.cost import dense_visual_flops, layer_cost
-from converters.runtime.plan import LayerPlan, Plan, normalise
+from converters.runtime.plan import LayerPlan, Plan, Sizes, normalise
 
 MAP_WIDTH = 32
 BAR_WIDTH = 6
@@ -13,14 +13,14 @@ def picture(plan: Plan) -> list[str]:
     plan = normalise(plan)
     heads = plan.sizes.num_attention_heads
     width = max(5, len(head_map(LayerPlan((), (), ()), heads)))
-    lines = [f"layer {'heads':<{width}} read self {'neurons':>12} win every  cost"]
+    lines = [f"layer {'heads':<{width}} read self {'neurons':>12}   sees every  cost"]
     layer_dense = dense_visual_flops(plan.sizes, plan.grids) / plan.sizes.num_hidden_layers
     for index, layer in enumerate(plan.layers):
         share = layer_cost(layer, index, plan).total / layer_dense
         bar = bar_text(len(layer.neurons) / plan.sizes.intermediate_size)
         lines.append(
             f"{index:>5} {head_map(layer, heads):<{width}} {len(layer.read_heads):>4} {len(layer.self_heads):>4} "
-            f"{bar} {len(layer.neurons):>5} {layer.window or '-':>3} {_every(layer):>5} {share:>5.0%}".rstrip()
+            f"{bar} {len(layer.neurons):>5} {_sees(layer):>6} {_every(layer, plan.sizes):>5} {share:>5.0%}".rstrip()
         )
     each = heads // len(head_map(plan.layers[0], heads))
     several = f" ({each} a letter)" if each > 1 else ""
@@ -45,16 +45,27 @@ def bar_text(share: float) -> str:
     return "=" * filled + "." * (BAR_WIDTH - filled)
 
 
-def _every(layer: LayerPlan) -> str:
+def _every(layer: LayerPlan, sizes: Sizes) -> str:
     """How many of the visual tokens a read-only head shows to text."""
-    return "-" if not layer.read_heads else "all" if layer.read_phases == 1 else f"1/{layer.read_phases}"
+    return "-" if not layer.kv_heads(sizes)[1] else _share(layer.read_phases)
+
+
+def _sees(layer: LayerPlan) -> str:
+    """What a visual token sees of the others."""
+    if not layer.self_heads:
+        return "-"
+    return f"{layer.window}x{layer.window}" if layer.window else _share(layer.self_phases)
+
+
+def _share(phases: int) -> str:
+    return "all" if phases == 1 else f"1/{phases}"
 
 
 def _notes(plan: Plan) -> list[str]:
-    windows = any(layer.window for layer in plan.layers)
+    windows = f", or its {plan.locality} grid window" if any(layer.window for layer in plan.layers) else ""
     depth = plan.visual_depth
     return [
-        *([f"win: side of the {plan.locality} grid window that a visual token sees"] if windows else []),
+        f"sees: share of the visual tokens that a self head shows a visual token{windows}",
         "every: share of the visual tokens that a read-only head shows text",
         "cost: visual FLOPs as a share of the dense layer's",
         f"visual tokens leave after layer {depth} of {len(plan.layers)}" if depth else "text reads no visual token",

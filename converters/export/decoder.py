@@ -101,7 +101,7 @@ class Layer:
         """K and V of a slot `[batch, heads, keys, head_dim]`: of earlier calls, then this call's visual rows, then its text rows."""
         graph, count = self.graph, self.model.sizes.num_key_value_heads
         new = [graph.take(part, slot.kind.kv_heads, 2, count) for part in (keys, values)]
-        visual = self.visual.held(slot, seen) if self.visual is not None and seen is not None else None
+        visual = self.visual.held(slot, self.layout, seen) if self.visual and self.layout and seen else None
         if visual is not None:
             new = [graph.op("Concat", before, part, axis=1) for before, part in zip(visual, new, strict=True)]
         key, value = (by_head(graph, part) for part in new)

@@ -3,7 +3,7 @@
 The code of a key is 0 for padding, 1 for text, and 2 and more for the tokens of the images, counted through the images of a sample.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from .calls import INT32, INT64, inputs, outputs, past_pair
 from .decoder import Call, Layer, run
 from .graph import Graph
 from .heads import Pair, attend, rotary
-from .masks import additive, code
+from .masks import additive, code, seen_or_nothing
 from .slots import PAST_CODES, Slot, slots
 from .text import TextModel
 
@@ -77,8 +77,9 @@ class _Masked:
 
     def attend(self, layer: Layer, slot: Slot, queries: ir.Value, pair: Pair) -> ir.Value:
         """Attention of all rows under the layer's mask."""
-        sizes = self.model.sizes
-        return attend(self.graph, queries, *pair, self._mask(layer.index), sizes.head_dim, sizes.group)
+        sizes, allowed = self.model.sizes, self._allowed(layer.index)
+        found = attend(self.graph, queries, *pair, self._mask(allowed), sizes.head_dim, sizes.group)
+        return seen_or_nothing(self.graph, found, allowed) if self._layout(layer.index).self_phases > 1 else found
 
     def edit(self, index: int, part: str, rows: ir.Value) -> ir.Value:
         """Visual rows have the layer's heads and neurons alone, and no update where it has none."""
@@ -104,17 +105,27 @@ class _Masked:
     def _visual(self, codes: ir.Value) -> ir.Value:
         return self.graph.op("GreaterOrEqual", codes, code(FIRST_VISUAL))
 
-    def _mask(self, index: int) -> ir.Value:
+    def _mask(self, allowed: ir.Value) -> ir.Value:
+        """What is added to the scores."""
+        if ("added", id(allowed)) not in self._made:
+            self._made["added", id(allowed)] = additive(self.graph, allowed)
+        return self._made["added", id(allowed)]
+
+    def _allowed(self, index: int) -> ir.Value:
         """`[batch, heads, queries, keys]`, shared by layers that show the same."""
         graph, layout = self.graph, self._layout(index)
-        reads = _read_tokens(layout, self.grid)
-        key = (reads.tobytes(), layout.window)
+        reads, shows = _shown(layout, self.grid, layout.reads), _shown(layout, self.grid, layout.computes)
+        key = (reads.tobytes(), layout.window, shows.tobytes() if layout.self_phases > 1 else b"")
         if key not in self._made:
             visual = graph.unsqueeze(self._visual(self.queries), 1, 3)
             by_text = graph.op("And", self._earlier(), self._read(reads))
-            allowed = graph.choose(visual, self._by_visual(layout.window), by_text)
+            by_visual = self._by_visual(layout.window)
+            if layout.self_phases > 1:
+                by_visual = graph.op("And", by_visual, self._read(shows))
+            allowed = graph.choose(visual, by_visual, by_text)
+            padding = graph.op("Equal", graph.unsqueeze(self.queries, 1, 3), code(0))
             itself = graph.op("Equal", graph.unsqueeze(self.key_slots, 1, 2), graph.unsqueeze(self.query_slots, 1, 3))
-            self._made[key] = additive(graph, graph.op("Or", allowed, itself))
+            self._made[key] = graph.op("Or", allowed, graph.op("And", padding, itself))
         return self._made[key]
 
     def _earlier(self) -> ir.Value:
@@ -161,13 +172,12 @@ def _windows(grid: Grid, window: int, plan: Plan) -> np.ndarray:
     return seen
 
 
-def _read_tokens(layout: LayerLayout, grid: Grid) -> np.ndarray:
-    """`[heads, 1 + tokens]`: what text sees in each query head; the first column stands for text itself."""
+def _shown(layout: LayerLayout, grid: Grid, heads: Sequence[bool]) -> np.ndarray:
+    """`[heads, 1 + tokens]`: what these query heads show; the first column stands for text."""
     group = len(layout.query_order) // len(layout.kv_order)
-    phases = np.array(token_phases(grid, layout.read_phases))
     table = np.ones((len(layout.query_order), 1 + grid.tokens), bool)
-    for head, reads in enumerate(layout.reads):
-        place = head // group
-        interlaced = layout.own <= place < layout.own + layout.read_only and layout.read_phases > 1
-        table[head, 1:] = reads & (phases == layout.phases[place - layout.own] if interlaced else True)
+    for part in layout.ranges:
+        held = np.array(token_phases(grid, max(1, part.phases))) == part.lattice
+        for head in range(part.first * group, part.last * group):
+            table[head, 1:] = heads[head] & held
     return table

@@ -8,12 +8,12 @@ import numpy as np
 import onnx_ir as ir
 
 from ..runtime.attention import Strips, strips
-from ..runtime.layout import LayerLayout
+from ..runtime.layout import TEXT_ONLY, LayerLayout
 from ..runtime.plan import Grid
 from ..runtime.streams import token_phases
 from .graph import Graph
 from .heads import Pair, attend, by_head, rotate
-from .masks import additive
+from .masks import additive, seen_or_nothing
 from .slots import Slot
 from .weights import Weight
 
@@ -41,13 +41,11 @@ class Scene:
 
 @dataclass(frozen=True)
 class Seen:
-    """K and V of visual rows in one layer, `[batch, rows, heads, head_dim]`: in the first heads of all rows, in the interlaced heads of
-    their lattice's; and rotated queries of the rows in the heads that they compute. None where there is none."""
+    """Visual rows in one layer: rotated queries in the heads that they compute (None: none), and K and V `[batch, rows, heads,
+    head_dim]` in the heads that hold them, by phases: all rows, or those of each head's lattice."""
 
     queries: ir.Value | None
-    whole: Pair | None
-    whole_heads: int
-    lattices: Pair | None
+    held: dict[int, Pair]
 
 
 @dataclass
@@ -91,6 +89,8 @@ class Visual:
 
     def turn(self, phases: int, phase: int) -> Pair:
         """Cosine and sine of one lattice's rows, `[batch, rows, 1, frequencies]`."""
+        if phases == 1:
+            return self.graph.unsqueeze(self.rotary[0], 2), self.graph.unsqueeze(self.rotary[1], 2)
         if (phases, phase) not in self._turns:
             graph, batch = self.graph, self.scene.batch
             width = graph.axis(self.rotary[0], -1)
@@ -106,48 +106,46 @@ class Visual:
 
     def project(self, layer: "Layer", layout: LayerLayout) -> Seen:
         """Products of one layer: K and V in the heads that hold visual rows, queries in the heads that these compute."""
-        done = layout.own + (layout.read_only if layout.read_phases == 1 else 0)
-        whole, queries, turn = None, None, self._turn()
-        if done:
-            rows = self.normalised(layer.norm("input_layernorm"))
-            keys, values = (layer.heads(part, rows, layer.first_heads(part, 0, done)) for part in ("key", "value"))
-            whole = rotate(self.graph, keys, turn, layer.model), values
-            if kept := sum(layout.computes):
-                queries = rotate(self.graph, layer.heads("query", rows, layer.kept_queries(layout, kept)), turn, layer.model)
-        return Seen(queries, whole, done, self._interlaced(layer, layout, done))
+        norm, queries, parts = layer.norm("input_layernorm"), None, dict[int, list[Pair]]()
+        if kept := sum(layout.computes):
+            weight = layer.kept_queries(layout, kept)
+            queries = rotate(self.graph, layer.heads("query", self.normalised(norm), weight), self.turn(1, 0), layer.model)
+        for part in layout.ranges:
+            if part.phases == TEXT_ONLY:
+                continue
+            rows = self.normalised(norm) if part.phases == 1 else self.lattice(norm, part.phases, part.lattice)
+            key, value = (layer.heads(name, rows, layer.first_heads(name, part.first, part.last)) for name in ("key", "value"))
+            turned = rotate(self.graph, key, self.turn(part.phases, part.lattice), layer.model)
+            parts.setdefault(part.phases, []).append((turned, value))
+        return Seen(queries, {phases: self._joined(pairs) for phases, pairs in parts.items()})
 
-    def _turn(self) -> Pair:
-        return self.graph.unsqueeze(self.rotary[0], 2), self.graph.unsqueeze(self.rotary[1], 2)
+    def _joined(self, pairs: list[Pair]) -> Pair:
+        """The heads of all pairs."""
+        return self.graph.concat([key for key, _ in pairs], 2), self.graph.concat([value for _, value in pairs], 2)
 
-    def _interlaced(self, layer: "Layer", layout: LayerLayout, done: int) -> Pair | None:
-        """K and V of read-only heads that show one lattice each, heads in the file's order."""
-        keys, values = [], []
-        while done < layout.own + layout.read_only:
-            phase = layout.phases[done - layout.own]
-            last = done + layout.phases.count(phase)
-            rows = self.lattice(layer.norm("input_layernorm"), layout.read_phases, phase)
-            key, value = (layer.heads(part, rows, layer.first_heads(part, done, last)) for part in ("key", "value"))
-            keys.append(rotate(self.graph, key, self.turn(layout.read_phases, phase), layer.model))
-            values.append(value)
-            done = last
-        return (self.graph.concat(keys, 2), self.graph.concat(values, 2)) if keys else None
-
-    def held(self, slot: Slot, seen: Seen) -> Pair | None:
+    def held(self, slot: Slot, layout: LayerLayout, seen: Seen) -> Pair | None:
         """The visual part of a slot, `[batch, rows, heads, head_dim]`."""
-        if slot.kind.phases == 1 and seen.whole is not None:
-            key, value = (self.graph.take(part, slot.kind.kv_heads, 2, seen.whole_heads) for part in seen.whole)
-            return key, value
-        return seen.lattices if slot.kind.phases > 1 else None
+        phases = slot.kind.phases
+        if phases not in seen.held:
+            return None
+        first, count = layout.first(phases), sum(part.last - part.first for part in layout.ranges if part.phases == phases)
+        key, value = (self.graph.take(part, [head - first for head in slot.kind.kv_heads], 2, count) for part in seen.held[phases])
+        return key, value
 
     def attend(self, layer: "Layer", layout: LayerLayout, seen: Seen, keys: ir.Value, values: ir.Value) -> None:
         """Update the rows by their own attention; `keys` and `values` `[batch, text rows, KV heads, head_dim]` are the text's."""
-        if seen.queries is None or seen.whole is None:
+        if seen.queries is None:
             return
         sizes = layer.model.sizes
         shared = [head // sizes.group for head, computes in enumerate(layout.computes) if computes]
-        own = [self.graph.take(part, shared, 2, seen.whole_heads) for part in seen.whole]
+        held = sum(part.last - part.first for part in layout.ranges if part.phases == layout.self_phases)
+        own = [self.graph.take(part, shared, 2, held) for part in seen.held[layout.self_phases]]
         text = [self.graph.take(part, shared, 2, sizes.num_key_value_heads) for part in (keys, values)]
-        if layout.window is None:
+        if layout.self_phases > 1:
+            found = self._by_lattice(
+                seen.queries, own, text, layout.self_phases, [layout.lattices[head] for head in shared], sizes.head_dim
+            )
+        elif layout.window is None:
             found = self._full(seen.queries, own, text, sizes.head_dim)
         else:
             found = self._strips(seen.queries, own, text, layer, layout.window, len(shared))
@@ -159,6 +157,36 @@ class Visual:
         key, value = (by_head(graph, graph.op("Concat", *parts, axis=1)) for parts in zip(own, text, strict=True))
         found = attend(graph, by_head(graph, queries), key, value, self._earlier(), size)
         return by_head(graph, found)
+
+    def _by_lattice(
+        self, queries: ir.Value, own: Sequence[ir.Value], text: Sequence[ir.Value], phases: int, lattices: list[int], size: int
+    ) -> ir.Value:  # fmt: skip
+        """Every earlier key of text and of each head's lattice, other images included."""
+        graph, count, found = self.graph, len(lattices), []
+        for lattice in sorted(set(lattices)):
+            heads = [place for place, one in enumerate(lattices) if one == lattice]
+            query, *parts = (by_head(graph, graph.take(part, heads, 2, count)) for part in (queries, *own, *text))
+            key, value = (graph.op("Concat", *pair, axis=2) for pair in (parts[::2], parts[1::2]))
+            allowed = self._earlier_of(phases, lattice)
+            found.append(seen_or_nothing(graph, attend(graph, query, key, value, additive(graph, allowed), size), allowed))
+        order = sorted(range(count), key=lambda place: (lattices[place], place))
+        joined = by_head(graph, graph.concat(found, 1))
+        return graph.take(joined, sorted(range(count), key=order.__getitem__), 2, count)
+
+    def _earlier_of(self, phases: int, lattice: int) -> ir.Value:
+        """Which keys come before, `[batch, 1, visual rows, lattice and text rows]`: for the first rows of a prompt there may be none."""
+        key = (phases, str(lattice))
+        if key not in self._masks:
+            graph, scene = self.graph, self.scene
+            there = np.array([token >= 0 for token in lattice_tokens(scene.grid, phases)[lattice]])[None, :, None]
+            slots = self._of_lattice(scene.visual_slots, phases, lattice, 1)
+            valid = graph.op("And", self._of_lattice(scene.visual_valid, phases, lattice, 1), there)
+            slots, valid = (graph.reshape(part, scene.batch, -1) for part in (slots, valid))
+            slots = graph.unsqueeze(graph.op("Concat", slots, scene.text_slots, axis=1), 1, 2)
+            valid = graph.unsqueeze(graph.op("Concat", valid, scene.text_valid, axis=1), 1, 2)
+            before = graph.op("LessOrEqual", slots, graph.unsqueeze(scene.visual_slots, 1, 3))
+            self._masks[key] = graph.op("And", before, valid)
+        return self._masks[key]
 
     def _earlier(self) -> ir.Value:
         """Mask `[batch, 1, visual rows, visual and text rows]` of earlier keys; padding sees itself."""

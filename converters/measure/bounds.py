@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..planning.cost import kv_cache_bytes, read_tokens
 from ..planning.execution import attention_flops
-from ..runtime.layout import LayerLayout, layouts
+from ..runtime.layout import TEXT_ONLY, LayerLayout, layouts
 from ..runtime.plan import Plan, Sizes, normalise
 from .ceiling import Ceiling
 
@@ -96,13 +96,9 @@ def _layer(layout: LayerLayout, plan: Plan, batch: int, text: int) -> Iterator[P
     size, width, rows, both = sizes.head_dim, sizes.hidden_size, batch * text, batch * (text + plan.visual_tokens)
     kept = sum(layout.computes)
     yield from (Product(both, width, kept * size), Product(rows, width, (sizes.num_attention_heads - kept) * size))
-    whole = layout.own + (layout.read_only if layout.read_phases == 1 else 0)
-    yield Product(both, width, 2 * whole * size)
-    if layout.read_phases > 1:
-        for phase in sorted(set(layout.phases)):
-            read = sum(read_tokens(plan.grids, layout.read_phases, phase))
-            yield Product(batch * (text + read), width, 2 * layout.phases.count(phase) * size)
-    yield Product(rows, width, 2 * (sizes.num_key_value_heads - layout.own - layout.read_only) * size)
+    for part in layout.ranges:
+        held = sum(read_tokens(plan.grids, part.phases, part.lattice)) if part.phases != TEXT_ONLY else 0
+        yield Product(batch * (text + held), width, 2 * (part.last - part.first) * size)
     yield from (Product(both if kept else 0, kept * size, width), Product(rows, (sizes.num_attention_heads - kept) * size, width))
     rest = sizes.intermediate_size - layout.neurons
     if layout.neurons:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from ..runtime.lattice import phase_sizes
-from ..runtime.layout import layer_layout, read_only_phases
+from ..runtime.layout import lattices, layouts
 from ..runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise
 
 REFERENCE_TEXT_TOKENS = 64
@@ -60,13 +60,16 @@ def dense_flops(sizes: Sizes, tokens: int) -> int:
 def layer_cost(layer: LayerPlan, index: int, plan: Plan) -> LayerCost:
     """Visual FLOPs executed in layer `index` of a normalised plan."""
     sizes = plan.sizes
-    own, phases = layer.kv_heads(sizes)[0], read_only_phases(layer, index, sizes).values()
+    own, read_only = lattices(layer, index, sizes)
     tokens, width = plan.visual_tokens, 2 * sizes.hidden_size * sizes.head_dim
-    read = sum(sum(read_tokens(plan.grids, layer.read_phases, phase)) for phase in phases)
-    projections = width * (tokens * 2 * (len(layer.self_heads) + len(own)) + read * 2)
-    pairs = visible_pairs(plan.grids, layer.window, plan.locality, plan.window_frames)
-    scores = 2 * 2 * sizes.head_dim * pairs * len(layer.self_heads)
-    return LayerCost(projections, scores, 2 * 3 * tokens * sizes.hidden_size * len(layer.neurons))
+    held = sum(sum(read_tokens(plan.grids, layer.self_phases, phase)) for phase in own.values())
+    held += sum(sum(read_tokens(plan.grids, layer.read_phases, phase)) for phase in read_only.values())
+    projections = width * 2 * (tokens * len(layer.self_heads) + held)
+    if layer.self_phases > 1:
+        pairs = sum(lattice_pairs(plan.grids, layer.self_phases, own[head // sizes.group]) for head in layer.self_heads)
+    else:
+        pairs = len(layer.self_heads) * visible_pairs(plan.grids, layer.window, plan.locality, plan.window_frames)
+    return LayerCost(projections, 2 * 2 * sizes.head_dim * pairs, 2 * 3 * tokens * sizes.hidden_size * len(layer.neurons))
 
 
 def cost(plan: Plan, text_tokens: int = REFERENCE_TEXT_TOKENS) -> Cost:
@@ -84,8 +87,13 @@ def dense_visual_flops(sizes: Sizes, grids: Sequence[Grid]) -> int:
 
 
 def read_tokens(grids: Sequence[Grid], phases: int, phase: int) -> tuple[int, ...]:
-    """Visual tokens of each grid that a read-only KV head of this phase holds."""
+    """Visual tokens of each grid that a KV head of this phase holds."""
     return tuple(phase_sizes(grid.rows, grid.columns, grid.frames, phases)[phase] for grid in grids)
+
+
+def largest_lattice(grids: Sequence[Grid], phases: int) -> int:
+    """Visual tokens of the largest lattice of a prompt."""
+    return max(sum(read_tokens(grids, phases, phase)) for phase in range(phases))
 
 
 def visible_pairs(grids: Sequence[Grid], window: int | None, locality: str, window_frames: int | None) -> int:
@@ -93,6 +101,11 @@ def visible_pairs(grids: Sequence[Grid], window: int | None, locality: str, wind
     if window is None:
         return sum(grid.tokens**2 for grid in grids)
     return sum(window_pairs(grid, window, locality, window_frames) for grid in grids)
+
+
+def lattice_pairs(grids: Sequence[Grid], phases: int, phase: int) -> int:
+    """(query, key) pairs where keys are those of one lattice of the query's image, counted as those without a window are."""
+    return sum(grid.tokens * own for grid, own in zip(grids, read_tokens(grids, phases, phase), strict=True))
 
 
 @cache
@@ -115,15 +128,11 @@ def _near(length: int, window: int) -> int:
 def kv_cache_bytes(plan: Plan, grids: Sequence[Grid], text_tokens: int, element_bytes: int) -> int:
     """Bytes of K and V after a prefill of one prompt with these images and `text_tokens` of text.
 
-    Interlaced heads are padded to the largest lattice of the prompt, so that a layer's cache is at most three rectangles.
+    Heads are padded to the largest lattice of the prompt, so that a layer's cache is at most three rectangles.
     """
     plan = normalise(plan)
-    visual = sum(grid.tokens for grid in grids)
     entries = plan.sizes.num_hidden_layers * plan.sizes.num_key_value_heads * text_tokens
-    for index, layer in enumerate(plan.layers):
-        layout = layer_layout(layer, index, plan.sizes)
-        entries += layout.cached_whole * visual
-        if layout.read_only:
-            sizes = [sum(read_tokens(grids, layer.read_phases, phase)) for phase in range(layer.read_phases)]
-            entries += layout.read_only * max(sizes)
+    for layout in layouts(plan):
+        entries += layout.cached_own * largest_lattice(grids, layout.self_phases)
+        entries += layout.read_only * largest_lattice(grids, layout.read_phases)
     return 2 * entries * plan.sizes.head_dim * element_bytes

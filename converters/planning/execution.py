@@ -7,10 +7,9 @@ strip's rectangle has beyond the visible pairs is the surplus that lies outside 
 from collections.abc import Sequence
 
 from ..runtime.attention import head_kinds, strips
-from ..runtime.cache import TEXT_ONLY
-from ..runtime.layout import LayerLayout, layouts
+from ..runtime.layout import TEXT_ONLY, LayerLayout, layouts
 from ..runtime.plan import Grid, Plan, normalise
-from .cost import layer_cost, read_tokens
+from .cost import largest_lattice, layer_cost
 
 
 def linear_flops(plan: Plan, text_tokens: int) -> int:
@@ -43,6 +42,8 @@ def _layer_pairs(layout: LayerLayout, plan: Plan, text_tokens: int, leading: int
         pairs += len(kind.query_heads) * (square + (text_tokens - first) * _keys(kind.phases, plan.grids, text_tokens))
     if not kept:
         return pairs
+    if layout.self_phases > 1:
+        return pairs + kept * plan.visual_tokens * _keys(layout.self_phases, plan.grids, text_tokens)
     if layout.window is None:
         length = plan.visual_tokens + text_tokens
         return pairs + kept * (length * (length + 1) // 2 if skipping else length * length)
@@ -55,4 +56,4 @@ def _layer_pairs(layout: LayerLayout, plan: Plan, text_tokens: int, leading: int
 def _keys(phases: int, grids: Sequence[Grid], text_tokens: int) -> int:
     if phases == TEXT_ONLY:
         return text_tokens
-    return text_tokens + max(sum(read_tokens(grids, phases, phase)) for phase in range(phases))
+    return text_tokens + largest_lattice(grids, phases)

@@ -120,6 +120,7 @@ def differing(lower: Plan, upper: Plan) -> list[Knob]:
             (index, knob)
             for knob, one, other in (
                 ("phases", -less.read_phases, -more.read_phases),
+                ("turns", -less.self_phases, -more.self_phases),
                 ("read", len(less.read_heads), len(more.read_heads)),
                 ("self", len(less.self_heads), len(more.self_heads)),
                 ("neurons", len(less.neurons), len(more.neurons)),

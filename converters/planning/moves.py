@@ -1,6 +1,6 @@
 """Moves: one knob of a layer, or of neighbouring layers, set to less. What the search tries, and how a plan changes by it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -11,12 +11,13 @@ from .ranks import Ranks
 
 SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.18, 0.125, 0.06, 0.0)
 WINDOWS = (5, 3)
-KNOBS = ("read", "self", "neurons", "freeze", "window", "phases")
+PHASES = {"phases": "read_phases", "turns": "self_phases"}
 
 
 @dataclass(frozen=True, order=True)
 class Move:
-    """`knob` of these layers set to `to`: KV heads that text reads, self heads, neurons, the window's side (0: none), read phases.
+    """`knob` of these layers set to `to`: KV heads that text reads (`read`), self heads, neurons, the window's side (0: none), read
+    phases (`phases`), self phases (`turns`); the last two of a window and self phases exclude each other.
 
     `freeze` empties self heads and neurons. Counts keep the best units by rank, or add the best of the others.
     """
@@ -42,9 +43,11 @@ def _changed(layer: LayerPlan, index: int, move: Move, ranks: Ranks, sizes: Size
     if move.knob == "neurons":
         return replace(layer, neurons=resized(layer.neurons, ranks.neurons[index], move.to))
     if move.knob == "window":
-        return replace(layer, window=move.to or None)
+        return replace(layer, window=move.to or None, self_phases=1)
     if move.knob == "phases":
         return replace(layer, read_phases=move.to)
+    if move.knob == "turns":
+        return replace(layer, self_phases=move.to, window=None if move.to > 1 else layer.window)
     return replace(layer, self_heads=(), neurons=())
 
 
@@ -104,11 +107,18 @@ def moves_down(plan: Plan, layers: tuple[int, ...]) -> Iterator[tuple[Move, ...]
     if any(stand["self"] for stand in stands.values()) and any(stand["neurons"] for stand in stands.values()):
         yield (Move(layers, "freeze"),)
     yield from _window_moves(plan, layers)
-    by_turns = [index for index in layers if plan.layers[index].kv_heads(sizes)[1] and plan.layers[index].read_phases < MAX_PHASES]
-    if by_turns:
-        phases = min(plan.layers[index].read_phases for index in by_turns)
-        lowest = tuple(index for index in by_turns if plan.layers[index].read_phases == phases)
-        yield tuple(Move(lowest, "phases", more) for more in range(phases + 1, MAX_PHASES + 1))
+    reading = [index for index in layers if plan.layers[index].kv_heads(sizes)[1]]
+    yield from _phase_moves({index: plan.layers[index].read_phases for index in reading}, "phases")
+    computing = [index for index in layers if plan.layers[index].self_heads]
+    yield from _phase_moves({index: plan.layers[index].self_phases for index in computing}, "turns")
+
+
+def _phase_moves(stands: Mapping[int, int], knob: str) -> Iterator[tuple[Move, ...]]:
+    """The layers that have the fewest phases have more."""
+    phases = min(stands.values(), default=MAX_PHASES)
+    if phases < MAX_PHASES:
+        lowest = tuple(index for index, stand in stands.items() if stand == phases)
+        yield tuple(Move(lowest, knob, more) for more in range(phases + 1, MAX_PHASES + 1))
 
 
 def _window_moves(plan: Plan, layers: tuple[int, ...]) -> Iterator[tuple[Move, ...]]:
@@ -150,9 +160,9 @@ def moves_up(plan: Plan, index: int) -> Iterator[Move]:
                 yield Move((index,), knob, count)
     if layer.window is not None and layer.self_heads:
         yield from (Move((index,), "window", side) for side in (*reversed(WINDOWS), 0) if side > layer.window or not side)
-    for phases in dict.fromkeys((layer.read_phases - 1, layer.read_phases * 3 // 4, layer.read_phases // 2)):
-        if phases:
-            yield Move((index,), "phases", phases)
+    for knob, field in PHASES.items():
+        now: int = getattr(layer, field)
+        yield from (Move((index,), knob, phases) for phases in dict.fromkeys((now - 1, now * 3 // 4, now // 2)) if phases)
 
 
 def exchanges(plan: Plan, index: int, ranks: Ranks) -> Iterator[tuple[str, Plan]]:

@@ -7,7 +7,7 @@ from math import floor
 
 from ..runtime.plan import Plan
 from .cost import dense_visual_flops
-from .moves import Move, counts, moved, units, visual_flops
+from .moves import PHASES, Move, counts, moved, units, visual_flops
 from .ranks import Ranks
 
 Knob = tuple[int, str]  # layer, name
@@ -24,7 +24,7 @@ def spent(plan: Plan, limit: int, ranks: Ranks, knobs: Iterable[Knob]) -> Plan:
     Where neurons cannot use it up, since nothing is read later or all of them are there, reading and self heads grow first.
     """
     neurons = [(layer, "neurons") for layer in _by_neurons(plan)]
-    others = [(layer, knob) for knob in ("phases", "read", "self") for layer in range(len(plan.layers))]
+    others = [(layer, knob) for knob in ("phases", "turns", "read", "self") for layer in range(len(plan.layers))]
     for layer, knob in (*knobs, *neurons, *others, *neurons):
         if is_spent(plan, limit):
             break
@@ -51,8 +51,8 @@ def _turned_up(plan: Plan, layer: int, knob: str, limit: int, ranks: Ranks) -> P
 
 def _settings(plan: Plan, layer: int, knob: str) -> range:
     """Settings above the current one, from cheap to dear."""
-    if knob == "phases":
-        return range(plan.layers[layer].read_phases - 1, 0, -1)
+    if knob in PHASES:
+        return range(getattr(plan.layers[layer], PHASES[knob]) - 1, 0, -1)
     if knob != "read" and layer >= plan.visual_depth - 1:
         return range(0)
     return range(counts(plan.layers[layer], plan.sizes)[knob] + 1, units(plan.sizes)[knob] + 1)

@@ -7,7 +7,7 @@ from statistics import median
 
 from ..runtime.plan import Plan
 from .descent import Pace, Prices, Step
-from .moves import Move, counts, exchanges, moved, moves_down, moves_up, visual_flops
+from .moves import PHASES, Move, counts, exchanges, moved, moves_down, moves_up, visual_flops
 from .ranks import Ranks
 from .remainder import is_spent, spent
 from .trial import Trials
@@ -73,10 +73,10 @@ def _values(plan: Plan, prices: Prices) -> Values:
     usual = median(prices.values()) if prices else 0.0
     values: Values = {}
     for layer, kept in enumerate(plan.layers):
-        stands = {**counts(kept, plan.sizes), "phases": kept.read_phases}
-        for knob in ("read", "self", "neurons", "phases", "window", "freeze"):
+        stands = {**counts(kept, plan.sizes), **{knob: getattr(kept, field) for knob, field in PHASES.items()}}
+        for knob in ("read", "self", "neurons", "phases", "turns", "window", "freeze"):
             known = {move.to: price for move, price in prices.items() if layer in move.layers and move.knob == knob}
-            below = [value for to, value in known.items() if (to > stands[knob] if knob == "phases" else to < stands.get(knob, 0))]
+            below = [value for to, value in known.items() if (to > stands[knob] if knob in PHASES else to < stands.get(knob, 0))]
             values["down", layer, knob] = min(below, default=min(known.values(), default=usual))
             values["up", layer, knob] = known.get(stands.get(knob, -1), usual)
         values |= {("exchange", layer, knob): HOPE for knob in ("self", "read")}

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .cache import TEXT_ONLY, Timeline
+from .cache import Timeline
 from .choice import fastest
 from .flex import block_mask, compiled
-from .layout import LayerLayout
+from .layout import TEXT_ONLY, LayerLayout
 from .pieces import in_place
 from .plan import Grid
 from .streams import Image, Streams
@@ -56,14 +56,13 @@ def head_kinds(layout: LayerLayout) -> tuple[HeadKind, ...]:
 @cache
 def _head_kinds(layout: LayerLayout) -> tuple[HeadKind, ...]:
     group = len(layout.query_order) // len(layout.kv_order)
-    held = [TEXT_ONLY] * len(layout.kv_order)
-    held[: layout.cached_whole] = [1] * layout.cached_whole
-    held[layout.own : layout.own + layout.read_only] = [layout.read_phases] * layout.read_only
+    held = [cut.phases for cut in layout.ranges for _ in range(cut.first, cut.last)]
+    held[layout.cached_own : layout.own] = [TEXT_ONLY] * (layout.own - layout.cached_own)
     kinds = []
     for phases, places in groupby(sorted(range(len(held)), key=lambda place: -held[place]), key=lambda place: held[place]):
         kv_heads = tuple(sorted(places))
         query_heads = tuple(kv_head * group + member for kv_head in kv_heads for member in range(group))
-        lattices = tuple(layout.phases[place - layout.own] for place in kv_heads) if phases > 1 else ()
+        lattices = tuple(layout.lattices[place] for place in kv_heads) if phases > 1 else ()
         kinds.append(HeadKind(phases, kv_heads, query_heads, lattices, tuple(layout.reads[head] for head in query_heads)))
     return tuple(kinds)
 
@@ -322,6 +321,24 @@ def full_attention(query: Tensor, key: Tensor, value: Tensor, slots: Tensor, key
         keys, values = (torch.cat([tensor[:, :, before], tensor[:, :, text]], 2) for tensor in (key, value))
         seen.append(attend(query[:, :, first:last], keys, values, (shown <= queries[:, :, first:last]) & (shown >= 0), scale))
     return torch.cat(seen, 2)
+
+
+def lattice_attention(
+    query: Tensor, key: Tensor, value: Tensor, slots: Tensor, key_slots: Tensor, lattices: Sequence[int], scale: float
+) -> Tensor:
+    """The same where the keys of each head are those of one lattice: `key_slots` `[batch, phases, keys]`, heads by `lattices`."""
+    queries = slots.where(slots >= 0, torch.iinfo(slots.dtype).max)[:, None, :, None]
+    shown = ((key_slots >= 0)[:, :, None], key_slots[:, :, None])
+    seen = []
+    for lattice, group in groupby(range(len(lattices)), key=lattices.__getitem__):
+        heads = list(group)
+        for first in range(0, query.shape[2], QUERY_BLOCK):
+            block = slice(first, first + QUERY_BLOCK)
+            mask = (shown[1][:, [lattice]] <= queries[:, :, block]) & shown[0][:, [lattice]]
+            queried, keys, values = (take(part, heads, 1) for part in (query[:, :, block], key, value))
+            seen.append(attend(queried, keys, values, mask, scale))
+    blocks = ceil(query.shape[2] / QUERY_BLOCK)
+    return torch.cat([torch.cat(seen[start : start + blocks], 2) for start in range(0, len(seen), blocks)], 1)
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, slots: Tensor, key_slots: Tensor, scale: float) -> Tensor:

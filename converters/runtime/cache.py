@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
+from .layout import TEXT_ONLY
 from .pieces import in_place
 
 ROOM = 64
 """Tokens that a rectangle has room for beyond those it holds, once it grows: it is copied once for as many."""
-
-TEXT_ONLY = 0
-"""Key of rectangles without visual tokens. Others have the number of read phases as key; 1 holds all visual tokens."""
 
 
 class Timeline:

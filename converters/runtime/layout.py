@@ -1,13 +1,29 @@
 """Kept first: the order of heads and neurons in a converted file, and what each layer's heads are for.
 
-KV heads come in the order *used by self heads and read*, *used by self heads only*, *read only, by phase*, *unread*; query
+KV heads come in the order *used by self heads and read*, *used by self heads only*, *read only*, *unread*, each by phase; query
 heads follow inside and with their groups; neurons that visual tokens compute come first. What visual tokens need is then a
 leading slice of the dense matrices, and the file stays a valid dense checkpoint of the same function.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from .plan import LayerPlan, Plan, Sizes
+
+TEXT_ONLY = 0
+"""In the place of a number of phases: a KV head that holds no visual token."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Neighbouring KV heads of a file, `first` to `last`, that hold the same visual tokens: those of one lattice of `phases`, all
+    where that is 1, none where it is TEXT_ONLY."""
+
+    first: int
+    last: int
+    phases: int
+    lattice: int
 
 
 @dataclass(frozen=True)
@@ -16,8 +32,9 @@ class LayerLayout:
 
     `kv_order[i]` is the dense KV head at place i of the file, and so on. Counts give the leading parts: `own_read` KV heads
     used by self heads and read, `own` of these and the self-only ones, `read_only` heads after them, the rest unread.
-    `phases[i]` is the lattice of the i-th read-only KV head of the file. `reads[h]` and `computes[h]` tell for the query head
-    at place h of the file whether text reads visual tokens in it and whether visual tokens compute it.
+    `lattices[i]` is the lattice of KV head i of the file, one of `self_phases` where self heads use it, of `read_phases` where it
+    is read only. `reads[h]` and `computes[h]` tell for the query head at place h of the file whether text reads visual tokens in
+    it and whether visual tokens compute it. `ranges` are the KV heads, cut where what they hold changes.
     """
 
     kv_order: tuple[int, ...]
@@ -26,17 +43,23 @@ class LayerLayout:
     own_read: int
     own: int
     read_only: int
-    phases: tuple[int, ...]
+    lattices: tuple[int, ...]
+    ranges: tuple[Range, ...]
     reads: tuple[bool, ...]
     computes: tuple[bool, ...]
     neurons: int
     window: int | None
     read_phases: int
+    self_phases: int
 
     @property
-    def cached_whole(self) -> int:
-        """Leading KV heads that keep K and V of all visual tokens in the cache (unwindowed ones: a later image sees them)."""
+    def cached_own(self) -> int:
+        """Leading KV heads of self heads that keep K and V of visual tokens in the cache (unwindowed ones: a later image sees them)."""
         return self.own if self.window is None else self.own_read
+
+    def first(self, phases: int) -> int:
+        """The first KV head that holds one lattice of so many."""
+        return next(part.first for part in self.ranges if part.phases == phases)
 
     @property
     def updates(self) -> bool:
@@ -44,9 +67,13 @@ class LayerLayout:
         return self.own > 0 or self.neurons > 0
 
 
-def read_only_phases(layer: LayerPlan, index: int, sizes: Sizes) -> dict[int, int]:
-    """The lattice of each read-only KV head of layer `index`, in ascending order of the dense model's heads."""
-    return {head: (index + place) % layer.read_phases for place, head in enumerate(layer.kv_heads(sizes)[1])}
+def lattices(layer: LayerPlan, index: int, sizes: Sizes) -> tuple[dict[int, int], dict[int, int]]:
+    """The lattice of each KV head of layer `index` that self heads use, and of each read-only one, in ascending order of the dense
+    model's heads."""
+    own, read_only = layer.kv_heads(sizes)
+    by_turns = ((own, layer.self_phases), (read_only, layer.read_phases))
+    first, second = ({head: (index + place) % phases for place, head in enumerate(heads)} for heads, phases in by_turns)
+    return first, second
 
 
 def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
@@ -54,10 +81,10 @@ def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
     own, read_only = layer.kv_heads(sizes)
     reads, computes = set(layer.read_heads), set(layer.self_heads)
     read_groups = {head // sizes.group for head in reads}
-    own_read = [head for head in own if head in read_groups]
-    phase = read_only_phases(layer, index, sizes)
-    by_phase = sorted(read_only, key=lambda head: (phase[head], head))
-    first = own_read + [head for head in own if head not in read_groups] + by_phase
+    own_lattice, read_lattice = lattices(layer, index, sizes)
+    lattice = own_lattice | read_lattice
+    by_lattice = sorted(own, key=lambda head: (head not in read_groups, lattice[head], head))
+    first = by_lattice + sorted(read_only, key=lambda head: (lattice[head], head))
     kv_order = first + [head for head in range(sizes.num_key_value_heads) if head not in set(first)]
     query_order = [
         head
@@ -67,22 +94,32 @@ def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
             key=lambda head: (head not in computes, head not in reads, head),
         )
     ]
+    unread = len(kv_order) - len(first)
+    held = [layer.self_phases] * len(own) + [layer.read_phases] * len(read_only) + [TEXT_ONLY] * unread
     kept = set(layer.neurons)
     neuron_order = list(layer.neurons) + [neuron for neuron in range(sizes.intermediate_size) if neuron not in kept]
     return LayerLayout(
         kv_order=tuple(kv_order),
         query_order=tuple(query_order),
         neuron_order=tuple(neuron_order),
-        own_read=len(own_read),
+        own_read=sum(head in read_groups for head in own),
         own=len(own),
-        read_only=len(by_phase),
-        phases=tuple(phase[head] for head in by_phase),
+        read_only=len(read_only),
+        lattices=tuple(lattice[head] for head in first),
+        ranges=tuple(_ranges(held, [*(lattice[head] for head in first), *[0] * len(held)])),
         reads=tuple(head in reads for head in query_order),
         computes=tuple(head in computes for head in query_order),
         neurons=len(layer.neurons),
         window=layer.window,
         read_phases=layer.read_phases,
+        self_phases=layer.self_phases,
     )
+
+
+def _ranges(held: Sequence[int], lattice: Sequence[int]) -> Iterator[Range]:
+    for (phases, turn), group in groupby(range(len(held)), key=lambda place: (held[place], lattice[place])):
+        places = list(group)
+        yield Range(places[0], places[-1] + 1, phases, turn)
 
 
 def layouts(plan: Plan) -> tuple[LayerLayout, ...]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from .lattice import MAX_PHASES
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, SCHEMA)  # a plan of schema 1 has no `self_phases`: all of them are 1
 LOCALITIES = ("causal", "symmetric")
 
 
@@ -56,7 +57,8 @@ class LayerPlan:
 
     `read_heads`: query heads in which text sees visual keys. `self_heads`: query heads that visual tokens compute for
     themselves. `neurons`: FFN neurons computed for visual tokens. `window`: odd side of the square of grid neighbours that a
-    visual query sees, None for all. `read_phases`: lattices that read-only KV heads take in turns.
+    visual query sees, None for all. `read_phases`: lattices that read-only KV heads take in turns; `self_phases`: the same for the
+    KV heads of self heads, whose K and V then exist for one lattice only, for text and visual queries alike.
     """
 
     read_heads: tuple[int, ...]
@@ -64,9 +66,10 @@ class LayerPlan:
     neurons: tuple[int, ...]
     window: int | None = None
     read_phases: int = 1
+    self_phases: int = 1
 
     def kv_heads(self, sizes: Sizes) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """KV heads that self heads need (K and V of all visual tokens), and those that text alone reads (by turns)."""
+        """KV heads that self heads need, and those that text alone reads."""
         own = sorted({head // sizes.group for head in self.self_heads})
         read = {head // sizes.group for head in self.read_heads}
         return tuple(own), tuple(sorted(read - set(own)))
@@ -102,8 +105,8 @@ def dense_plan(sizes: Sizes, grids: tuple[Grid, ...]) -> Plan:
 def normalise(plan: Plan) -> Plan:
     """The same function, written without updates that nobody reads, so that equal functions have equal plans.
 
-    From layer `visual_depth - 1` on visual tokens need K and V only. A layer without self heads has no window, one without
-    read-only KV heads has one phase; a locality without a window anywhere is causal.
+    From layer `visual_depth - 1` on visual tokens need K and V only. A layer without self heads has no window and one self phase,
+    one without read-only KV heads one read phase; a locality without a window anywhere is causal.
     """
     depth = plan.visual_depth
     layers = []
@@ -111,7 +114,7 @@ def normalise(plan: Plan) -> Plan:
         if index >= depth - 1:
             layer = replace(layer, self_heads=(), neurons=())
         if not layer.self_heads:
-            layer = replace(layer, window=None)
+            layer = replace(layer, window=None, self_phases=1)
         if not layer.kv_heads(plan.sizes)[1]:
             layer = replace(layer, read_phases=1)
         layers.append(layer)
@@ -145,8 +148,13 @@ def validate(plan: Plan) -> Plan:
                 raise PlanError(f"layer {index}: {name} must be sorted, unique and within 0..{limit - 1}")
         if layer.window is not None and (layer.window < 1 or layer.window % 2 == 0):
             raise PlanError(f"layer {index}: window is {layer.window}, not an odd number of at least 1")
-        if not 1 <= layer.read_phases <= MAX_PHASES:
-            raise PlanError(f"layer {index}: read_phases is {layer.read_phases}, not within 1..{MAX_PHASES}")
+        for name, phases in (("read_phases", layer.read_phases), ("self_phases", layer.self_phases)):
+            if not 1 <= phases <= MAX_PHASES:
+                raise PlanError(f"layer {index}: {name} is {phases}, not within 1..{MAX_PHASES}")
+        if layer.window is not None and layer.self_phases > 1:
+            raise PlanError(
+                f"layer {index}: self_phases is {layer.self_phases} beside a window of {layer.window}, which needs all neighbours"
+            )
     return plan
 
 
@@ -188,6 +196,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
                 "neurons": ranges(layer.neurons),
                 "window": layer.window,
                 "read_phases": layer.read_phases,
+                "self_phases": layer.self_phases,
             }
             for layer in plan.layers
         ],
@@ -198,16 +207,16 @@ def from_json(data: Any) -> Plan:
     """Read and validate a plan. Raises PlanError for a newer schema, an unknown or missing key, or impossible values."""
     if not isinstance(data, dict) or "schema" not in data:
         raise PlanError("this is not a plan: it has no schema")
-    if data["schema"] != SCHEMA:
-        raise PlanError(f"the plan's schema is {data['schema']!r}, this version reads {SCHEMA}")
+    if data["schema"] not in READABLE:
+        raise PlanError(f"the plan's schema is {data['schema']!r}, this version reads {' and '.join(map(str, READABLE))}")
     _exactly(data, {"schema", "sizes", "grids", "locality", "window_frames", "layers"}, "the plan")
     _exactly(data["sizes"], {field.name for field in fields(Sizes)}, "the plan's sizes")
-    layer_keys = {field.name for field in fields(LayerPlan)}
+    layer_keys = {field.name for field in fields(LayerPlan)} - ({"self_phases"} if data["schema"] == 1 else set())
     layers = []
     for index, layer in enumerate(data["layers"]):
         _exactly(layer, layer_keys, f"layer {index}")
         kept = {name: indices(layer[name]) for name in ("read_heads", "self_heads", "neurons")}
-        layers.append(LayerPlan(**kept, window=layer["window"], read_phases=layer["read_phases"]))
+        layers.append(LayerPlan(**kept, window=layer["window"], read_phases=layer["read_phases"], self_phases=layer.get("self_phases", 1)))
     try:
         grids = tuple(Grid(*grid) for grid in data["grids"])
         plan = Plan(Sizes(**data["sizes"]), tuple(layers), grids, data["locality"], data["window_frames"])

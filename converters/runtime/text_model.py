@@ -24,15 +24,16 @@ from .attention import (
     causal_attention,
     full_attention,
     head_kinds,
+    lattice_attention,
     leading_text,
     rotate,
     take,
     text_attention,
     windowed_attention,
 )
-from .cache import TEXT_ONLY, SparseLayer, Timeline, sparse_layers
+from .cache import SparseLayer, Timeline, sparse_layers
 from .choice import choices
-from .layout import LayerLayout, layouts
+from .layout import TEXT_ONLY, LayerLayout, layouts
 from .pieces import by_pieces, in_place
 from .plan import Plan
 from .products import added, product
@@ -165,7 +166,7 @@ class Projections:
 class Shared:
     """One product: rows `[batch * visual; batch * text, hidden]` and their rotary embedding, for KV heads `first` to `last`.
 
-    `visual` rows of each sample, 0 for text alone, in a rectangle of `width`. The first of a layer with self heads holds them all.
+    `visual` rows of each sample, 0 for text alone, in a rectangle of `width`.
     """
 
     rows: Tensor
@@ -388,11 +389,16 @@ class SparseTextModel(nn.Module):
         text = layer.input_layernorm(call.text)
         keys: list[Projected] = []
         values: list[Projected] = []
+        queries, own_queries = None, None
+        if layout.self_phases > 1 and call.visual is not None:  # no KV head takes all visual rows
+            rows = call.normalised(layer.input_layernorm, text)
+            queries, own_queries = _queries(parts.query, layout, rows, text, call, size)
         for part in _shared_rows(layer.input_layernorm, layout, call, text):
-            if not keys:
-                queries, own_queries = _queries(parts.query, layout, part, text, call, size)
+            if queries is None:
+                queries, own_queries = _queries(parts.query, layout, part.rows, text, call, size)
             keys.append(_projected(part, parts.key, call.batch, size, turned=True))
             values.append(_projected(part, parts.value, call.batch, size))
+        assert queries is not None
         kinds = head_kinds(layout)
         held = {kind.phases: cached.extend(kind.phases, _rectangle(kind, keys), _rectangle(kind, values)) for kind in kinds}
         seen = [text_attention(take(queries, kind.query_heads, 1), *held[kind.phases], kind, call.masks, scale) for kind in kinds]
@@ -420,6 +426,10 @@ class SparseTextModel(nn.Module):
         assert call.streams is not None
         group = len(layout.query_order) // len(layout.kv_order)
         shared = [head // group for head, computes in enumerate(layout.computes) if computes]
+        if layout.self_phases > 1:
+            held_keys, held_values = (take(tensor, shared, 1) for tensor in held[layout.self_phases])
+            lattices, key_slots = [layout.lattices[head] for head in shared], call.timeline.all_slots(layout.self_phases)
+            return lattice_attention(queries, held_keys, held_values, call.streams.visual_slots, key_slots, lattices, scale)
         if layout.window is None:
             held_keys, held_values = (take(tensor, shared, 1) for tensor in held[1])
             key_slots, visual_slots = call.timeline.all_slots(1)[:, 0], call.streams.visual_slots
@@ -492,21 +502,17 @@ def _shared_rows(norm: Any, layout: LayerLayout, call: Call, text: Tensor) -> It
 
     Each one's rows are good until the next is asked for.
     """
-    done = layout.own + (layout.read_only if layout.read_phases == 1 else 0)
     if call.visual is None or call.streams is None:
         yield Shared(text, call.text_rotary, 0, len(layout.kv_order))
         return
-    if done:
-        count = len(call.visual) // call.batch
-        yield Shared(call.normalised(norm, text), call.rotary(), 0, done, count, count)
-    while done < layout.own + layout.read_only:
-        phases, phase = layout.read_phases, layout.phases[done - layout.own]
-        last = done + layout.phases.count(phase)
-        count, width = call.streams.phase_size(phases, phase), call.streams.by_phase(phases)[0].shape[-1]
-        yield Shared(call.normalised(norm, text, phases, phase), call.rotary(phases, phase), done, last, count, width)
-        done = last
-    if done < len(layout.kv_order):
-        yield Shared(text, call.text_rotary, done, len(layout.kv_order))
+    for part in layout.ranges:
+        if part.phases == TEXT_ONLY:
+            yield Shared(text, call.text_rotary, part.first, part.last)
+            continue
+        rows, rotary = call.normalised(norm, text, part.phases, part.lattice), call.rotary(part.phases, part.lattice)
+        count = (len(rows) - len(text)) // call.batch
+        width = count if part.phases == 1 else call.streams.by_phase(part.phases)[0].shape[-1]
+        yield Shared(rows, rotary, part.first, part.last, count, width)
 
 
 def _projected(part: Shared, projection: Any, batch: int, size: int, turned: bool = False) -> Projected:
@@ -546,17 +552,20 @@ def _within(part: Shared, heads: tuple[int, ...]) -> list[int]:
     return [head - part.first for head in heads if part.first <= head < part.last]
 
 
-def _queries(projection: Any, layout: LayerLayout, shared: Shared, text: Tensor, call: Call, size: int) -> tuple[Tensor, Tensor | None]:
-    """Queries of text rows in the file's head order, and of visual rows in the kept order (None without self heads)."""
-    kept, count = sum(layout.computes) * size, len(shared.rows) - len(text)
-    if not kept or not count:
+def _queries(projection: Any, layout: LayerLayout, rows: Tensor, text: Tensor, call: Call, size: int) -> tuple[Tensor, Tensor | None]:
+    """Queries of text rows in the file's head order, and of visual rows in the kept order (None without self heads).
+
+    Where there are self heads, `rows` are all visual ones, then the text.
+    """
+    kept, count = sum(layout.computes) * size, len(rows) - len(text)
+    if not kept or call.visual is None:
         return _turned(_linear(text, projection), call.text_rotary, call.batch, size), None
     if isinstance(projection, SplitLinear):
         kept_bias, rest_bias = projection.biases()
-        both, rest = product(shared.rows, projection.kept, kept_bias), product(text, projection.rest, rest_bias)
+        both, rest = product(rows, projection.kept, kept_bias), product(text, projection.rest, rest_bias)
         text_queries = torch.cat([both[count:], rest], -1)[:, projection.places(text.device)]
     else:
-        both = _linear(shared.rows, projection, 0, kept)
+        both = _linear(rows, projection, 0, kept)
         text_queries = torch.cat([both[count:], _linear(text, projection, kept)], -1)
     assert call.visual_rotary is not None
     return (
