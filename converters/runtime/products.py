@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from .choice import fastest
@@ -35,6 +35,13 @@ def added(total: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None = Non
         return total.add_(product(rows, weight, bias).contiguous())
     torch.addmm(total, rows, weight.t(), out=total)
     return total if bias is None else total.add_(bias)
+
+
+class Head(nn.Linear):
+    """The matrix that makes logits, which is as large as a layer where a single row goes through it."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return product(rows.flatten(0, -2), self.weight, self.bias).view(*rows.shape[:-1], -1)
 
 
 def _has_ways(rows: Tensor, weight: Tensor) -> bool:
