@@ -1,4 +1,4 @@
-"""Products in blocks of the weight against plain ones."""
+"""Every way of a product, and a model whose products go by it, against the plain one."""
 
 from collections.abc import Callable
 from time import sleep
@@ -12,33 +12,48 @@ from torch.nn import functional
 
 from converters.families import Layer
 from converters.reference import masked_logits
-from converters.runtime import choice, products
+from converters.runtime import choice, pieces, products
 from converters.runtime.modeling_yopo_llava import YopoLlavaConfig, YopoLlavaForConditionalGeneration
 from converters.runtime.plan import Grid
 
 
-@pytest.fixture
-def blocks_of_two_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "BLOCK_BYTES", 2 * 64 * 4)
-    monkeypatch.setattr(products, "BLOCKED_ROWS", range(2, 1000))
-    monkeypatch.setattr(products, "blocks_are_faster", lambda rows: True)
+@pytest.fixture(params=products.WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if "oneDNN" in request.param and not torch.backends.mkldnn.is_available():
+        pytest.skip("PyTorch was built without oneDNN")
+    monkeypatch.setattr(products, "LARGE_BYTES", 1)
+    monkeypatch.setattr(products, "_way", lambda rows, weight: request.param)
+    monkeypatch.setattr(pieces, "ROWS", 3)
+    return str(request.param)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 7)])
-def test_blocks_are_the_product(bias: torch.Tensor | None, blocks_of_two_rows: None) -> None:
+def test_every_way_is_the_product(way: str, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    rows, weight = torch.randn(5, 64), torch.randn(7, 64)  # the last block has one row
-    with torch.inference_mode():
-        assert products._may_be_blocked(rows, weight)
-        torch.testing.assert_close(products.product(rows, weight, bias), functional.linear(rows, weight, bias))
-    assert not products._may_be_blocked(rows, weight), "no gradient flows through blocks"
-    with torch.inference_mode():
-        assert not products._may_be_blocked(rows[:1], weight)
-        assert not products._may_be_blocked(rows[None], weight)
+    wide, weight = torch.randn(5, 70, dtype=dtype), torch.randn(7, 64, dtype=dtype)
+    bias = bias if bias is None else bias.to(dtype)
+    for rows in (wide[:, :64].contiguous(), wide[:, 6:], wide[:, 6:].t().contiguous().t(), wide[:1, :64]):
+        expected = functional.linear(rows, weight, bias)
+        with torch.inference_mode():
+            assert products._has_ways(rows, weight)
+            torch.testing.assert_close(products.product(rows, weight, bias), expected)
+            total = torch.ones(len(rows), 7, dtype=dtype)
+            assert products.added(total, rows, weight, bias) is total
+            torch.testing.assert_close(total, 1 + expected, atol=1e-2 if dtype == torch.bfloat16 else 1e-5, rtol=1e-2)
+    assert not products._has_ways(wide, weight), "gradients flow through plain products"
+
+
+def test_many_rows_are_added_in_place() -> None:
+    torch.manual_seed(0)
+    rows, weight, bias, total = torch.randn(5, 8), torch.randn(7, 8), torch.randn(7), torch.randn(5, 7)
+    expected = total + functional.linear(rows, weight, bias)
+    assert products.added(total, rows, weight, bias) is total
+    torch.testing.assert_close(total, expected)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_model_in_blocks_is_the_masked_reference(seed: int, blocks_of_two_rows: None) -> None:
+def test_a_model_by_every_way_is_the_masked_reference(seed: int, way: str) -> None:
     model, config = tiny_llava(layers=4, heads=8, kv_heads=4, hidden=64, attention_bias=seed == 0)
     plan = random_plan(sizes_of(config), seed, (Grid(4, 4),))
     own = permuted(model, plan, YopoLlavaConfig, YopoLlavaForConditionalGeneration, Layer())
@@ -46,6 +61,14 @@ def test_a_model_in_blocks_is_the_masked_reference(seed: int, blocks_of_two_rows
     rows = inputs["attention_mask"].bool() & (inputs["input_ids"] != config.image_token_id)
     with torch.inference_mode():
         torch.testing.assert_close(own(**inputs).logits[rows], masked_logits(model, inputs, plan)[rows], atol=1e-4, rtol=0)
+
+
+def test_pieces_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "ROWS", 3)
+    one, other = torch.randn(7, 2), torch.randn(7, 1)
+    for context in (torch.inference_mode, torch.enable_grad):
+        with context():
+            assert pieces.by_pieces(torch.add, one, other).equal(one + other)
 
 
 def test_the_fastest_way_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,8 +84,11 @@ def test_the_fastest_way_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert choice.choices() == "a sum: short"
 
 
-def test_the_probe_compares_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ways_are_compared_on_the_first_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "CHOICES", {})
-    monkeypatch.setattr(products, "PROBES", {"few rows": (2, 3), "many rows": (2, 3)})
-    assert products.blocks_are_faster(torch.ones(16, 8)) == choice.choices().endswith("blocks of the weight")
-    assert choice.CHOICES.keys() == {f"products of few rows (float32, {torch.get_num_threads()} threads)"}
+    monkeypatch.setattr(products, "LARGE_BYTES", 1)
+    with torch.inference_mode():
+        for count in (16, 1, 20):
+            products.product(torch.ones(count, 8), torch.ones(4, 8))
+    threads = f"(float32, {torch.get_num_threads()} threads)"
+    assert choice.CHOICES.keys() == {f"products of few rows {threads}", f"products of one row {threads}"}

@@ -182,7 +182,7 @@ def test_flop_counter_finds_the_predicted_flops(seed: int) -> None:
     linear = sum(flops for operator, flops in counts.items() if "bmm" not in str(operator))
     attention = sum(flops for operator, flops in counts.items() if "bmm" in str(operator)) - rotary.get_total_flops()
     assert linear == linear_flops(plan, 8)
-    assert attention == attention_flops(plan, 8)
+    assert attention == attention_flops(plan, 8, leading=3)
     assert linear - linear_flops(plan, 0) == linear_flops(dense_plan(plan.sizes, plan.grids), 8) - linear_flops(
         dense_plan(plan.sizes, plan.grids), 0
     )

@@ -64,7 +64,7 @@ def pruned_work(plan: Plan, text: int, batch: int, vocabulary: int, element: int
     """A prefill of `batch` prompts under the plan: text and visual rows share the kept part of every weight."""
     plan = normalise(plan)
     products = [product for layout in layouts(plan) for product in _layer(layout, plan, batch, text) if product.rows and product.outer]
-    attention = batch * attention_flops(plan, text, skipping=True)
+    attention = batch * attention_flops(plan, text, leading=text // 2, skipping=True)
     held = batch * (kv_cache_bytes(plan, plan.grids, text, element) + 2 * element * text * _width(plan.sizes) * len(plan.layers))
     return Work((*products, Product(batch, plan.sizes.hidden_size, vocabulary)), attention, held, element)
 

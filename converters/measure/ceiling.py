@@ -6,7 +6,6 @@ from time import perf_counter
 
 import torch
 
-from ..runtime.products import blocked
 from .clock import synchroniser
 
 READ_BYTES = 1 << 29  # beyond any cache
@@ -29,7 +28,7 @@ class Ceiling:
 def measure_ceiling(device: torch.device, dtype: torch.dtype, rows: int, inner: int, outer: int) -> Ceiling:
     """The ceiling with the process's threads: the best rate of any of a model's products, and of a square one that caches hold.
 
-    `rows` by `inner` and `outer` are those of its feed-forward; on a CPU products also run in blocks of the weight, as they may in
+    `rows` by `inner` and `outer` are those of its feed-forward; on a CPU products are also tried with the weight first, as they may run in
     the runtime.
     """
     shapes = ((rows, inner, outer), (rows, outer, inner), (CACHED, CACHED, CACHED))
@@ -46,7 +45,7 @@ def _rate(device: torch.device, dtype: torch.dtype, rows: int, inner: int, outer
     left, right = (torch.randn(shape, device=device).to(dtype) for shape in ((rows, inner), (outer, inner)))
     ways = [lambda: torch.nn.functional.linear(left, right)]
     if device.type == "cpu":
-        ways.append(lambda: blocked(left, right))
+        ways.append(lambda: torch.mm(right, left.t()))
     return 2 * rows * inner * outer / min(_best(way, device) for way in ways)
 
 

@@ -113,7 +113,7 @@ def _share(model: Any, source: Any) -> None:
             setattr(model.model, name, module)
     model.model.language_model.load_state_dict(source.model.language_model.state_dict(), assign=True)
     model.model.language_model.rotary_emb = source.model.language_model.rotary_emb
-    model.lm_head = source.lm_head
+    model.lm_head.load_state_dict(source.lm_head.state_dict(), assign=True)
     model.generation_config = source.generation_config
 
 

@@ -22,19 +22,24 @@ def linear_flops(plan: Plan, text_tokens: int) -> int:
     return text + sum(cost.projections + cost.ffn for cost in costs)
 
 
-def attention_flops(plan: Plan, text_tokens: int, skipping: bool = False) -> int:
+def attention_flops(plan: Plan, text_tokens: int, leading: int = 0, skipping: bool = False) -> int:
     """FLOPs of all attention rectangles, text and visual, of one prompt with the plan's reference grids.
 
-    The FLOP counter takes a causal square as a whole; a kernel that is `skipping` computes half of it.
+    `leading` of the text tokens come before the first visual one and are a square of their own where text reads. The FLOP counter
+    takes a causal square as a whole; a kernel that is `skipping` computes half of it.
     """
     plan = normalise(plan)
-    return sum(_layer_pairs(layout, plan, text_tokens, skipping) for layout in layouts(plan)) * 2 * 2 * plan.sizes.head_dim
+    pairs = (_layer_pairs(layout, plan, text_tokens, leading, skipping) for layout in layouts(plan))
+    return sum(pairs) * 2 * 2 * plan.sizes.head_dim
 
 
-def _layer_pairs(layout: LayerLayout, plan: Plan, text_tokens: int, skipping: bool) -> int:
+def _layer_pairs(layout: LayerLayout, plan: Plan, text_tokens: int, leading: int, skipping: bool) -> int:
     """(query, key) pairs of one layer's rectangles, summed over query heads."""
-    kept = sum(layout.computes)
-    pairs = sum(len(kind.query_heads) * text_tokens * _keys(kind.phases, plan.grids, text_tokens) for kind in head_kinds(layout))
+    kept, pairs = sum(layout.computes), 0
+    for kind in head_kinds(layout):
+        first = leading if kind.phases != TEXT_ONLY and leading < text_tokens else 0
+        square = first * (first + 1) // 2 if skipping else first * first
+        pairs += len(kind.query_heads) * (square + (text_tokens - first) * _keys(kind.phases, plan.grids, text_tokens))
     if not kept:
         return pairs
     if layout.self_phases > 1:

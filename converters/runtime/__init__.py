@@ -10,6 +10,7 @@ RUNTIME_FILES = (
     "flex.py",
     "attention.py",
     "choice.py",
+    "pieces.py",
     "products.py",
     "split_linear.py",
     "text_model.py",

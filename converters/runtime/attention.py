@@ -18,11 +18,15 @@ from .cache import Timeline
 from .choice import fastest
 from .flex import block_mask, compiled
 from .layout import TEXT_ONLY, LayerLayout
+from .pieces import in_place
 from .plan import Grid
 from .streams import Image, Streams
 
-STRIP_ROWS, STRIP_COLUMNS = 4, 16
-"""Grid rows and, at most, columns whose queries are computed together under a window."""
+STRIP_ROWS, STRIP_COLUMNS = 8, 24
+"""Grid rows and, at most, columns whose queries are computed together under a window: as many as a kernel takes for a block."""
+
+STRIP_BYTES = 1 << 23
+"""Keys that are laid out for strips at a time."""
 
 QUERY_BLOCK = 1024
 """Visual queries that are computed together without a window."""
@@ -73,16 +77,14 @@ def take(tensor: Tensor, places: Sequence[int], dim: int) -> Tensor:
 
 
 def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary embedding of `[batch, heads, rows, head_dim]` by `[batch, rows, size]` or `[batch, heads, rows, size]`.
+    """Rotary embedding of `[rows, heads, head_dim]` by `[rows, 1, size]`.
 
     Where `size` is less than head_dim, the first elements turn.
     """
-    if cosine.dim() == 3:
-        cosine, sine = cosine[:, None], sine[:, None]
     size = cosine.shape[-1]
     turning, rest = heads[..., :size], heads[..., size:]
     first, second = turning.chunk(2, -1)
-    turned = turning * cosine + torch.cat([-second, first], -1) * sine
+    turned = (turning * cosine).add_(torch.cat([-second, first], -1).mul_(sine))
     return turned if size == heads.shape[-1] else torch.cat([turned, rest], -1)
 
 
@@ -93,10 +95,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
 
 
 class TextMasks:
-    """Masks of one call's text queries; layers of the same shape share them."""
+    """Masks of one call's text queries; layers of the same shape share them.
 
-    def __init__(self, timeline: Timeline, slots: Tensor, causal: bool) -> None:
-        self.timeline, self.slots, self.causal = timeline, slots, causal
+    The `leading` queries of every sample stand before all that is visual, in the call and the cache.
+    """
+
+    def __init__(self, timeline: Timeline, slots: Tensor, causal: bool, leading: int = 0) -> None:
+        self.timeline, self.slots, self.causal, self.leading = timeline, slots, causal, leading
         self._visible: dict[int, Tensor | None] = {}
         self._masks: dict[HeadKind, Tensor | None] = {}
 
@@ -110,16 +115,38 @@ class TextMasks:
 
     def _mask(self, kind: HeadKind) -> Tensor | None:
         if kind.phases not in self._visible:
-            self._visible[kind.phases] = self.timeline.visible(kind.phases, self.slots)
+            self._visible[kind.phases] = _shared(self.timeline.visible(kind.phases, self.slots))
         mask = self._visible[kind.phases]
         group = len(kind.query_heads) // len(kind.kv_heads)
-        if mask is not None and kind.lattices:
+        if mask is not None and mask.shape[1] > 1:
             mask = take(mask, [lattice for lattice in kind.lattices for _ in range(group)], 1)
         if kind.phases == TEXT_ONLY or all(kind.reads):
             return mask
         reads = torch.tensor(kind.reads, device=self.slots.device)[:, None, None]
         allowed = (reads | self.timeline.text_columns(kind.phases))[None]
         return allowed if mask is None else mask & allowed
+
+
+def text_attention(query: Tensor, key: Tensor, value: Tensor, kind: HeadKind, masks: TextMasks, scale: float) -> Tensor:
+    """Text queries of one kind of KV head. Those before all that is visual are not shown it."""
+    mask, leading, text = masks.of(kind), masks.leading, query.shape[2]
+    if mask is None or kind.phases == TEXT_ONLY or not leading:
+        return attend(query, key, value, mask, scale, masks.causal)
+    first = slice(key.shape[2] - text, key.shape[2] - text + leading)
+    before = attend(query[:, :, :leading], key[:, :, first], value[:, :, first], None, scale, causal=True)
+    return torch.cat([before, attend(query[:, :, leading:], key, value, mask[:, :, leading:], scale)], 2)
+
+
+def leading_text(streams: Streams, seen: int) -> int:
+    """Text rows that in every sample come before all that is visual; none where anything is cached, or where none would be left."""
+    first = streams.visual_slots.where(streams.visual_slots >= 0, torch.iinfo(streams.visual_slots.dtype).max).amin(1, keepdim=True)
+    rows = int(((streams.text_slots >= 0) & (streams.text_slots < first)).sum(1).min())
+    return rows if not seen and rows < streams.text_slots.shape[1] else 0
+
+
+def _shared(mask: Tensor | None) -> Tensor | None:
+    """One lattice's mask for all of them where they are equal: where no text stands inside a picture, and lattices are of one size."""
+    return mask[:, :1] if mask is not None and mask.shape[1] > 1 and bool((mask == mask[:, :1]).all()) else mask
 
 
 def earlier_text(images: Sequence[Image], streams: Streams, slots: Tensor) -> Tensor:
@@ -245,36 +272,37 @@ def in_strips(
 
     All images of one grid go together: queries `[images * strips, heads, rows, head_dim]` against the keys of text and reach.
     """
-    out = torch.zeros_like(query)
+    (batch, heads, rows, size), text, device = query.shape, text_slots.shape[1], query.device
+    queries, keys, values = _flat(query), torch.cat([_flat(key), _flat(text_key)]), torch.cat([_flat(value), _flat(text_value)])
+    out = query.new_zeros(batch * rows, heads, size)
     for grid, images in streams.grids.items():
         cut = strips(grid, rule.window, rule.locality, rule.window_frames)
-        count, rows = cut.queries.shape
-        sample = torch.tensor([image.sample for image in images], device=query.device)
-        start = torch.tensor([image.start for image in images], device=query.device)[:, None, None]
-        queries, keys = start + cut.queries.to(query.device), start + cut.keys.to(query.device)
-        before = earlier_text(images, streams, text_slots)[:, None, None].expand(-1, count, rows, -1)
-        mask = torch.cat([before, cut.mask.to(query.device).expand(len(images), -1, -1, -1)], -1).flatten(0, 1)
-        seen = attend(
-            _blocks(query, sample, queries),
-            torch.cat([_repeated(text_key, sample, count), _blocks(key, sample, keys)], 2),
-            torch.cat([_repeated(text_value, sample, count), _blocks(value, sample, keys)], 2),
-            mask[:, None],
-            scale,
-        )
-        rows_of_images = seen.transpose(1, 2).unflatten(0, (len(images), count)).flatten(1, 2)
-        tokens = torch.arange(grid.tokens, device=query.device)
-        out[sample[:, None], :, start[:, :, 0] + tokens] = rows_of_images[:, cut.places.to(query.device)]
-    return out
+        sample = torch.tensor([image.sample for image in images], device=device)[:, None, None]
+        first = sample * rows + torch.tensor([image.start for image in images], device=device)[:, None, None]
+        texts = (batch * rows + sample * text + torch.arange(text, device=device)).expand(-1, len(cut.keys), -1)
+        before = earlier_text(images, streams, text_slots)[:, None, None].expand(-1, *cut.queries.shape, -1)
+        mask = torch.cat([before, cut.mask.to(device).expand(len(images), -1, -1, -1)], -1).flatten(0, 1)
+        asking, reach = first + cut.queries.to(device), torch.cat([texts, first + cut.keys.to(device)], -1)
+        together = max(1, STRIP_BYTES // (mask.shape[-1] * heads * size * key.itemsize)) if in_place() else len(mask)
+        parts = zip(asking.flatten(0, 1).split(together), reach.flatten(0, 1).split(together), mask.split(together), strict=True)
+        seen = [
+            attend(_blocks(queries, asks), _blocks(keys, reaches), _blocks(values, reaches), shown[:, None], scale).transpose(1, 2)
+            for asks, reaches, shown in parts
+        ]
+        place = torch.arange(len(images), device=device)[:, None] * cut.queries.numel() + cut.places.to(device)
+        token = first[:, :, 0] + torch.arange(grid.tokens, device=device)
+        out.index_copy_(0, token.flatten(), torch.cat(seen).flatten(0, 1).index_select(0, place.flatten()))
+    return out.view(batch, rows, heads, size).transpose(1, 2)
 
 
-def _blocks(tensor: Tensor, sample: Tensor, index: Tensor) -> Tensor:
-    """`[images * strips, heads, rows, head_dim]` of `[batch, heads, rows, head_dim]` at `index` `[images, strips, rows]`."""
-    return tensor[sample[:, None, None], :, index].transpose(2, 3).flatten(0, 1)
+def _flat(tensor: Tensor) -> Tensor:
+    """`[batch, heads, rows, head_dim]` as `[batch * rows, heads, head_dim]`."""
+    return tensor.transpose(1, 2).flatten(0, 1)
 
 
-def _repeated(text: Tensor, sample: Tensor, count: int) -> Tensor:
-    """Text K or V of each image's sample, once per strip."""
-    return text[sample].repeat_interleave(count, 0)
+def _blocks(rows: Tensor, index: Tensor) -> Tensor:
+    """`[strips, heads, rows, head_dim]` of flat rows at `index` `[strips, rows]`."""
+    return rows.index_select(0, index.flatten()).view(*index.shape, *rows.shape[1:]).transpose(1, 2)
 
 
 def full_attention(query: Tensor, key: Tensor, value: Tensor, slots: Tensor, key_slots: Tensor, text_rows: int, scale: float) -> Tensor:

@@ -11,6 +11,10 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from .layout import TEXT_ONLY
+from .pieces import in_place
+
+ROOM = 64
+"""Tokens that a rectangle has room for beyond those it holds, once it grows: it is copied once for as many."""
 
 
 class Timeline:
@@ -95,15 +99,31 @@ class SparseLayer(CacheLayerMixin):
         self.timeline = timeline
         self.first = first
         self.rectangles: dict[int, tuple[Tensor, Tensor]] = {}
+        self.rooms: dict[int, tuple[Tensor, Tensor]] = {}
 
     def extend(self, phases: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append to the rectangle of this kind; returns it whole."""
-        if phases in self.rectangles:
+        if phases in self.rectangles and in_place():
+            keys, values = self._placed(phases, keys, values)
+        elif phases in self.rectangles:
             old_keys, old_values = self.rectangles[phases]
             keys, values = torch.cat([old_keys, keys], 2), torch.cat([old_values, values], 2)
         self.rectangles[phases] = keys, values
         self.is_initialized = True
         return keys, values
+
+    def _placed(self, phases: int, *new: Tensor) -> tuple[Tensor, Tensor]:
+        """The rectangle with new keys and values behind it, in a room of its own, made when it first grows or is full."""
+        held, last = self.rectangles[phases], self.rectangles[phases][0].shape[2] + new[0].shape[2]
+        if phases not in self.rooms or self.rooms[phases][0].shape[2] < last:
+            spare = [tensor.new_empty(*tensor.shape[:2], last + ROOM, tensor.shape[3]) for tensor in held]
+            for room, tensor in zip(spare, held, strict=True):
+                room[:, :, : tensor.shape[2]] = tensor
+            self.rooms[phases] = spare[0], spare[1]
+        for room, tensor in zip(self.rooms[phases], new, strict=True):
+            room[:, :, last - tensor.shape[2] : last] = tensor
+        keys, values = self.rooms[phases]
+        return keys[:, :, :last], values[:, :, :last]
 
     @property
     def nbytes(self) -> int:
@@ -131,6 +151,7 @@ class SparseLayer(CacheLayerMixin):
         for phases, pair in self.rectangles.items():
             kept = self.timeline.kept[phases]
             self.rectangles[phases] = (pair[0].index_select(2, kept), pair[1].index_select(2, kept))
+        self.rooms = {}
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self._each_batch(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
@@ -145,11 +166,12 @@ class SparseLayer(CacheLayerMixin):
         if self.first:
             self.timeline.each_batch(change)
         self.rectangles = {phases: (change(keys), change(values)) for phases, (keys, values) in self.rectangles.items()}
+        self.rooms = {}
 
     def reset(self) -> None:
         if self.first:
             self.timeline.__init__(self.timeline.slots)  # type: ignore[misc]
-        self.rectangles = {}
+        self.rectangles, self.rooms = {}, {}
         self.is_initialized = False
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:

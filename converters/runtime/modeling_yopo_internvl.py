@@ -17,6 +17,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 
 from .dense_side import DenseSide
 from .plan import Grid, from_json, normalise
+from .products import Head
 from .streams import Image, images_of_one_grid
 from .text_model import Projections, SparseTextModel
 
@@ -106,7 +107,7 @@ class YopoInternVLForConditionalGeneration(DenseSide, InternVLForConditionalGene
     def __init__(self, config: YopoInternVLConfig) -> None:
         InternVLPreTrainedModel.__init__(self, config)
         self.model = YopoInternVLModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = Head(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.keep_base_projector()
         self.post_init()
 

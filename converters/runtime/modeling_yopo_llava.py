@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModel, LlavaConfig, LlavaForConditionalGeneration, LlavaModel
 from transformers.models.llama.modeling_llama import LlamaModel
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector, LlavaPreTrainedModel
 
 from .dense_side import DenseSide
 from .plan import Grid, from_json, normalise
+from .products import Head
 from .streams import Image, images_of_one_grid
 from .text_model import SparseTextModel
 
@@ -60,7 +61,7 @@ class YopoLlavaForConditionalGeneration(DenseSide, LlavaForConditionalGeneration
     def __init__(self, config: YopoLlavaConfig) -> None:
         LlavaPreTrainedModel.__init__(self, config)
         self.model = YopoLlavaModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = Head(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.keep_base_projector()
         self.post_init()
 

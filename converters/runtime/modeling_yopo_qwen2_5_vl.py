@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from torch import nn
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionTransformerPretrainedModel,
@@ -15,6 +14,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 from .dense_side import DenseSide
 from .mrope import AnyGrid, MultimodalRotary
 from .plan import from_json, normalise
+from .products import Head
 from .text_model import SparseTextModel
 
 
@@ -53,7 +53,7 @@ class YopoQwen25VLForConditionalGeneration(DenseSide, Qwen2_5_VLForConditionalGe
     def __init__(self, config: YopoQwen25VLConfig) -> None:
         Qwen2_5_VLPreTrainedModel.__init__(self, config)
         self.model = YopoQwen25VLModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = Head(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.keep_base_projector()
         self.post_init()
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from torch import nn
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig
 from transformers.models.qwen2_vl.modeling_qwen2_vl import (
     Qwen2VisionTransformerPretrainedModel,
@@ -15,6 +14,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import (
 from .dense_side import DenseSide
 from .mrope import AnyGrid, MultimodalRotary
 from .plan import from_json, normalise
+from .products import Head
 from .text_model import SparseTextModel
 
 
@@ -53,7 +53,7 @@ class YopoQwen2VLForConditionalGeneration(DenseSide, Qwen2VLForConditionalGenera
     def __init__(self, config: YopoQwen2VLConfig) -> None:
         Qwen2VLPreTrainedModel.__init__(self, config)
         self.model = YopoQwen2VLModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = Head(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.keep_base_projector()
         self.post_init()
 

@@ -1,53 +1,76 @@
-"""Products of rows with a weight, in blocks of a large weight where this CPU is faster so.
+"""Products of rows with a weight, by the library that was fastest for as few rows.
 
 A BLAS library copies a weight into a layout of its own in every call. At hundreds of rows that is a few per cent; at the few dozen
-text rows that go through what visual tokens leave out, a third of the time is lost to it, unless the copy stays in a cache.
+text rows that go through what visual tokens leave out, a third of the time is lost to it. oneDNN reads a weight as it lies when the
+weight comes first and the rows are the small matrix that it copies.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from .choice import fastest
+from .pieces import in_place
 
-BLOCK_BYTES = 1 << 23
-BLOCKED_ROWS = range(16, 1025)
-"""Beyond, the rows are what a library copies, once for every block."""
-PROBES = {"few rows": (64, 4096), "many rows": (512, 2048)}
-"""Rows, and rows of a weight of 4096 columns, that the two ways are compared on: a second in all, in float32."""
+LARGE_BYTES = 1 << 20
+FEW_ROWS = 256
+"""Beyond, rows are too many to come second: a transposed result would have to be turned."""
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`rows` `[rows, inner]` times `weight` `[outer, inner]` transposed, `[rows, outer]`, not always contiguous."""
-    if _may_be_blocked(rows, weight) and blocks_are_faster(rows):
-        return blocked(rows, weight, bias)
-    return functional.linear(rows, weight, bias)
+    if not _has_ways(rows, weight):
+        return functional.linear(rows, weight, bias)
+    result: Tensor = WAYS[_way(rows, weight)](rows, weight)
+    return result if bias is None else result + bias
 
 
-def _may_be_blocked(rows: Tensor, weight: Tensor) -> bool:
-    large = rows.dim() == 2 and rows.shape[0] in BLOCKED_ROWS and weight.nbytes > BLOCK_BYTES
-    return large and rows.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+def added(total: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`total` plus the product, in place: nobody else may need it as it was."""
+    if _has_ways(rows, weight):
+        return total.add_(product(rows, weight, bias).contiguous())
+    torch.addmm(total, rows, weight.t(), out=total)
+    return total if bias is None else total.add_(bias)
 
 
-def blocked(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The same product, a block of the weight's rows at a time, with the result's columns contiguous."""
-    out = rows.new_empty(weight.shape[0], rows.shape[0])
-    height = max(1, BLOCK_BYTES // (weight.itemsize * weight.shape[1]))
-    for block, part in zip(weight.split(height), out.split(height), strict=True):
-        torch.mm(block, rows.t(), out=part)
-    return out.t() if bias is None else out.t() + bias
+class Head(nn.Linear):
+    """The matrix that makes logits, which is as large as a layer where a single row goes through it."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return product(rows.flatten(0, -2), self.weight, self.bias).view(*rows.shape[:-1], -1)
 
 
-def blocks_are_faster(rows: Tensor) -> bool:
-    """Whether blocks save time for as many rows, measured once for a dtype and a number of threads."""
-    size = "few rows" if rows.shape[0] <= 256 else "many rows"
+def _has_ways(rows: Tensor, weight: Tensor) -> bool:
+    large = rows.dim() == 2 and rows.shape[0] <= FEW_ROWS and weight.nbytes >= LARGE_BYTES
+    return large and rows.device.type == "cpu" and in_place()
 
-    def ways() -> dict[str, Callable[[], object]]:
-        count, outer = PROBES[size]
-        left, weight = rows.new_ones(count, 4096), rows.new_ones(outer, 4096)
-        return {"blocks of the weight": lambda: blocked(left, weight), "whole weights": lambda: functional.linear(left, weight)}
 
+def _way(rows: Tensor, weight: Tensor) -> str:
+    """The fastest way for about as many rows, measured once for a dtype and a number of threads, on the first weight that comes."""
+    size = "one row" if rows.shape[0] == 1 else "few rows"
     what = f"products of {size} ({str(rows.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads)"
-    return fastest(what, ways, rows.device) == "blocks of the weight"
+    return fastest(what, partial(_trials, rows, weight), rows.device)
+
+
+def _trials(rows: Tensor, weight: Tensor) -> Mapping[str, Callable[[], object]]:
+    known = torch.backends.mkldnn.is_available() and rows.dtype in (torch.float32, torch.bfloat16)
+    return {name: partial(way, rows, weight) for name, way in WAYS.items() if known or "oneDNN" not in name}
+
+
+def _onednn(first: Tensor, second: Tensor) -> Tensor:
+    operator: Any = torch.ops.mkldnn._linear_pointwise  # (a hundred times slower on rows with gaps)
+    first, second = (one if one.is_contiguous() or one.t().is_contiguous() else one.contiguous() for one in (first, second))
+    result: Tensor = operator(first, second, None, "none", [], "")
+    return result
+
+
+WAYS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "rows first": functional.linear,
+    "weight first": lambda rows, weight: torch.mm(weight, rows.t()).t(),
+    "rows first, oneDNN": _onednn,
+    "weight first, oneDNN": lambda rows, weight: _onednn(weight, rows).t(),
+}

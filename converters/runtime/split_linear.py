@@ -54,10 +54,14 @@ class SplitLinear(nn.Module):
         if self.dim == 0:
             parts = [product(rows, self.kept, kept_bias), product(rows, self.rest, rest_bias)]
             return torch.cat(parts, -1)[..., self.places(rows.device)]
+        kept, rest = self.parts(rows)
+        return product(kept, self.kept, kept_bias) + product(rest, self.rest)
+
+    def parts(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The columns of rows that go with the kept and with the other columns of the matrix."""
         if self.order != tuple(range(len(self.order))):
             rows = rows[..., torch.tensor(self.order, device=rows.device)]
-        kept, rest = rows[..., : self.count], rows[..., self.count :]
-        return product(kept, self.kept, kept_bias) + product(rest, self.rest)
+        return rows[..., : self.count], rows[..., self.count :]
 
 
 def _merge(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:

@@ -119,12 +119,16 @@ def images_of_one_grid(counts: Sequence[int], grid: Grid) -> tuple[Image, ...]:
     return tuple(Image(sample, start, grid) for sample, count in enumerate(counts) for start in range(0, count, grid.tokens))
 
 
+def flat_index(index: Tensor, length: int) -> Tensor:
+    """`[batch, rows]` of samples of `length` rows each, as flat numbers."""
+    first = torch.arange(0, len(index) * length, length, device=index.device)
+    return (index + first[:, None]).flatten()
+
+
 def rows_of(index: Tensor, values: Tensor) -> Tensor:
     """Rows `[batch, rows, width]` of `values` `[batch or 1, length, width]` at `index` `[batch, rows]`."""
-    if values.shape[0] > 1:
-        index = index + torch.arange(0, values.shape[0] * values.shape[1], values.shape[1], device=index.device)[:, None]
-    rows: Tensor = values.flatten(0, 1).index_select(0, index.flatten()).unflatten(0, index.shape)
-    return rows
+    flat = flat_index(index, values.shape[1]) if values.shape[0] > 1 else index.flatten()
+    return values.flatten(0, 1).index_select(0, flat).view(*index.shape, -1)
 
 
 def images_of_runs(visual: Tensor, positions: Tensor) -> tuple[Image, ...]:

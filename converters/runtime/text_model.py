@@ -5,39 +5,46 @@ weight is read once; text alone goes through the rest. Mixed into a text model o
 LlamaModel)`), whose modules, parameter names and rotary embedding it uses.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .attention import (
+    HeadKind,
     TextMasks,
     WindowRule,
-    attend,
     causal_attention,
     full_attention,
     head_kinds,
     lattice_attention,
+    leading_text,
     rotate,
     take,
+    text_attention,
     windowed_attention,
 )
 from .cache import SparseLayer, Timeline, sparse_layers
 from .choice import choices
 from .layout import TEXT_ONLY, LayerLayout, layouts
+from .pieces import by_pieces, in_place
 from .plan import Plan
-from .products import product
+from .products import added, product
 from .split_linear import SplitLinear
-from .streams import Streams, rows_of, split
+from .streams import Streams, flat_index, rows_of, split
 
 Rotary = tuple[Tensor, Tensor]
+
+
+FFN_ROWS = 2048
+"""Rows that go through the neurons together where they are changed in place."""
 
 
 @dataclass
@@ -45,8 +52,10 @@ class Call:
     """One forward call: its rows and everything that its layers share.
 
     `text` `[batch * text rows, hidden]` and `visual` `[batch * visual rows, hidden]` (None: no visual token is in play) change from
-    layer to layer. While visual rows do not change, `unit` keeps them divided by their root mean square, and `lattices` these rows
-    by phase `[batch, phases, largest lattice, hidden]`: frozen layers differ by their norm's weight alone.
+    layer to layer: in place where they are the two parts of `rows`, visual first, else by new ones. While visual rows do not change,
+    `unit` keeps them divided by their root mean square: frozen layers differ by their norm's weight alone. `places` are where `unit`
+    and the normalised rows stand, layer after layer, on a CPU, which gets new memory slowly. Rotary embeddings are `[batch * rows, 1,
+    size]`.
     """
 
     batch: int
@@ -59,53 +68,84 @@ class Call:
     timeline: Timeline
     masks: TextMasks
     fresh: bool
+    rows: Tensor | None = None
+    places: tuple[Tensor, Tensor] | None = None
     unit: Tensor | None = None
     lattices: dict[int, Tensor] = field(default_factory=dict)
-    lattice_rotary: dict[int, Rotary] = field(default_factory=dict)
+    rotaries: dict[tuple[int, int], Rotary] = field(default_factory=dict)
 
-    def update(self, text: Tensor, visual: Tensor) -> None:
-        """Add to the text rows and to the visual ones, which are new rows from now on."""
+    def own(self, rows: Tensor) -> None:
+        """Take rows, visual ones first, that are nobody else's, to be changed in place."""
+        self.rows, count = rows, len(rows) - len(self.text)
+        self.visual, self.text = None if self.visual is None else rows[:count], rows[count:]
+        if count and rows.device.type == "cpu":
+            self.places = torch.empty_like(rows[:count]), torch.empty_like(rows)
+
+    def add_text(self, update: Tensor) -> None:
+        """Add to the text rows."""
+        self.text = self.text + update if self.rows is None else self.text.add_(update.contiguous())
+
+    def add_product(self, rows: Tensor, linear: Any, inner: Callable[[Tensor], Tensor] = lambda rows: rows) -> None:
+        """Add a product of what is inside rows of both kinds, visual first, which are new rows from now on."""
         assert self.visual is not None
-        self.text, self.visual = self.text + text, self.visual + visual
+        weight, bias = (linear.kept if isinstance(linear, SplitLinear) else linear.weight), linear.bias
+        if self.rows is None:
+            count, update = len(self.visual), product(inner(rows), weight, bias)
+            self.visual, self.text = self.visual + update[:count], self.text + update[count:]
+        else:
+            for total, part in zip(self.rows.split(FFN_ROWS), rows.split(FFN_ROWS), strict=True):
+                added(total, inner(part), weight, bias)
         self.unit = None
-        self.lattices = {}
 
-    def normalised(self, norm: Any) -> Tensor:
-        """The visual rows after an RMS norm, `norm(visual)` to the bit."""
-        weight: Tensor = norm.weight
-        return weight * self._unit(norm)
-
-    def _unit(self, norm: Any) -> Tensor:
+    def normalised(self, norm: Any, text: Tensor, phases: int = 1, phase: int = 0) -> Tensor:
+        """Visual rows (of one phase) after an RMS norm, `norm(visual)` to the bit, then the `text` rows, which have been through it."""
+        assert self.visual is not None
         if self.unit is None:
-            assert self.visual is not None
-            wide = self.visual.float()
-            root = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
-            self.unit = (wide * root).to(self.visual.dtype)
-        return self.unit
+            place = None if self.places is None else self.places[0]
+            self.unit = by_pieces(partial(_unit, epsilon=norm.variance_epsilon), self.visual, place=place)
+        index = torch.arange(len(self.visual), device=text.device) if phases == 1 else self._of_phase(phases, phase)
+        work = partial(_scaled, self.unit, norm.weight)
+        if self.places is None:
+            return torch.cat([work(index), text])
+        rows = self.places[1][: len(index) + len(text)]
+        by_pieces(work, index, place=rows[: len(index)])
+        rows[len(index) :] = text
+        return rows
 
-    def lattice(self, norm: Any, phases: int, phase: int) -> Tensor:
-        """The normalised visual rows of one phase, `[batch * its rows, hidden]`."""
+    def _of_phase(self, phases: int, phase: int) -> Tensor:
+        """Which of the flat visual rows are of a phase."""
         assert self.streams is not None
-        if phases not in self.lattices:
-            index, _ = self.streams.by_phase(phases)
-            unit = rows_of(index.flatten(1), self._unit(norm).unflatten(0, (self.batch, -1)))
-            self.lattices[phases] = unit.unflatten(1, index.shape[1:])
-        rows = self.lattices[phases][:, phase, : self.streams.phase_size(phases, phase)]
-        weight: Tensor = norm.weight
-        return (weight * rows).flatten(0, 1)
+        index = self.streams.by_phase(phases)[0][:, phase, : self.streams.phase_size(phases, phase)]
+        return flat_index(index, self.streams.visual_index.shape[1])
 
-    def turned(self, heads: Tensor, phases: int, lattices: Sequence[int]) -> Tensor:
-        """Visual keys `[batch, heads, rows, head_dim]` after the rotary embedding; of several phases each head has its lattice's rows."""
-        assert self.streams is not None
-        assert self.visual_rotary is not None
-        if phases == 1:
-            return rotate(heads, *self.visual_rotary)
-        if phases not in self.lattice_rotary:
-            rows, _ = self.streams.by_phase(phases)
-            cosine, sine = (rows_of(rows.flatten(1), part).unflatten(1, rows.shape[1:]) for part in self.visual_rotary)
-            self.lattice_rotary[phases] = cosine, sine
-        cosine, sine = self.lattice_rotary[phases]
-        return rotate(heads, take(cosine, lattices, 1), take(sine, lattices, 1))
+    def rotary(self, phases: int = 1, phase: int = 0) -> Rotary:
+        """Cosine and sine of the visual rows (of one phase), then of the text rows."""
+        if (phases, phase) not in self.rotaries:
+            assert self.visual_rotary is not None
+            visual = self.visual_rotary
+            if phases > 1:
+                index = self._of_phase(phases, phase)
+                visual = visual[0].index_select(0, index), visual[1].index_select(0, index)
+            cosine, sine = (torch.cat(pair) for pair in zip(visual, self.text_rotary, strict=True))
+            self.rotaries[phases, phase] = cosine, sine
+        return self.rotaries[phases, phase]
+
+
+def _unit(rows: Tensor, epsilon: float) -> Tensor:
+    """Rows divided by their root mean square."""
+    wide = rows.float()
+    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)).to(rows.dtype)
+
+
+def _scaled(unit: Tensor, weight: Tensor, index: Tensor) -> Tensor:
+    """Rows at `index`, by the weight of a norm."""
+    return weight * unit.index_select(0, index)
+
+
+def _of_rows(index: Tensor, *parts: Tensor) -> Rotary:
+    """A rotary embedding `[batch or 1, length, size]` at rows `[batch, rows]`, flat."""
+    cosine, sine = (rows_of(index, part).flatten(0, 1)[:, None] for part in parts)
+    return cosine, sine
 
 
 @dataclass(frozen=True)
@@ -124,16 +164,27 @@ class Projections:
 
 @dataclass(frozen=True)
 class Shared:
-    """One product: all text rows, then the visual ones that KV heads `first` to `last` hold, times the weights of these heads.
+    """One product: rows `[batch * visual; batch * text, hidden]` and their rotary embedding, for KV heads `first` to `last`.
 
-    `visual_rows` of each sample after padding, 0 for text alone; `phases` as in the layout's ranges.
+    `visual` rows of each sample, 0 for text alone, in a rectangle of `width`.
     """
 
     rows: Tensor
+    rotary: Rotary
     first: int
     last: int
-    visual_rows: int = 0
-    phases: int = TEXT_ONLY
+    visual: int = 0
+    width: int = 0
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Keys or values of such a product `[rows, heads, head_dim]`, and its two parts `[batch, rows, heads, head_dim]`."""
+
+    both: Tensor
+    visual: Tensor
+    text: Tensor
+    shared: Shared
 
 
 class SparseTextModel(nn.Module):
@@ -184,7 +235,7 @@ class SparseTextModel(nn.Module):
         """A layer of a training pass, of which only the rows that enter it are kept for the backward pass."""
 
         def run(text: Tensor, visual: Tensor | None) -> tuple[Tensor, Tensor | None]:
-            inner = replace(call, text=text, visual=visual, unit=None, lattices={})
+            inner = replace(call, text=text, visual=visual, rows=None, places=None, unit=None)
             self._attention(layer, layout, inner, SparseLayer(call.timeline, first=False))
             self._ffn(layer, layout, inner)
             return inner.text, inner.visual
@@ -246,7 +297,7 @@ class SparseTextModel(nn.Module):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         keeping = use_cache or past_key_values is not None
-        call, cache, cached = self._opened(inputs_embeds, attention_mask, position_ids, past_key_values, visual_mask, images)
+        call, cache, cached = self._opened(inputs_embeds, attention_mask, position_ids, past_key_values, visual_mask, images, in_place())
         self._through(call, cached, recomputing=self.recomputing and torch.is_grad_enabled() and not keeping)
         return BaseModelOutputWithPast(
             last_hidden_state=_in_place(self.norm(call.text), call, inputs_embeds.shape),
@@ -255,14 +306,21 @@ class SparseTextModel(nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # data decides its shapes; from here on they are fixed
     def _opened(
-        self, embeds: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Cache | None, visual: Tensor | None, images: Any
+        self,
+        embeds: Tensor,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        cache: Cache | None,
+        visual: Tensor | None,
+        images: Any,
+        own: bool = False,
     ) -> tuple[Call, Cache, list[SparseLayer]]:
         """A call at the input of the first layer, and the cache with its layers."""
         if not self.split:
             self.split_weights()
         phases = [kind.phases for layout in self.layouts for kind in head_kinds(layout)]
         cache, cached = sparse_layers(cache, len(self.layers), phases)
-        return self._call(embeds, mask, positions, visual, images, cached[0].timeline), cache, cached
+        return self._call(embeds, mask, positions, visual, images, cached[0].timeline, own), cache, cached
 
     def _through(self, call: Call, cached: list[SparseLayer], recomputing: bool = False) -> None:
         """All layers, which change the call's rows: one graph under `torch.compile`."""
@@ -276,8 +334,16 @@ class SparseTextModel(nn.Module):
                 self._ffn(layer, layout, call)
 
     def _call(
-        self, embeds: Tensor, mask: Tensor | None, positions: Tensor | None, visual: Tensor | None, images: Any, timeline: Timeline
+        self,
+        embeds: Tensor,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        visual: Tensor | None,
+        images: Any,
+        timeline: Timeline,
+        own: bool = False,
     ) -> Call:
+        """A call at the input of the first layer, which may `own` its rows."""
         batch, length = embeds.shape[:2]
         seen = timeline.seen
         valid = _valid(mask, length)
@@ -288,7 +354,9 @@ class SparseTextModel(nn.Module):
             timeline.append(length, slots, None, gapless=valid is None)
             causal = seen == 0 and valid is None and length > 1
             masks = TextMasks(timeline, slots, causal)
-            return Call(batch, embeds.flatten(0, 1), None, None, slots, rotary, None, timeline, masks, seen == 0)
+            cosine, sine = (part.expand(batch, -1, -1).flatten(0, 1)[:, None] for part in rotary)
+            text = embeds.flatten(0, 1).clone() if own else embeds.flatten(0, 1)
+            return Call(batch, text, None, None, slots, (cosine, sine), None, timeline, masks, seen == 0, text if own else None)
         streams = split(visual, valid, seen, images(visual if valid is None else visual & valid, positions))
         timeline.append(
             length,
@@ -296,58 +364,63 @@ class SparseTextModel(nn.Module):
             lambda phases: streams.visual_slots[:, None] if phases == 1 else streams.by_phase(phases)[1],
             gapless=bool((streams.text_slots >= 0).all()),
         )
-        return Call(
+        first = streams.visual_index.numel()
+        index = torch.cat([flat_index(streams.visual_index, length), flat_index(streams.text_index, length)])
+        rows = embeds.flatten(0, 1).index_select(0, index)
+        call = Call(
             batch,
-            rows_of(streams.text_index, embeds).flatten(0, 1),
-            rows_of(streams.visual_index, embeds).flatten(0, 1),
+            rows[first:],
+            rows[:first],
             streams,
             streams.text_slots,
-            (rows_of(streams.text_index, rotary[0]), rows_of(streams.text_index, rotary[1])),
-            (rows_of(streams.visual_index, rotary[0]), rows_of(streams.visual_index, rotary[1])),
+            _of_rows(streams.text_index, *rotary),
+            _of_rows(streams.visual_index, *rotary),
             timeline,
-            TextMasks(timeline, streams.text_slots, causal=False),
+            TextMasks(timeline, streams.text_slots, causal=False, leading=leading_text(streams, seen)),
             seen == 0,
         )
+        if own:
+            call.own(rows)
+        return call
 
     def _attention(self, layer: Any, layout: LayerLayout, call: Call, cached: SparseLayer) -> None:
         """Self attention of one layer: K and V into the cache, text rows updated, visual rows too where they have heads."""
         parts, size, scale = self.projections(layer), layer.self_attn.head_dim, layer.self_attn.scaling
         text = layer.input_layernorm(call.text)
-        shared = _shared_rows(layer.input_layernorm, layout, call, text)
-        queries, own_queries = _queries(parts.query, layer.input_layernorm, layout, shared, call, text, size)
-        keys, visual_keys = _projected(parts.key, shared, text.shape[0], call.batch, size)
-        values, visual_values = _projected(parts.value, shared, text.shape[0], call.batch, size)
-        queries, keys = rotate(queries, *call.text_rotary), rotate(keys, *call.text_rotary)
-        for phases, part in visual_keys.items():
-            first = layout.first(phases)
-            visual_keys[phases] = call.turned(part, phases, layout.lattices[first : first + part.shape[1]])
+        keys: list[Projected] = []
+        values: list[Projected] = []
+        queries, own_queries = None, None
+        if layout.self_phases > 1 and call.visual is not None:  # no KV head takes all visual rows
+            rows = call.normalised(layer.input_layernorm, text)
+            queries, own_queries = _queries(parts.query, layout, rows, text, call, size)
+        for part in _shared_rows(layer.input_layernorm, layout, call, text):
+            if queries is None:
+                queries, own_queries = _queries(parts.query, layout, part.rows, text, call, size)
+            keys.append(_projected(part, parts.key, call.batch, size, turned=True))
+            values.append(_projected(part, parts.value, call.batch, size))
+        assert queries is not None
         kinds = head_kinds(layout)
-        held = {}
-        for kind in kinds:
-            new_keys, new_values = take(keys, kind.kv_heads, 1), take(values, kind.kv_heads, 1)
-            if kind.phases in visual_keys:
-                places = [head - layout.first(kind.phases) for head in kind.kv_heads]
-                new_keys = torch.cat([take(visual_keys[kind.phases], places, 1), new_keys], 2)
-                new_values = torch.cat([take(visual_values[kind.phases], places, 1), new_values], 2)
-            held[kind.phases] = cached.extend(kind.phases, new_keys, new_values)
-        outputs = [
-            attend(take(queries, kind.query_heads, 1), *held[kind.phases], call.masks.of(kind), scale, call.masks.causal) for kind in kinds
-        ]
+        held = {kind.phases: cached.extend(kind.phases, _rectangle(kind, keys), _rectangle(kind, values)) for kind in kinds}
+        seen = [text_attention(take(queries, kind.query_heads, 1), *held[kind.phases], kind, call.masks, scale) for kind in kinds]
+        output = _joined([part.transpose(1, 2) for part in seen], 2)
         places = [head for kind in kinds for head in kind.query_heads]
-        output = _joined(outputs, 1)
         if places != sorted(places):
-            output = take(output, sorted(range(len(places)), key=lambda place: places[place]), 1)
-        output = _rows(output)
+            output = take(output, sorted(range(len(places)), key=lambda place: places[place]), 2)
+        output = output.flatten(2).flatten(0, 1)
         if own_queries is None:
-            call.text = call.text + _linear(output, parts.output)
+            call.add_text(_linear(output, parts.output))
             return
-        own = visual_keys[layout.self_phases], visual_values[layout.self_phases]
-        seen = self._visual_attention(layout, call, call.turned(own_queries, 1, ()), *own, (keys, values), held, scale)
-        call.update(*_output(parts.output, layout, size, output, _rows(seen)))
+        visual = self._visual_attention(layout, call, own_queries, keys[0], values[0], held, scale)
+        if not isinstance(parts.output, SplitLinear):
+            call.add_product(torch.cat([_rows(visual), output]), parts.output)
+            return
+        kept, rest = parts.output.parts(output)
+        call.add_product(torch.cat([_rows(visual), kept]), parts.output)
+        call.add_text(product(rest, parts.output.rest))
 
     def _visual_attention(
-        self, layout: LayerLayout, call: Call, queries: Tensor, keys: Tensor, values: Tensor,
-        text: tuple[Tensor, Tensor], held: dict[int, tuple[Tensor, Tensor]], scale: float,
+        self, layout: LayerLayout, call: Call, queries: Tensor, keys: Projected, values: Projected,
+        held: dict[int, tuple[Tensor, Tensor]], scale: float,
     ) -> Tensor:  # fmt: skip
         """What visual queries `[batch, kept heads, rows, head_dim]` see."""
         assert call.streams is not None
@@ -362,19 +435,20 @@ class SparseTextModel(nn.Module):
             key_slots, visual_slots = call.timeline.all_slots(1)[:, 0], call.streams.visual_slots
             if call.fresh and call.timeline.gapless[1]:
                 return causal_attention(queries, held_keys, held_values, visual_slots, key_slots, scale)
-            return full_attention(queries, held_keys, held_values, visual_slots, key_slots, text[0].shape[2], scale)
-        text_keys, text_values, slots = self._text_seen(layout, call, text, held)
+            return full_attention(queries, held_keys, held_values, visual_slots, key_slots, keys.text.shape[1], scale)
+        text_keys, text_values, slots = self._text_seen(layout, call, keys, values, held)
+        near_keys, near_values = (take(part.visual.transpose(1, 2), shared, 1) for part in (keys, values))
         return windowed_attention(
-            queries, take(keys, shared, 1), take(values, shared, 1), take(text_keys, shared, 1), take(text_values, shared, 1),
+            queries, near_keys, near_values, take(text_keys, shared, 1), take(text_values, shared, 1),
             slots, call.streams, WindowRule(layout.window, self.plan.locality, self.plan.window_frames), scale,
         )  # fmt: skip
 
     def _text_seen(
-        self, layout: LayerLayout, call: Call, text: tuple[Tensor, Tensor], held: dict[int, tuple[Tensor, Tensor]]
+        self, layout: LayerLayout, call: Call, new_keys: Projected, new_values: Projected, held: dict[int, tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """K and V of all text so far in the KV heads of self heads, and its slots: from the cache when there are earlier calls."""
         if call.fresh:
-            return text[0][:, : layout.own], text[1][:, : layout.own], call.text_slots
+            return new_keys.text.transpose(1, 2)[:, : layout.own], new_values.text.transpose(1, 2)[:, : layout.own], call.text_slots
         parts: list[tuple[Tensor, Tensor]] = []
         for kind in head_kinds(layout):
             places = [place for place, head in enumerate(kind.kv_heads) if head < layout.own]
@@ -390,18 +464,19 @@ class SparseTextModel(nn.Module):
         parts = self.projections(layer)
         text = layer.post_attention_layernorm(call.text)
         if call.visual is None or not layout.neurons:
-            call.text = call.text + _linear(parts.activation(_linear(text, parts.gate)) * _linear(text, parts.up), parts.down)
+            call.add_text(_linear(_neurons(parts, text), parts.down))
             return
-        rows = torch.cat([text, call.normalised(layer.post_attention_layernorm)])
-        kept, count = layout.neurons, text.shape[0]
-        both = parts.activation(_linear(rows, parts.gate, 0, kept)) * _linear(rows, parts.up, 0, kept)
-        if not isinstance(parts.down, SplitLinear):
-            update = _linear(both, parts.down)
-            call.update(update[:count], update[count:])
-            return
-        update = product(both, parts.down.kept, parts.down.bias)
-        rest = parts.activation(_linear(text, parts.gate, kept)) * _linear(text, parts.up, kept)
-        call.update(update[:count] + product(rest, parts.down.rest), update[count:])
+        rows, kept = call.normalised(layer.post_attention_layernorm, text), layout.neurons
+        call.add_product(rows, parts.down, partial(_neurons, parts, first=0, last=kept))
+        if isinstance(parts.down, SplitLinear):
+            call.add_text(product(_neurons(parts, text, kept), parts.down.rest))
+
+
+def _neurons(parts: Projections, rows: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+    """What neurons `first` to `last` give for rows."""
+    gate: Tensor = parts.activation(_linear(rows, parts.gate, first, last))
+    up = _linear(rows, parts.up, first, last)
+    return gate.mul_(up) if in_place() else gate * up
 
 
 def _linear(rows: Tensor, linear: Any, first: int = 0, last: int | None = None) -> Tensor:
@@ -417,81 +492,93 @@ def _joined(parts: list[Tensor], dim: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
-def _heads(rows: Tensor, batch: int, size: int) -> Tensor:
-    """`[batch * rows, heads * head_dim]` as `[batch, heads, rows, head_dim]`."""
-    return rows.contiguous().view(batch, -1, rows.shape[-1] // size, size).transpose(1, 2)
-
-
-def _padded(heads: Tensor, rows: int) -> Tensor:
-    """`[batch, heads, rows, head_dim]` with zeros up to `rows`, so that lattices of unequal size share a rectangle."""
-    return heads if heads.shape[2] == rows else functional.pad(heads, (0, 0, 0, rows - heads.shape[2]))
-
-
 def _rows(heads: Tensor) -> Tensor:
     """`[batch, heads, rows, head_dim]` as `[batch * rows, heads * head_dim]`."""
     return heads.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def _shared_rows(norm: Any, layout: LayerLayout, call: Call, text: Tensor) -> list[Shared]:
-    """The products of a layer's K and V: text rows with the visual rows that each range of KV heads holds."""
+def _shared_rows(norm: Any, layout: LayerLayout, call: Call, text: Tensor) -> Iterator[Shared]:
+    """The products of a layer's K and V: text rows with the visual rows that each range of KV heads holds.
+
+    Each one's rows are good until the next is asked for.
+    """
     if call.visual is None or call.streams is None:
-        return [Shared(text, 0, len(layout.kv_order))]
-    shared = []
+        yield Shared(text, call.text_rotary, 0, len(layout.kv_order))
+        return
     for part in layout.ranges:
         if part.phases == TEXT_ONLY:
-            shared.append(Shared(text, part.first, part.last))
-        elif part.phases == 1:
-            rows = call.visual.shape[0] // call.batch
-            shared.append(Shared(torch.cat([text, call.normalised(norm)]), part.first, part.last, rows, 1))
-        else:
-            rows = call.streams.by_phase(part.phases)[0].shape[-1]
-            lattice = torch.cat([text, call.lattice(norm, part.phases, part.lattice)])
-            shared.append(Shared(lattice, part.first, part.last, rows, part.phases))
-    return shared
+            yield Shared(text, call.text_rotary, part.first, part.last)
+            continue
+        rows, rotary = call.normalised(norm, text, part.phases, part.lattice), call.rotary(part.phases, part.lattice)
+        count = (len(rows) - len(text)) // call.batch
+        width = count if part.phases == 1 else call.streams.by_phase(part.phases)[0].shape[-1]
+        yield Shared(rows, rotary, part.first, part.last, count, width)
 
 
-def _projected(projection: Any, shared: list[Shared], count: int, batch: int, size: int) -> tuple[Tensor, dict[int, Tensor]]:
-    """Keys or values of text rows in all KV heads `[batch, KV heads, text rows, head_dim]`, and of visual rows in the heads that hold
-    them, by phases: `[batch, heads, all rows or those of the largest lattice, head_dim]`."""
-    text, visual = [], dict[int, list[Tensor]]()
-    for part in shared:
-        both = _linear(part.rows, projection, part.first * size, part.last * size)
-        text.append(both[:count])
-        if part.visual_rows:
-            visual.setdefault(part.phases, []).append(_padded(_heads(both[count:], batch, size), part.visual_rows))
-    return _heads(_joined(text, -1), batch, size), {phases: _joined(parts, 1) for phases, parts in visual.items()}
+def _projected(part: Shared, projection: Any, batch: int, size: int, turned: bool = False) -> Projected:
+    """Keys or values of a product's rows; keys are `turned` by their positions."""
+    both = _linear(part.rows, projection, part.first * size, part.last * size).contiguous().unflatten(-1, (-1, size))
+    if turned:
+        both = by_pieces(rotate, both, *part.rotary, place=both)
+    visual, text = both.tensor_split([batch * part.visual])
+    return Projected(both, visual.unflatten(0, (batch, part.visual)), text.unflatten(0, (batch, len(text) // batch)), part)
 
 
-def _queries(
-    projection: Any, norm: Any, layout: LayerLayout, shared: list[Shared], call: Call, text: Tensor, size: int
-) -> tuple[Tensor, Tensor | None]:
-    """Queries of text rows in the file's head order, and of visual rows in the kept order (None without self heads)."""
-    kept, count, batch = sum(layout.computes) * size, text.shape[0], call.batch
+def _rectangle(kind: HeadKind, parts: list[Projected]) -> Tensor:
+    """New keys or values of one kind of KV head, `[batch, KV heads, visual and text rows, head_dim]`, visual ones first.
+
+    The product's own result where it is just that; else put together, lattices of unequal size with zeros up to the largest.
+    """
+    batch, text, _, size = parts[0].text.shape
+    mine = [(part, _within(part.shared, kind.kv_heads)) for part in parts if _within(part.shared, kind.kv_heads)]
+    width = mine[0][0].shared.width if kind.phases != TEXT_ONLY else 0
+    part, heads = mine[0]
+    alone = len(mine) == 1 and len(part.both) == batch * (width + text)
+    if alone and (not width or (batch == 1 and len(heads) == part.both.shape[1])):
+        return take(part.both.unflatten(0, (batch, width + text)).transpose(1, 2), heads, 1)
+    rectangle = part.both.new_empty(batch, width + text, len(kind.kv_heads), size)
+    first = 0
+    for part, heads in mine:
+        place = slice(first, first := first + len(heads))
+        if width:
+            rectangle[:, : part.shared.visual, place] = take(part.visual, heads, 2)
+            rectangle[:, part.shared.visual : width, place] = 0
+        rectangle[:, width:, place] = take(part.text, heads, 2)
+    return rectangle.transpose(1, 2)
+
+
+def _within(part: Shared, heads: tuple[int, ...]) -> list[int]:
+    """Those of the KV heads that a product computes, counted from its first."""
+    return [head - part.first for head in heads if part.first <= head < part.last]
+
+
+def _queries(projection: Any, layout: LayerLayout, rows: Tensor, text: Tensor, call: Call, size: int) -> tuple[Tensor, Tensor | None]:
+    """Queries of text rows in the file's head order, and of visual rows in the kept order (None without self heads).
+
+    Where there are self heads, `rows` are all visual ones, then the text.
+    """
+    kept, count = sum(layout.computes) * size, len(rows) - len(text)
     if not kept or call.visual is None:
-        return _heads(_linear(text, projection), batch, size), None
-    rows = shared[0].rows if shared[0].phases == 1 else torch.cat([text, call.normalised(norm)])
+        return _turned(_linear(text, projection), call.text_rotary, call.batch, size), None
     if isinstance(projection, SplitLinear):
         kept_bias, rest_bias = projection.biases()
-        both = product(rows, projection.kept, kept_bias)
-        text_queries = torch.cat([both[:count], product(text, projection.rest, rest_bias)], -1)
-        text_queries = text_queries[:, projection.places(text.device)]
+        both, rest = product(rows, projection.kept, kept_bias), product(text, projection.rest, rest_bias)
+        text_queries = torch.cat([both[count:], rest], -1)[:, projection.places(text.device)]
     else:
         both = _linear(rows, projection, 0, kept)
-        text_queries = torch.cat([both[:count], _linear(text, projection, kept)], -1)
-    return _heads(text_queries, batch, size), _heads(both[count:], batch, size)
+        text_queries = torch.cat([both[count:], _linear(text, projection, kept)], -1)
+    assert call.visual_rotary is not None
+    return (
+        _turned(text_queries, call.text_rotary, call.batch, size),
+        _turned(both[:count], call.visual_rotary, call.batch, size),
+    )
 
 
-def _output(projection: Any, layout: LayerLayout, size: int, text: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
-    """Output projection of text rows `[rows, all heads]` and of visual rows `[rows, kept heads]`; the kept part is one product."""
-    count = text.shape[0]
-    if not isinstance(projection, SplitLinear):
-        both = _linear(torch.cat([text, visual]), projection)
-        return both[:count], both[count:]
-    if projection.order != tuple(range(len(projection.order))):
-        text = text[:, torch.tensor(projection.order, device=text.device)]
-    kept, rest = text[:, : projection.count], text[:, projection.count :]
-    both = product(torch.cat([kept, visual]), projection.kept, projection.bias)
-    return both[:count] + product(rest, projection.rest), both[count:]
+def _turned(rows: Tensor, rotary: Rotary, batch: int, size: int) -> Tensor:
+    """Queries `[batch * rows, heads * head_dim]` turned by their positions, `[batch, heads, rows, head_dim]`."""
+    heads = rows.contiguous().unflatten(-1, (-1, size))
+    turned = by_pieces(rotate, heads, *rotary, place=heads)
+    return turned.view(batch, -1, *turned.shape[1:]).transpose(1, 2)
 
 
 def _valid(mask: Tensor | None, length: int) -> Tensor | None:
@@ -506,10 +593,13 @@ def _in_place(text: Tensor, call: Call, shape: torch.Size) -> Tensor:
     """Final text rows back in the sequence `[batch, length, hidden]`, zeros where a visual token or padding stands."""
     if call.streams is None:
         return text.view(shape)
-    index = call.streams.text_index.where(call.streams.text_slots >= 0, shape[1])
-    sequence = text.new_zeros(shape[0], shape[1] + 1, shape[2])
-    sequence = sequence.scatter(1, index[..., None].expand(-1, -1, shape[2]), text.view(shape[0], -1, shape[2]))
-    return sequence[:, :-1]
+    batch, length, hidden = shape
+    if batch == 1 and call.rows is not None and len(call.rows) == length:
+        return call.rows.zero_().index_copy_(0, call.streams.text_index[0], text).view(shape)
+    start = torch.arange(batch, device=text.device)[:, None] * length
+    index = (call.streams.text_index + start).where(call.streams.text_slots >= 0, batch * length)
+    sequence: Tensor = text.new_zeros(batch * length + 1, hidden).index_copy_(0, index.flatten(), text)
+    return sequence[:-1].view(shape)
 
 
 def _refuse(mask: Tensor | None, arguments: dict[str, Any]) -> None:

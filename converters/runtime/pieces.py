@@ -1,0 +1,23 @@
+"""Work on many rows, a piece at a time: what is made on the way stays in a cache, and the allocator is not asked for large tensors."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+ROWS = 32
+
+
+def in_place() -> bool:
+    """Whether tensors may be written to: not where gradients flow, nor under a compiler, which fuses such work itself."""
+    return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def by_pieces(work: Callable[..., Tensor], *rows: Tensor, place: Tensor | None = None) -> Tensor:
+    """`work(*rows)`, of the shape of the first of `rows`, which all have as many, or of `place`: there, on a CPU where that may be."""
+    if not in_place() or rows[0].device.type != "cpu" or (place is None and len(rows[0]) <= ROWS):
+        return work(*rows)
+    out = torch.empty_like(rows[0]) if place is None else place
+    for part, *pieces in zip(out.split(ROWS), *(one.split(ROWS) for one in rows), strict=True):
+        part.copy_(work(*pieces))
+    return out
