@@ -74,7 +74,7 @@ def healed(subject: Subject, budget: float, seed: int, options: argparse.Namespa
     )  # fmt: skip
     facts = heal_model(before, request, after, force=True)
     facts = {name: value for name, value in facts.items() if name not in ("data", "command", "seed")}
-    for method, out, more in ((OURS, before, {"kl": point.kl}), (NAMES[options.tune], after, {"healing": facts})):
+    for method, out, more in ((OURS, before, {"shift": point.shift}), (NAMES[options.tune], after, {"healing": facts})):
         loaded = load(out, "cpu", Dtype.FLOAT32)
         yield method, {"right": model_right(loaded.model, loaded.processor, subject.exam), "reached": point.share, **more}
 

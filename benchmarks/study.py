@@ -13,7 +13,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
@@ -33,9 +33,11 @@ from converters.errors import YopoError
 from converters.families import converted_family, family_of
 from converters.planning.answers import Answered, language_model_pass
 from converters.planning.cost import cost
+from converters.planning.fitting import fitted
 from converters.planning.frontier import Frontier
 from converters.planning.presets import PRESETS, preset
 from converters.planning.recipes import RECIPES, make_plan
+from converters.planning.refit import Refit
 from converters.planning.search import Effort, search, usual_effort
 from converters.planning.trial import Trials
 from converters.runtime.plan import Plan, Sizes, dense_plan
@@ -45,6 +47,7 @@ from yopo_cli.loader import Dtype, load, locate
 BATCH = 16
 MEMORY = 6 * 10**9
 NEW_TOKENS = 6
+REFITTED = ": refitted"  # after a recipe's name
 BUDGETS = (0.12, 0.06, 0.25, 0.04, 0.5)
 RECORDED = tuple[str, float | None, int | None]  # method, budget, seed
 
@@ -132,12 +135,16 @@ class Subject:
         state.unlink(missing_ok=True)
         return found
 
+    def refits(self, plan: Plan, seed: int, samples: int) -> dict[int, Refit]:
+        """The refits of a plan, on the samples that it was planned on."""
+        return fitted(self.model, (inputs for inputs, _ in self.batches(samples, seed, "calibration")), plan)
+
     @torch.inference_mode()
-    def plan_right(self, plan: Plan) -> list[bool]:
+    def plan_right(self, plan: Plan, refits: Mapping[int, Refit] | None = None) -> list[bool]:
         """Question by question, whether the plan answers as expected."""
         trials, expected = self.taught
         right: list[bool] = []
-        for (batch, pruned, _), tokens in zip(trials.logits(plan), expected, strict=True):
+        for (batch, pruned, _), tokens in zip(trials.logits(plan, refits), expected, strict=True):
             right += [bool(answer.all()) for answer in (pruned.argmax(-1) == tokens).split(batch.lengths)]
         return right
 
@@ -187,6 +194,8 @@ def _variants(usual: Effort, samples: int) -> dict[str, tuple[Effort, int]]:
     found = {
         "auto": (usual, samples),
         "auto: not interlaced": (replace(usual, without=("phases",)), samples),
+        "auto: not refitted": (replace(usual, refit=False), samples),
+        "auto: no self phases": (replace(usual, without=("turns",)), samples),
         "auto: no windows": (replace(usual, without=("window",)), samples),
         "auto: no swaps": (replace(usual, descents=1.0), samples),
     }
@@ -216,13 +225,17 @@ def answer(subject: Subject, method: str, budget: float | None, seed: int | None
     assert seed is not None
     variants = _variants(usual_effort(subject.sizes.num_hidden_layers), subject.setting.samples)
     if method in variants:
-        found = subject.frontier(method, seed, *variants[method])
+        effort, samples = variants[method]
+        found = subject.frontier(method, seed, effort, samples)
         point = found.at(budget)
-        facts = {"kl": point.kl, "origin": point.origin, "forwards": found.forwards}
-        return {"right": subject.plan_right(point.plan), "reached": point.share, **facts}
+        refits = subject.refits(point.plan, seed, samples) if found.refit else None
+        facts = {"shift": point.shift, "origin": point.origin, "forwards": found.forwards}
+        return {"right": subject.plan_right(point.plan, refits), "reached": point.share, **facts}
+    method, refit, _ = method.partition(REFITTED)
     make: Callable[..., Plan] = preset if method in PRESETS else make_plan
     plan = make(method, subject.statistics(seed), subject.sizes, subject.dense.grids, budget)
-    return {"right": subject.plan_right(plan), "reached": cost(plan).share}
+    refits = subject.refits(plan, seed, subject.setting.samples) if refit else None
+    return {"right": subject.plan_right(plan, refits), "reached": cost(plan).share}
 
 
 def known(record: Path, setting: Setting) -> set[RECORDED]:

@@ -50,12 +50,12 @@ def test_trials_are_the_masked_reference(kv_heads: int, memory_bytes: int) -> No
     batches = questions(config)
     answers = [answered(model, batch, ANSWER_TOKENS) for batch in batches]
     trials = Trials(model, answers, dense_plan(sizes_of(config), GRIDS), memory_bytes=memory_bytes)
-    assert trials.kl(trials.plan) == pytest.approx(0, abs=1e-6)
+    assert trials.shift(trials.plan) == pytest.approx(0, abs=1e-6)
     for seed in range(4):
         plan = random_plan(sizes_of(config), seed, GRIDS)
         with torch.inference_mode():
             expected = torch.cat([divergence(model, *pair, plan) for pair in zip(batches, answers, strict=True)]).mean()
-        assert trials.kl(plan) == pytest.approx(float(expected), abs=1e-4)
+        assert trials.shift(plan) == pytest.approx(float(expected), abs=1e-4)
         if seed % 2:
             trials.settle(plan)
     assert (trials.prefixes.disk_bytes > 0) == (memory_bytes < 10**9)
@@ -74,7 +74,7 @@ def test_other_families(name: str) -> None:
         plan = random_plan(trials.plan.sizes, seed, GRIDS)
         with torch.inference_mode():
             expected = divergence(model, batch, answer, plan, grids).mean()
-        assert trials.kl(plan) == pytest.approx(float(expected), abs=1e-4)
+        assert trials.shift(plan) == pytest.approx(float(expected), abs=1e-4)
     assert trials.changed(trials.plan) == 0
     assert 0 <= trials.changed(plan) <= 1
 
@@ -86,17 +86,17 @@ def test_forwards_are_the_layers_behind_the_first_change() -> None:
     frozen = dense.layers[:1] + tuple(type(layer)(layer.read_heads, (), ()) for layer in dense.layers[1:])
     changed = normalise(Plan(dense.sizes, frozen, dense.grids))
     assert first_difference(dense, changed) == 1
-    trials.kl(changed)
+    trials.shift(changed)
     assert trials.forwards == OPENING_FORWARDS + 0.75
-    trials.kl(changed)  # known
+    trials.shift(changed)  # known
     trials.settle(changed)  # at hand
     later = normalise(Plan(dense.sizes, (*changed.layers[:3], replace(changed.layers[3], read_phases=2)), dense.grids))
-    trials.kl(later)
+    trials.shift(later)
     assert trials.forwards == OPENING_FORWARDS + 0.75 + 0.25
     trials.settle(dense)
-    trials.kl(later)  # known
+    trials.shift(later)  # known
     assert trials.forwards == OPENING_FORWARDS + 1
-    trials.kl(normalise(Plan(dense.sizes, dense.layers[:2] + changed.layers[2:], dense.grids)))
+    trials.shift(normalise(Plan(dense.sizes, dense.layers[:2] + changed.layers[2:], dense.grids)))
     assert trials.forwards == OPENING_FORWARDS + 1 + 0.75 + 0.5  # the dense states again, then the change
 
 
@@ -106,16 +106,16 @@ def test_some_batches_count_for_what_they_are() -> None:
     trials = Trials(model, answers, dense_plan(sizes_of(config), GRIDS))
     plans = [random_plan(trials.plan.sizes, seed, GRIDS) for seed in range(4)]
     assert all(first_difference(trials.plan, normalise(plan)) == 0 for plan in plans)
-    first = trials.kl(plans[0], [0])
+    first = trials.shift(plans[0], [0])
     assert trials.forwards == OPENING_FORWARDS + 0.5
-    whole, second = trials.kl(plans[0]), trials.kl(plans[0], [1])
+    whole, second = trials.shift(plans[0]), trials.shift(plans[0], [1])
     assert trials.forwards == OPENING_FORWARDS + 1
     tokens = [sum(batch.lengths) for batch in trials.questions]
     assert whole == pytest.approx((first * tokens[0] + second * tokens[1]) / sum(tokens))
-    good, bad = sorted(plans, key=lambda plan: trials.kl(plan, [0]))[:: len(plans) - 1]
-    trials.kl(good)
+    good, bad = sorted(plans, key=lambda plan: trials.shift(plan, [0]))[:: len(plans) - 1]
+    trials.shift(good)
     assert trials.race(bad, good, slack=0) == inf
-    assert trials.race(good, bad, slack=0) == trials.kl(good)
+    assert trials.race(good, bad, slack=0) == trials.shift(good)
 
 
 def test_equal_functions_have_one_key() -> None:
