@@ -1,7 +1,7 @@
 """Trials against the masked reference: the same plan, the same questions, the obvious way."""
 
 from dataclasses import replace
-from math import inf
+from math import exp, inf, sqrt
 from typing import Any
 
 import pytest
@@ -30,8 +30,8 @@ def questions(config: Any) -> list[Any]:
     return [tiny_inputs(config, (3, 5), (1, 2), seed=seed) for seed in range(2)]
 
 
-def divergence(model: Any, batch: Any, answer: Answered, plan: Plan, *grids: Any) -> Tensor:
-    """KL(dense || masked reference) at the answer's tokens."""
+def shifts(model: Any, batch: Any, answer: Answered, plan: Plan, *grids: Any) -> Tensor:
+    """How far the masked reference moves the answer's tokens."""
     suppressed = [model.config.image_token_id]
     whole = model.generate(**batch, max_new_tokens=ANSWER_TOKENS, do_sample=False, suppress_tokens=suppressed)
     inputs = {**batch, "input_ids": whole, "attention_mask": answer.mask.long()}
@@ -39,7 +39,17 @@ def divergence(model: Any, batch: Any, answer: Answered, plan: Plan, *grids: Any
         inputs["mm_token_type_ids"] = torch.nn.functional.pad(batch["mm_token_type_ids"], (0, whole.shape[1] - batch["input_ids"].shape[1]))
     pruned = masked_logits(model, inputs, plan, *grids)[answer.predicts].log_softmax(-1)
     dense = model(**inputs).logits[answer.predicts].log_softmax(-1)
-    return (dense.exp() * (dense - pruned)).sum(-1)
+    return torch.tensor([moved(*pair) for pair in zip(pruned, dense, strict=True)])
+
+
+def moved(pruned: Tensor, dense: Tensor) -> float:
+    """The shift of one token, written out."""
+    likeliest = sorted(range(len(dense)), key=lambda token: -dense[token])[:5]
+    changes = [float(pruned[token] - dense[token]) for token in likeliest]
+    mean = sum(changes) / 5
+    spread = sqrt(sum((change - mean) ** 2 for change in changes) / 5)
+    margin = max(0.1, float(dense[likeliest[0]] - dense[likeliest[1]]))
+    return 1 - exp(-spread / margin)
 
 
 @pytest.mark.parametrize("memory_bytes", [10**9, 0, 30_000])
@@ -50,12 +60,12 @@ def test_trials_are_the_masked_reference(kv_heads: int, memory_bytes: int) -> No
     batches = questions(config)
     answers = [answered(model, batch, ANSWER_TOKENS) for batch in batches]
     trials = Trials(model, answers, dense_plan(sizes_of(config), GRIDS), memory_bytes=memory_bytes)
-    assert trials.shift(trials.plan) == pytest.approx(0, abs=1e-6)
+    assert trials.shift(trials.plan) == pytest.approx(0, abs=1e-5)
     for seed in range(4):
         plan = random_plan(sizes_of(config), seed, GRIDS)
         with torch.inference_mode():
-            expected = torch.cat([divergence(model, *pair, plan) for pair in zip(batches, answers, strict=True)]).mean()
-        assert trials.shift(plan) == pytest.approx(float(expected), abs=1e-4)
+            expected = torch.cat([shifts(model, *pair, plan) for pair in zip(batches, answers, strict=True)]).mean()
+        assert trials.shift(plan) == pytest.approx(float(expected), abs=1e-3)
         if seed % 2:
             trials.settle(plan)
     assert (trials.prefixes.disk_bytes > 0) == (memory_bytes < 10**9)
@@ -73,8 +83,8 @@ def test_other_families(name: str) -> None:
     for seed in range(3):
         plan = random_plan(trials.plan.sizes, seed, GRIDS)
         with torch.inference_mode():
-            expected = divergence(model, batch, answer, plan, grids).mean()
-        assert trials.shift(plan) == pytest.approx(float(expected), abs=1e-4)
+            expected = shifts(model, batch, answer, plan, grids).mean()
+        assert trials.shift(plan) == pytest.approx(float(expected), abs=1e-3)
     assert trials.changed(trials.plan) == 0
     assert 0 <= trials.changed(plan) <= 1
 

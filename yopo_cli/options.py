@@ -13,6 +13,7 @@ from converters.runtime.plan import Grid, Plan, PlanError, from_json
 from .exported import Runtime
 from .loader import Dtype
 
+
 class Compensation(StrEnum):
     """What makes up for visual work that a plan leaves out."""
 

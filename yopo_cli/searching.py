@@ -30,11 +30,13 @@ def searched(
     known = state is not None and state.exists()
     if known:
         say(f"Going on with the search whose measurements {state} holds.")
-    model, options = questions.loaded.model, {"grids": None if grid is None else (grid,), "seed": seed, "state": state}
+    model, grids = questions.loaded.model, None if grid is None else (grid,)
     effort = replace(usual_effort(model.config.get_text_config().num_hidden_layers), refit=refit)
     with search_bar(min(budgets)) as bar:
         try:
-            frontier = search(model, questions.batches(), statistics, budgets, effort=effort, progress=bar.tell, **options)
+            frontier = search(
+                model, questions.batches(), statistics, budgets, grids=grids, seed=seed, effort=effort, state=state, progress=bar.tell
+            )
         except KeyboardInterrupt:
             if state is not None and state.exists():
                 say(f"The same command goes on from here: {state} holds what has been measured.")

@@ -18,6 +18,9 @@ RIDGE = 1e-2
 """Added to the pruned rows' correlations: directions in which they hardly vary, next to the others, stay as they are."""
 
 
+UPDATES = ("self_heads", "neurons", "window", "self_phases")
+
+
 @dataclass(frozen=True)
 class Refit:
     """A layer's map of normalised visual rows to what the dense model's would be: `rows @ matrix.T + offset`.
@@ -81,11 +84,13 @@ def visual_keys(plan: Plan, dense: Plan) -> list[str | None]:
     for index, (layer, whole) in enumerate(zip(plan.layers, dense.layers, strict=True)):
         holds = index < plan.visual_depth and (layer.read_heads or layer.self_heads)
         keys.append(hashlib.sha256(text.encode()).hexdigest()[:32] if holds and not same else None)
-        same = same and _updates(layer) == _updates(whole)
+        same = same and all(getattr(layer, name) == getattr(whole, name) for name in UPDATES)
         text = f"{keys[-1] or text} {_updates(layer)}"
     return keys
 
 
 @lru_cache(maxsize=4096)
 def _updates(layer: LayerPlan) -> str:
-    return ";".join((ranges(layer.self_heads), ranges(layer.neurons), str(layer.window), str(layer.self_phases)))
+    """What a layer does to visual rows, to the last bit: what is read decides in which order the heads of self attention stand."""
+    attention = (ranges(layer.self_heads), ranges(layer.read_heads), str(layer.window), str(layer.self_phases), str(layer.read_phases))
+    return ";".join((ranges(layer.neurons), *(attention if layer.self_heads else ())))

@@ -121,7 +121,8 @@ def search(
     order = ranks(statistics, sizes)
     hunt = _Hunt(trials, order, effort, journal, progress)
     found = hunt.through(budgets, presets)
-    return Frontier(tuple(hunt.rising(found)), tuple(hunt.path), order, trials.forwards, trials.samples, seed, statistics.model, data, effort.refit)
+    points = tuple(hunt.rising(found))
+    return Frontier(points, tuple(hunt.path), order, trials.forwards, trials.samples, seed, statistics.model, data, effort.refit)
 
 
 def auto_plan(model: Any, batches: Iterable[Any], statistics: Statistics, budget: float, **options: Any) -> Plan:

@@ -239,7 +239,8 @@ def _default_output(name: str, budget: float | None, plan: Plan | None) -> Path:
 
 def _command(
     model: str, budget: float | None, plan: Path | None, frontier: Path | None, cuts: dict[str, int | None], recipe: Recipe,
-    compensation: Compensation | None, calibration: Path | None, samples: int, seed: int, statistics: Path | None, grid: str | None, dtype: Dtype,
+    compensation: Compensation | None, calibration: Path | None, samples: int, seed: int, statistics: Path | None, grid: str | None,
+    dtype: Dtype,
 ) -> str:  # fmt: skip
     """The command that makes this model again. Where it was written to is not part of what it is."""
     words: list[str] = ["yopo", "convert", model]
