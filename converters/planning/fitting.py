@@ -14,7 +14,8 @@ from .refit import Fitting, Refit, visual_keys
 from .trial import PrunedLayer, opened
 from .twin import Twin
 
-MOST_ROWS = 32  # visual rows that are fitted on, times the hidden size: what is held is bounded
+MOST_ROWS = 32  # visual rows that are fitted on, times the hidden size, or
+ENOUGH_ROWS = 1 << 16  # where that is more: what is held is bounded
 
 
 @torch.inference_mode()
@@ -56,7 +57,7 @@ def _calls(model: Any, twin: Twin, batches: Iterable[Any]) -> list[tuple[Call, C
         questions, state = opened(answered, twin)
         pairs.append((questions.at(state), questions.at(state)))
         rows += int((mask & visual).sum())
-        if rows >= MOST_ROWS * embeds.shape[-1]:
+        if rows >= max(MOST_ROWS * embeds.shape[-1], ENOUGH_ROWS):
             break
     return pairs
 

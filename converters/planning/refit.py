@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..runtime.plan import LayerPlan, Plan, ranges
 
-RIDGE = 1e-2
+RIDGE = 1e-3
 """Added to the pruned rows' correlations: directions in which they hardly vary, next to the others, stay as they are."""
 
 
