@@ -93,18 +93,12 @@ class TextModel:
         return Weight("lm_head.weight") if "lm_head.weight" in self.tensors else self.embedding
 
     def _part(self, layer: int, part: str, ending: str) -> Weight:
-        sizes = self.sizes
-        queries, keys = sizes.num_attention_heads * sizes.head_dim, sizes.num_key_value_heads * sizes.head_dim
-        rows = {"query": queries, "key": keys, "value": keys, "gate": sizes.intermediate_size, "up": sizes.intermediate_size}
-        own = getattr(self.family.layer, part)
-        first = 0
-        for other, count in rows.items():
-            if other == part:
-                break
-            first += count if getattr(self.family.layer, other) == own else 0
-        name = f"{self.family.text_prefix}layers.{layer}.{own}.{ending}"
-        fused = sum(getattr(self.family.layer, other) == own for other in rows) > 1
-        return Weight(name, first, first + rows[part]) if fused else Weight(name)
+        names = self.family.layer
+        name = f"{self.family.text_prefix}layers.{layer}.{getattr(names, part)}.{ending}"
+        if list(vars(names).values()).count(getattr(names, part)) == 1:
+            return Weight(name)
+        rows = names.rows(part, self.sizes)
+        return Weight(name, rows.start, rows.stop)
 
 
 def text_model(checkpoint: Checkpoint, plan: Plan | None) -> TextModel:
