@@ -17,7 +17,7 @@ from .errors import YopoError
 from .families import Family
 from .permutation import Permutation, permutations
 from .planning.refit import Refit
-from .refitted import Merging
+from .refitted import merged, refitted_layers
 from .runtime import RUNTIME_FILES
 from .runtime.plan import Plan, PlanError, Sizes, normalise, validate
 
@@ -56,20 +56,18 @@ def convert(
     if absent := sorted(name for name in moved.keys() - checkpoint.tensors.keys() if name.endswith(".weight")):
         raise RuntimeError(f"the facts of {checkpoint.family.name} name tensors that are not there: {absent}")
     entries = [Entry(name, info.dtype, info.shape) for name, info in checkpoint.tensors.items()]
-    merging = None if plan is None else Merging(checkpoint, plan, refits)
-    added = [] if merging is None else [Entry(name, merging.dtype(name), shape) for name, shape in merging.shapes.items()]
-    shards = plan_shards([*entries, *added], max_shard_bytes)
+    added = {} if plan is None else merged(checkpoint, plan, refits)
+    entries += [Entry(name, one.dtype, one.shape) for name, one in added.items()]
+    shards = plan_shards(entries, max_shard_bytes)
     total = sum(shard.bytes for shard in shards)
     check_space(output, total + SMALL_FILES_BYTES)
+    refitted = Refitted(refitted_layers(plan, refits), total - checkpoint.bytes) if plan and added else None
     tell = counter(total, progress)
 
     def tensor(name: str) -> Tensor:
-        if merging is not None and name in merging.shapes:
-            return merging.tensor(name)
-        return _permuted(checkpoint, name, moved.get(name))
+        return added[name].tensor() if name in added else _permuted(checkpoint, name, moved.get(name))
 
     with appearing(output, force) as folder:
-        refitted = Refitted(merging.layers, sum(entry.bytes for entry in added)) if merging is not None and added else None
         _write_small_files(folder, checkpoint, plan, provenance, refitted)
         if len(shards) > 1:
             write_text(folder / "model.safetensors.index.json", index_text(shards))

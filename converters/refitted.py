@@ -1,6 +1,7 @@
 """Refitted projections: weights of their own for K and V of visual tokens, into which a layer's refit is merged."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 PARTS = {"key": "self_attn.visual_k_proj", "value": "self_attn.visual_v_proj"}
 
 
-def refitted_layers(plan: Plan, refits: Iterable[int]) -> tuple[int, ...]:
+def refitted_layers(plan: Plan, layers: Iterable[int]) -> tuple[int, ...]:
     """Those of the layers that hold visual tokens: in the others there is nothing to refit. The plan must be normalised."""
     held = layouts(plan)
-    return tuple(index for index in sorted(refits) if held[index].held)
+    return tuple(index for index in sorted(layers) if held[index].held)
 
 
 def refitted_shapes(family: Family, plan: Plan, layers: Iterable[int]) -> dict[str, tuple[int, ...]]:
@@ -33,40 +34,44 @@ def refitted_shapes(family: Family, plan: Plan, layers: Iterable[int]) -> dict[s
     return shapes
 
 
-class Merging:
-    """Makes the tensors of refitted layers, one when it is asked for. `dtypes` is safetensors' name of the dtype of each."""
+@dataclass(frozen=True)
+class Merged:
+    """The weight or the bias of a refitted projection: `rows` of the layer's `own`, behind its map. `W (M x + b) = (W M) x + W b`."""
 
-    def __init__(self, checkpoint: "Checkpoint", plan: Plan, refits: Mapping[int, Refit]) -> None:
-        self.checkpoint, self.refits, self.layouts = checkpoint, refits, layouts(plan)
-        self.layers = refitted_layers(plan, refits)
-        self.shapes = refitted_shapes(checkpoint.family, plan, self.layers)
-        self._places = dict(zip(self.shapes, self._tensors(), strict=True))
+    checkpoint: "Checkpoint"
+    own: str
+    rows: list[int]
+    map: Tensor
+    bias: bool
 
-    def _tensors(self) -> Iterator[tuple[int, str, str]]:
-        for index in self.layers:
-            for part in PARTS:
-                yield from ((index, part, "weight"), (index, part, "bias"))
+    @property
+    def dtype(self) -> str:
+        """Safetensors' name of it: that of the layer's own."""
+        return self.checkpoint.tensors[f"{self.own}.weight"].dtype
 
-    def dtype(self, name: str) -> str:
-        """That of the layer's own projection."""
-        index, part, _ = self._places[name]
-        return self.checkpoint.tensors[f"{self._own(index, part)}.weight"].dtype
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.map.shape[1:])
 
-    def tensor(self, name: str) -> Tensor:
-        """Rows of the layer's own projection, in the file's order of KV heads, behind the map: `W (M x + b) = (W M) x + W b`."""
-        index, part, ending = self._places[name]
-        own, refit, rows = self._own(index, part), self.refits[index], self._rows(index, part)
-        weight = self.checkpoint.read(f"{own}.weight")[rows]
-        made = weight.float() @ (refit.matrix if ending == "weight" else refit.offset).cpu()
-        if ending == "bias" and f"{own}.bias" in self.checkpoint.tensors:
-            made = made + self.checkpoint.read(f"{own}.bias")[rows].float()
+    def tensor(self) -> Tensor:
+        """Made in float32, when it is asked for."""
+        weight = self.checkpoint.read(f"{self.own}.weight")[self.rows]
+        made = weight.float() @ self.map.cpu()
+        if self.bias and f"{self.own}.bias" in self.checkpoint.tensors:
+            made += self.checkpoint.read(f"{self.own}.bias")[self.rows].float()
         return made.to(weight.dtype)
 
-    def _own(self, index: int, part: str) -> str:
-        family = self.checkpoint.family
-        return f"{family.text_prefix}layers.{index}.{getattr(family.layer, part)}"
 
-    def _rows(self, index: int, part: str) -> list[int]:
-        sizes, layout = self.checkpoint.sizes, self.layouts[index]
-        first, size = self.checkpoint.family.layer.rows(part, sizes).start, sizes.head_dim
-        return [first + head * size + element for head in layout.kv_order[: layout.held] for element in range(size)]
+def merged(checkpoint: "Checkpoint", plan: Plan, refits: Mapping[int, Refit]) -> dict[str, Merged]:
+    """The tensors of refitted layers by name, in the file's order of KV heads. The plan must be normalised."""
+    family, sizes = checkpoint.family, checkpoint.sizes
+    found: dict[str, Merged] = {}
+    for index in refitted_layers(plan, refits):
+        layout, prefix = layouts(plan)[index], f"{family.text_prefix}layers.{index}."
+        for part, name in PARTS.items():
+            first, size = family.layer.rows(part, sizes).start, sizes.head_dim
+            rows = [first + head * size + element for head in layout.kv_order[: layout.held] for element in range(size)]
+            own = prefix + getattr(family.layer, part)
+            found[f"{prefix}{name}.weight"] = Merged(checkpoint, own, rows, refits[index].matrix, bias=False)
+            found[f"{prefix}{name}.bias"] = Merged(checkpoint, own, rows, refits[index].offset, bias=True)
+    return found
