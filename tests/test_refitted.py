@@ -7,12 +7,16 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import tiny_families as families
 import torch
 from conversions import assert_stands_alone, load, provenance, text_rows
 from random_plans import permuted, random_plan, random_refits
 from safetensors.torch import load_file, save_file
+from test_export import assert_equal, decoders
+from test_export_targets import assert_same_answers, decoder
 from test_heal import RECORD, answered
 from test_runtime import PROMPTS, sizes_of
 from tiny import tiny_inputs, tiny_llava
@@ -21,6 +25,8 @@ from transformers import DynamicCache
 from converters.checkpoint.reader import open_checkpoint, open_converted
 from converters.convert import convert
 from converters.errors import YopoError
+from converters.export.prompts import arrange
+from converters.export.session import first_call
 from converters.families import Layer
 from converters.healing.memory import needed
 from converters.healing.student import Student, collate
@@ -28,7 +34,7 @@ from converters.healing.tuning import tuned_language, tuned_projector
 from converters.healing.written import write_healed
 from converters.measure.models import native
 from converters.planning.refit import Refit
-from converters.reference import masked_logits
+from converters.reference import _entering, masked_logits
 from converters.runtime.layout import layouts
 from converters.runtime.modeling_yopo_internvl import YopoInternVLConfig, YopoInternVLForConditionalGeneration
 from converters.runtime.modeling_yopo_llava import YopoLlavaConfig, YopoLlavaForConditionalGeneration
@@ -245,3 +251,60 @@ def test_transformers_dense_model_over_the_same_tensors(refitted: Path) -> None:
     inputs = tiny_inputs(own.config, (3, 5))
     with torch.inference_mode(), own.dense():
         torch.testing.assert_close(native(own)(**inputs).logits, own(**inputs).logits, **TOLERANCE)
+
+
+def exported(folder: Path, model: Any, seed: int, grid: Grid = GRID) -> Path:
+    """A random plan's checkpoint with refits."""
+    model.save_pretrained(folder / "base")
+    checkpoint = open_checkpoint(folder / "base")
+    plan = random_plan(checkpoint.sizes, seed, (grid,))
+    refits = random_refits(plan, seed)
+    assert refits
+    return convert(checkpoint, plan, folder / "out", provenance(folder / "base"), refits=refits)
+
+
+class TestExports:
+    @pytest.mark.parametrize("masked", [False, True])
+    @pytest.mark.parametrize("seed", [0, 1, 4])
+    def test_llavas_graphs(self, tmp_path: Path, seed: int, masked: bool) -> None:
+        model, config = tiny_llava(layers=4, kv_heads=2 if seed % 2 else 4, attention_bias=seed == 0, seed=seed)
+        out = exported(tmp_path, model, seed)
+        graphs, own = decoders(out, GRID, hidden=masked), load(out)
+        assert_equal(graphs, own, tiny_inputs(config, (6, 3), (0, 9)), GRID)
+        assert_equal(graphs, own, tiny_inputs(config, (4, 3), (2, 2), images=2), GRID)
+        assert_equal(graphs, own, tiny_inputs(config, (4, 7), (1, 3), images=0), None)
+
+    def test_qwen2_vls_graphs(self, tmp_path: Path) -> None:
+        out = exported(tmp_path, families.tiny_qwen(), 1, Grid(3, 4))
+        assert_equal(decoders(out, Grid(3, 4)), load(out), families.qwen_inputs([(1, 3, 4)], [(1, 3, 4), (1, 3, 4)])[0], Grid(3, 4))
+
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_fused_projections(self, tmp_path: Path, masked: bool) -> None:
+        out = exported(tmp_path, families.tiny_internvl("phi3"), 4)
+        assert_equal(decoders(out, GRID, hidden=masked), load(out), families.internvl_inputs(2, 1), GRID)
+
+    def test_one_graph_for_every_call(self, tmp_path: Path) -> None:
+        model, config = tiny_llava(layers=4, kv_heads=2)
+        out = exported(tmp_path, model, 3)
+        opened, own = open_converted(out), load(out)
+        for padded in (False, True):
+            run = decoder(tmp_path, opened.open_tensors(), opened.plan, padded)
+            assert_same_answers(run, own, tiny_inputs(config, (3, 6), (1, 2), images=2))
+
+    @pytest.mark.parametrize("bits", [4, 8])
+    def test_quantised_like_the_others(self, tmp_path: Path, bits: int) -> None:
+        model, config = tiny_llava(layers=3, heads=4, hidden=256, intermediate=256)
+        for parameter in model.model.language_model.parameters():
+            parameter.data.mul_(0.25 if parameter.dim() == 2 else 1)  # as large as trained ones, for a stream of this width
+        out = exported(tmp_path, model, 0)
+        graphs, own, inputs = decoders(out, GRID, bits=bits), load(out), tiny_inputs(config, (5, 7))
+        graph = onnx.load(out / "prefill.onnx", load_external_data=False).graph
+        weights = [one.name for one in graph.initializer if "visual_k_proj.weight" in one.name]
+        assert weights
+        assert all(f".int{bits}" in name for name in weights)
+        with torch.inference_mode():
+            expected, embeds = own(**inputs).logits[:, -1].numpy(), _entering(own, inputs)[0].numpy()
+        ids, mask = np.asarray(inputs["input_ids"]), np.asarray(inputs["attention_mask"])
+        prompts = arrange(ids, mask, np.isin(ids, graphs.manifest.image_tokens), GRID, False)
+        found = first_call(graphs, prompts, embeds).logits
+        assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.9
