@@ -81,6 +81,7 @@ def heal_model(path: Path, request: Request, output: Path, force: bool) -> dict[
     checkpoint = converted.open_tensors()
     facts = {"model": converted.section["base"]["fingerprint"], "plan": converted.section["plan"], "healed": converted.section["healing"]}
     facts |= {"data": _data_hash(request.data), "samples": examples.count, "dtype": loaded.dtype, "tune": request.tune}
+    facts |= {"compensation": converted.section["compensation"]} if converted.refitted else {}
     language = request.tune is Tune.LANGUAGE
     tuned = tuned_language(loaded.model, checkpoint, request.seed) if language else tuned_projector(loaded.model, checkpoint)
     with loss_bar("Healing", request.steps) as progress:

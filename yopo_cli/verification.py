@@ -78,7 +78,11 @@ def _tensors(converted: Any) -> str:
 
     checkpoint = converted.open_tensors()
     check_plan(converted.plan, checkpoint.sizes)
-    return f"{len(checkpoint.tensors)} tensors, names and shapes are the model's"
+    told, found = (converted.section.get("compensation") or {}).get("bytes", 0), sum(info.bytes for info in checkpoint.refitted.values())
+    if told != found:
+        raise YopoError(f"compensation.bytes is {told}, the refitted projections have {found}")
+    refitted = f", and {len(checkpoint.refitted)} refitted ones of visual tokens" if found else ""
+    return f"{len(checkpoint.tensors)} tensors{refitted}, names and shapes are the model's"
 
 
 def _base(converted: Any) -> str:

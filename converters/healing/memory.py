@@ -36,9 +36,10 @@ def needed(checkpoint: Checkpoint, plan: Plan, element: int, micro: int, recompu
 
     `rank` is that of what is added to the language model's matrices, 0 where the projector alone learns.
     """
-    sizes = {name: prod(info.shape) for name, info in checkpoint.tensors.items()}
+    tensors = checkpoint.tensors | checkpoint.refitted
+    sizes = {name: prod(info.shape) for name, info in tensors.items()}
     projector = sum(size for name, size in sizes.items() if name.startswith(checkpoint.family.projector))
-    matrices = [info.shape for name, info in checkpoint.tensors.items() if name.startswith(LAYERS) and len(info.shape) == 2]
+    matrices = [info.shape for name, info in tensors.items() if name.startswith(LAYERS) and len(info.shape) == 2]
     tuned = projector + rank * sum(map(sum, matrices))
     by_layer = [micro * element * _values(layout, plan, index < plan.visual_depth) for index, layout in enumerate(layouts(plan))]
     entering = micro * element * plan.sizes.hidden_size * (REFERENCE_TEXT_TOKENS + plan.visual_tokens)

@@ -44,7 +44,7 @@ class Tuned:
         return {name: state[name].cpu().to(self._dtype(name)) for name in sorted(self.names)}
 
     def _dtype(self, name: str) -> torch.dtype:
-        return DTYPES[self.checkpoint.tensors[name].dtype]
+        return DTYPES[self.checkpoint.info(name).dtype]
 
 
 def tuned_projector(model: Any, checkpoint: Checkpoint) -> Tuned:

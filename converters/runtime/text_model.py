@@ -274,7 +274,7 @@ class SparseTextModel(nn.Module):
             f"pruned: visual tokens leave after layer {plan.visual_depth} of {len(plan.layers)} and are updated in {updating}; "
             f"K and V of text and visual rows share their products, attention is SDPA on rectangles"
         )
-        refitted = [f"those of visual rows are refitted in layers {ranges(self.refitted)}"] if self.refitted else []
+        refitted = [f"K and V of visual rows are refitted in layers {ranges(self.refitted)}"] if self.refitted else []
         return "; ".join([path, *refitted, *([f"fastest here: {chosen}"] if (chosen := choices()) else [])])
 
     def projections(self, layer: Any) -> Projections:
