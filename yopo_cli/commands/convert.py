@@ -120,7 +120,8 @@ def convert(
             from converters.convert import Provenance, convert
 
             written = target if heal is None else target.with_name(f"{target.name}.unhealed")
-            provenance = Provenance(source, command, budget, None if facts is None else recipe.value, facts)
+            fitted_on = questions.count if refits else None
+            provenance = Provenance(source, command, budget, None if facts is None else recipe.value, facts, fitted_on)
             with byte_bar("Writing") as progress:
                 convert(checkpoint, decided, written, provenance, refits=refits, force=force or heal is not None, progress=progress)
     result = _result(checkpoint, decided, budget, source.name, facts)
@@ -181,6 +182,7 @@ class _Questions:
 
     def __init__(self, source: Any, request: Calibration) -> None:
         self.source, self.request = source, request
+        self.count = 0
         self._loaded: Any = None
 
     @property
@@ -190,6 +192,7 @@ class _Questions:
         if self._loaded is None:
             asked = self.request
             self._loaded = Questions.of(self.source.path, asked.file, asked.samples, asked.seed, asked.device, asked.dtype)
+            self.count = len(self._loaded.seen)
         return self._loaded
 
     def refits(self, plan: Plan) -> Any:
