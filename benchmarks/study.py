@@ -13,7 +13,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
@@ -30,12 +30,14 @@ from converters.baselines.forward import generate
 from converters.baselines.schedule import SCHEDULES, schedule
 from converters.calibration.statistics import Statistics, calibrate
 from converters.errors import YopoError
-from converters.families import family_of
+from converters.families import converted_family, family_of
 from converters.planning.answers import Answered, language_model_pass
 from converters.planning.cost import cost
+from converters.planning.fitting import fitted
 from converters.planning.frontier import Frontier
 from converters.planning.presets import PRESETS, preset
 from converters.planning.recipes import RECIPES, make_plan
+from converters.planning.refit import Refit
 from converters.planning.search import Effort, search, usual_effort
 from converters.planning.trial import Trials
 from converters.runtime.plan import Plan, Sizes, dense_plan
@@ -45,6 +47,7 @@ from yopo_cli.loader import Dtype, load, locate
 BATCH = 16
 MEMORY = 6 * 10**9
 NEW_TOKENS = 6
+REFITTED = ": refitted"  # after a recipe's name
 BUDGETS = (0.12, 0.06, 0.25, 0.04, 0.5)
 RECORDED = tuple[str, float | None, int | None]  # method, budget, seed
 
@@ -132,12 +135,16 @@ class Subject:
         state.unlink(missing_ok=True)
         return found
 
+    def refits(self, plan: Plan, seed: int, samples: int) -> dict[int, Refit]:
+        """The refits of a plan, on the samples that it was planned on."""
+        return fitted(self.model, (inputs for inputs, _ in self.batches(samples, seed, "calibration")), plan)
+
     @torch.inference_mode()
-    def plan_right(self, plan: Plan) -> list[bool]:
+    def plan_right(self, plan: Plan, refits: Mapping[int, Refit] | None = None) -> list[bool]:
         """Question by question, whether the plan answers as expected."""
         trials, expected = self.taught
         right: list[bool] = []
-        for (batch, pruned, _), tokens in zip(trials.logits(plan), expected, strict=True):
+        for (batch, pruned, _), tokens in zip(trials.logits(plan, refits), expected, strict=True):
             right += [bool(answer.all()) for answer in (pruned.argmax(-1) == tokens).split(batch.lengths)]
         return right
 
@@ -155,7 +162,7 @@ class Subject:
 
 
 def taught(model: Any, processor: Any, batch: Any, expected: list[str]) -> tuple[Answered, torch.Tensor]:
-    """The batch with the expected answers appended, and their tokens in order."""
+    """The batch with the expected answers appended, as the model sees it, and their tokens in order."""
     tokenizer = processor.tokenizer
     tokens = [[*tokenizer(answer, add_special_tokens=False).input_ids, _end(model)] for answer in expected]
     width = max(map(len, tokens))
@@ -179,7 +186,7 @@ def _end(model: Any) -> int:
 
 def _image_token(model: Any) -> int:
     config = model.config.to_dict()
-    return int(family_of(config).image_token(config))
+    return int((converted_family(config) or family_of(config)).image_token(config))
 
 
 # Variants of the search, each with one thing different.
@@ -187,6 +194,8 @@ def _variants(usual: Effort, samples: int) -> dict[str, tuple[Effort, int]]:
     found = {
         "auto": (usual, samples),
         "auto: not interlaced": (replace(usual, without=("phases",)), samples),
+        "auto: not refitted": (replace(usual, refit=False), samples),
+        "auto: no self phases": (replace(usual, without=("turns",)), samples),
         "auto: no windows": (replace(usual, without=("window",)), samples),
         "auto: no swaps": (replace(usual, descents=1.0), samples),
     }
@@ -216,13 +225,17 @@ def answer(subject: Subject, method: str, budget: float | None, seed: int | None
     assert seed is not None
     variants = _variants(usual_effort(subject.sizes.num_hidden_layers), subject.setting.samples)
     if method in variants:
-        found = subject.frontier(method, seed, *variants[method])
+        effort, samples = variants[method]
+        found = subject.frontier(method, seed, effort, samples)
         point = found.at(budget)
-        facts = {"kl": point.kl, "origin": point.origin, "forwards": found.forwards}
-        return {"right": subject.plan_right(point.plan), "reached": point.share, **facts}
+        refits = subject.refits(point.plan, seed, samples) if found.refit else None
+        facts = {"shift": point.shift, "origin": point.origin, "forwards": found.forwards}
+        return {"right": subject.plan_right(point.plan, refits), "reached": point.share, **facts}
+    method, refit, _ = method.partition(REFITTED)
     make: Callable[..., Plan] = preset if method in PRESETS else make_plan
     plan = make(method, subject.statistics(seed), subject.sizes, subject.dense.grids, budget)
-    return {"right": subject.plan_right(plan), "reached": cost(plan).share}
+    refits = subject.refits(plan, seed, subject.setting.samples) if refit else None
+    return {"right": subject.plan_right(plan, refits), "reached": cost(plan).share}
 
 
 def known(record: Path, setting: Setting) -> set[RECORDED]:
@@ -243,22 +256,29 @@ def run(options: argparse.Namespace) -> None:
     done = known(options.record, setting)
     left = [cell for cell in cells(setting, options.methods.split(","), tuple(map(int, options.seeds.split(",")))) if cell not in done]
     subject = Subject(setting)
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()}
-    options.record.parent.mkdir(parents=True, exist_ok=True)
-    for method, budget, seed in left:
+    for cell in left:
         began = time.process_time()
-        cell = {"model": setting.model, "questions_from": setting.questions_from, "questions": setting.questions}
-        cell |= {"samples": setting.samples, "method": method, "budget": budget, "seed": seed}
         try:
-            found = answer(subject, method, budget, seed)
-            right = found.pop("right")
-            cell |= {"accuracy": sum(right) / len(right), "right": packed(right), **found}
+            found = answer(subject, *cell)
         except YopoError as error:
-            cell |= {"accuracy": None, "note": error.message}
-        cell |= {"cpu_seconds": round(time.process_time() - began, 1), "date": str(date.today()), **versions}
-        with options.record.open("a") as file:
-            file.write(json.dumps(cell) + "\n")
-        print(method, budget, seed, cell["accuracy"], file=sys.stderr, flush=True)
+            found = {"note": error.message}
+        note(setting, cell, found, time.process_time() - began)
+
+
+def note(setting: Setting, cell: RECORDED, found: dict[str, Any], cpu_seconds: float) -> None:
+    """Append a cell's line to the record: what was found, with the outcomes by question as `right` unless there are none."""
+    method, budget, seed = cell
+    right = found.get("right")
+    line = {"model": setting.model, "questions_from": setting.questions_from, "questions": setting.questions}
+    line |= {"samples": setting.samples, "method": method, "budget": budget, "seed": seed}
+    line |= {"accuracy": None} if right is None else {"accuracy": sum(right) / len(right), "right": packed(right)}
+    line |= {name: value for name, value in found.items() if name != "right"}
+    line |= {"cpu_seconds": round(cpu_seconds, 1), "date": str(date.today())}
+    line |= {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()}
+    setting.record.parent.mkdir(parents=True, exist_ok=True)
+    with setting.record.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    print(method, budget, seed, line["accuracy"], file=sys.stderr, flush=True)
 
 
 def packed(right: Iterable[bool]) -> str:

@@ -55,7 +55,7 @@ def _interval(value: float, values: np.ndarray) -> tuple[float, float, float]:
 
 
 def read(files: Iterable[Path]) -> list[Cells]:
-    """The records by model and question set."""
+    """The records by model and question set; the last one of a cell counts."""
     groups: dict[Group, list[dict[str, Any]]] = defaultdict(list)
     for file in files:
         for line in file.read_text().splitlines():
@@ -65,10 +65,10 @@ def read(files: Iterable[Path]) -> list[Cells]:
 
 
 def _cells(group: Group, found: list[dict[str, Any]]) -> Cells:
+    latest = {(cell["method"], cell["budget"], cell["seed"]): cell for cell in found if cell["accuracy"] is not None}
     by_cell: dict[tuple[str, float | None], list[dict[str, Any]]] = defaultdict(list)
-    for cell in found:
-        if cell["accuracy"] is not None:
-            by_cell[cell["method"], cell["budget"]].append(cell)
+    for (method, budget, _), cell in latest.items():
+        by_cell[method, budget].append(cell)
     outcomes = {key: np.mean([unpacked(cell["right"]) for cell in cells], 0) for key, cells in by_cell.items()}
     reached = {key: min(cell["reached"] for cell in cells) for key, cells in by_cell.items()}
     return Cells(group, outcomes, {key: len(cells) for key, cells in by_cell.items()}, reached)

@@ -1,6 +1,6 @@
 """From a checkpoint and a plan to a new checkpoint: decide, validate, then write."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -10,12 +10,14 @@ from .checkpoint.card import LICENCE_FILES, card
 from .checkpoint.folder import appearing, check_output, check_space, json_text, synchronise, write_bytes, write_text
 from .checkpoint.manifest import MANIFEST, file_sha256, manifest_text
 from .checkpoint.reader import CONFIG, Checkpoint
-from .checkpoint.section import Provenance, converted_config
+from .checkpoint.section import Provenance, Refitted, converted_config
 from .checkpoint.skeleton import native_config
 from .checkpoint.writer import MAX_SHARD_BYTES, Entry, index_text, plan_shards, write_shard
 from .errors import YopoError
 from .families import Family
 from .permutation import Permutation, permutations
+from .planning.refit import Refit
+from .refitted import merged, refitted_layers
 from .runtime import RUNTIME_FILES
 from .runtime.plan import Plan, PlanError, Sizes, normalise, validate
 
@@ -35,12 +37,14 @@ def convert(
     output: Path,
     provenance: Provenance,
     *,
+    refits: Mapping[int, Refit] = {},
     force: bool = False,
     progress: Progress = lambda done, total: None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
     """Write the checkpoint, pruned by `plan`, to the folder `output`, which appears when it is whole; None: unpruned, native form.
 
+    `refits`, by layer, are merged into projections that visual tokens alone take K and V from.
     `progress` is told bytes done and bytes in all. Raises YopoError for a plan of another model, weights that are not finite, an
     output that exists (unless `force`) and a full disk; KeyboardInterrupt on signals. Nothing is left behind then.
     """
@@ -52,16 +56,24 @@ def convert(
     if absent := sorted(name for name in moved.keys() - checkpoint.tensors.keys() if name.endswith(".weight")):
         raise RuntimeError(f"the facts of {checkpoint.family.name} name tensors that are not there: {absent}")
     entries = [Entry(name, info.dtype, info.shape) for name, info in checkpoint.tensors.items()]
+    added = {} if plan is None else merged(checkpoint, plan, refits)
+    entries += [Entry(name, one.dtype, one.shape) for name, one in added.items()]
     shards = plan_shards(entries, max_shard_bytes)
-    check_space(output, checkpoint.bytes + SMALL_FILES_BYTES)
-    tell = counter(checkpoint.bytes, progress)
+    total = sum(shard.bytes for shard in shards)
+    check_space(output, total + SMALL_FILES_BYTES)
+    refitted = Refitted(refitted_layers(plan, refits), total - checkpoint.bytes) if plan and added else None
+    tell = counter(total, progress)
+
+    def tensor(name: str) -> Tensor:
+        return added[name].tensor() if name in added else _permuted(checkpoint, name, moved.get(name))
+
     with appearing(output, force) as folder:
-        _write_small_files(folder, checkpoint, plan, provenance)
+        _write_small_files(folder, checkpoint, plan, provenance, refitted)
         if len(shards) > 1:
             write_text(folder / "model.safetensors.index.json", index_text(shards))
         files = {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
         for shard in shards:
-            files[shard.file] = write_shard(folder, shard, lambda name: _permuted(checkpoint, name, moved.get(name)), tell)
+            files[shard.file] = write_shard(folder, shard, tensor, tell)
         write_text(folder / MANIFEST, manifest_text(files))
     return output
 
@@ -92,7 +104,9 @@ def _check_apart(source: Path, output: Path) -> None:
         raise YopoError(f"{output} is the model that is to be converted, or holds it.", "Choose another name with -o.")
 
 
-def _write_small_files(folder: Path, checkpoint: Checkpoint, plan: Plan | None, provenance: Provenance) -> None:
+def _write_small_files(
+    folder: Path, checkpoint: Checkpoint, plan: Plan | None, provenance: Provenance, refitted: Refitted | None
+) -> None:  # fmt: skip
     for file in _copied_files(checkpoint.path, LICENCE_FILES if checkpoint.foreign else COPIED):
         write_bytes(folder / file.name, file.read_bytes())
     if checkpoint.foreign:
@@ -102,10 +116,10 @@ def _write_small_files(folder: Path, checkpoint: Checkpoint, plan: Plan | None, 
     if plan is None:
         config = native_config(checkpoint.family, checkpoint.config)
     else:
-        config = converted_config(checkpoint.family, checkpoint.config, plan, provenance, checkpoint.fingerprint())
+        config = converted_config(checkpoint.family, checkpoint.config, plan, provenance, checkpoint.fingerprint(), refitted)
         write_runtime(folder, checkpoint.family)
     write_text(folder / CONFIG, json_text(config))
-    write_text(folder / "README.md", card(checkpoint.family, checkpoint.path, plan, provenance))
+    write_text(folder / "README.md", card(checkpoint.family, checkpoint.path, plan, provenance, refitted))
 
 
 def write_runtime(folder: Path, family: Family) -> None:

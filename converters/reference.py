@@ -103,7 +103,8 @@ def _layer(
 
     attention = layer.self_attn
     normed = layer.input_layernorm(rows)
-    query, key, value = (part.unflatten(-1, (-1, sizes.head_dim)).transpose(1, 2) for part in _qkv(attention, normed, sizes))
+    parts = _refitted(attention, normed, visual, _qkv(attention, normed, sizes))
+    query, key, value = (part.unflatten(-1, (-1, sizes.head_dim)).transpose(1, 2) for part in parts)
     query, key = _rotated(query, rotary), _rotated(key, rotary)
     key, value = key.repeat_interleave(sizes.group, 1), value.repeat_interleave(sizes.group, 1)
     scores = (query @ key.transpose(2, 3) * attention.scaling).masked_fill(~mask, float("-inf"))
@@ -125,6 +126,16 @@ def _qkv(attention: Any, rows: Tensor, sizes: Sizes) -> Sequence[Tensor]:
         parts: Sequence[Tensor] = attention.qkv_proj(rows).split([count * sizes.head_dim for count in heads], -1)
         return parts
     return [projection(rows) for projection in (attention.q_proj, attention.k_proj, attention.v_proj)]
+
+
+def _refitted(attention: Any, rows: Tensor, visual: Tensor, parts: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The same with K and V of visual rows from their own projections, where a layer has them; these lack the heads that nobody reads."""
+    if not hasattr(attention, "visual_k_proj"):
+        return parts
+    query, *own = parts
+    made = attention.visual_k_proj(rows), attention.visual_v_proj(rows)
+    whole = [torch.cat([part, other[..., part.shape[-1] :]], -1) for part, other in zip(made, own, strict=True)]
+    return [query, *(part.where(visual[..., None], other) for part, other in zip(whole, own, strict=True))]
 
 
 def _activation(ffn: Any, rows: Tensor) -> Tensor:

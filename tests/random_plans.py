@@ -1,9 +1,13 @@
 """Random plans, and models permuted by them in memory with nothing but indexing."""
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from converters.families import Layer
+from converters.planning.refit import Refit
 from converters.runtime.layout import layouts
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise, to_json
 
@@ -27,7 +31,18 @@ def random_plan(sizes: Sizes, seed: int, grids: tuple[Grid, ...]) -> Plan:
     return Plan(sizes, layers, grids, choose.choice(["causal", "symmetric"]))
 
 
-def permuted(model: Any, plan: Plan, config_class: Any, model_class: Any, names: Layer) -> Any:
+def random_refits(plan: Plan, seed: int) -> dict[int, Refit]:
+    """Maps for most of the layers that hold visual tokens, not far from one that changes nothing."""
+    generator, width = torch.Generator().manual_seed(seed), plan.sizes.hidden_size
+
+    def some(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    held = [index for index, layout in enumerate(layouts(normalise(plan))) if layout.held]
+    return {index: Refit(torch.eye(width) + 0.1 * some(width, width), some(width)) for index in held if index % 4 != seed % 4}
+
+
+def permuted(model: Any, plan: Plan, config_class: Any, model_class: Any, names: Layer, refits: Mapping[int, Refit] = {}) -> Any:
     """The converted model of a dense one."""
     plan = normalise(plan)
     sizes, size = plan.sizes, plan.sizes.head_dim
@@ -48,9 +63,16 @@ def permuted(model: Any, plan: Plan, config_class: Any, model_class: Any, names:
             for ending in ("weight", "bias"):
                 if f"{prefix}{name}.{ending}" in state:
                     state[f"{prefix}{name}.{ending}"] = state[f"{prefix}{name}.{ending}"][order]
+        if refit := refits.get(index):
+            held, fused = layout.held * size, names.query == names.key
+            for name, kind, first in ((names.key, "k", keys if fused else 0), (names.value, "v", values if fused else 0)):
+                weight = state[f"{prefix}{name}.weight"][first : first + held]
+                bias = state.get(f"{prefix}{name}.bias", torch.zeros(first + held))[first : first + held]
+                state[f"{prefix}self_attn.visual_{kind}_proj.weight"] = weight @ refit.matrix
+                state[f"{prefix}self_attn.visual_{kind}_proj.bias"] = weight @ refit.offset + bias
         for name, order in ((names.output, queries), (names.down, neurons)):
             state[f"{prefix}{name}.weight"] = state[f"{prefix}{name}.weight"][:, order]
     data = model.config.to_dict()
-    own = model_class(config_class(**{**data, "yopo": {"plan": to_json(plan)}})).eval()
+    own = model_class(config_class(**{**data, "yopo": {"plan": to_json(plan), "refitted": sorted(refits)}})).eval()
     own.load_state_dict(state)
     return own

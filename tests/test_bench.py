@@ -16,7 +16,7 @@ from converters.baselines.schedule import SCHEDULES, schedule
 from converters.errors import YopoError
 from converters.families import family_of
 from converters.measure.bench import DENSE, Contender, Setting, measure
-from converters.measure.bounds import Product, dense_work, pruned_work
+from converters.measure.bounds import Product, dense_work, pruned_work, refitted_bytes
 from converters.measure.ceiling import Ceiling
 from converters.measure.clock import Timing, in_turns
 from converters.measure.models import cut, native, published_config, random_model, random_prompt, visual_grids, with_plan
@@ -72,6 +72,11 @@ def test_bounds_count_what_is_executed(dense: Any, recipe: str, budget: float) -
     head = 2 * plan.sizes.hidden_size * vocabulary
     linear = sum(product.flops for product in pruned_work(plan, 8, 1, vocabulary, 4).products)
     assert linear == linear_flops(plan, 8) + head
+    for refitted in ((0,), tuple(range(len(plan.layers)))):
+        work, plain = (pruned_work(plan, 8, 1, vocabulary, 4, layers).products for layers in (refitted, ()))
+        assert sum(product.flops for product in work) == linear
+        more, before = (sum(4 * product.inner * product.outer for product in products) for products in (work, plain))
+        assert more - before == refitted_bytes(plan, refitted, 4) * plan.sizes.hidden_size // (plan.sizes.hidden_size + 1)
     whole = dense_plan(plan.sizes, (GRID,))
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         dense(input_ids=torch.full((1, 24), 5), logits_to_keep=1)

@@ -52,6 +52,20 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
+def refitted_demo(converted_demo: Path, folder: Path) -> Path:
+    """The demo model under the same plan, layers 1 and 2 refitted."""
+    from converters.checkpoint.reader import open_checkpoint, open_converted
+    from converters.checkpoint.source import resolve
+    from converters.convert import Provenance, convert
+    from converters.planning.refit import Refit
+
+    checkpoint = open_checkpoint(demo_folder())
+    width = checkpoint.sizes.hidden_size
+    refits = {index: Refit(torch.eye(width) * 0.9, torch.full((width,), 0.1)) for index in (1, 2)}
+    provenance = Provenance(resolve(str(demo_folder())), "yopo convert demo", refit_samples=8)
+    return convert(checkpoint, open_converted(converted_demo).plan, folder / "refitted", provenance, refits=refits)
+
+
 @pytest.fixture
 def task(tmp_path: Path) -> Path:
     """Four of the demo's pictures as a JSONL file."""
@@ -190,6 +204,16 @@ class TestInspect:
         assert data["plan"] == json.loads((converted_demo / "config.json").read_text())["yopo"]["plan"]
         assert data["budget"]["reached"] == cost(from_json(data["plan"])).share
 
+    def test_refitted_projections(self, converted_demo: Path, tmp_path: Path) -> None:
+        out = refitted_demo(converted_demo, tmp_path)
+        shown = run("inspect", out).stdout
+        bytes_added = sum(tensor.nbytes for name, tensor in load_file(out / "model.safetensors").items() if "visual_" in name)
+        assert f"K and V of visual tokens refitted in layers 1-2, {bytes_added / 1e6:.3g} MB\n" in shown
+        assert max(map(len, shown.splitlines())) <= 80
+        data = json.loads(run("inspect", out, "--json").stdout)
+        assert (data["refitted"], data["compensation"]) == ([1, 2], {"method": "refit", "samples": 8, "bytes": bytes_added})
+        assert json.loads(run("inspect", converted_demo, "--json").stdout)["refitted"] == []
+
     def test_plan_file(self, converted_demo: Path, tmp_path: Path) -> None:
         plan = tmp_path / "plan.json"
         plan.write_text(json.dumps(json.loads((converted_demo / "config.json").read_text())["yopo"]["plan"]))
@@ -238,6 +262,15 @@ class TestVerify:
         (broken / "config.json").write_text(json.dumps(config))
         shown = run("verify", broken, code=1).stdout
         assert re.search(r"plan +FAILED", shown)
+
+    def test_refitted_projections(self, converted_demo: Path, tmp_path: Path) -> None:
+        out = refitted_demo(converted_demo, tmp_path)
+        checks = {check["name"]: check for check in json.loads(run("verify", out, "--json").stdout)["checks"]}
+        assert "and 8 refitted ones of visual tokens" in checks["tensors"]["detail"]
+        config = json.loads((out / "config.json").read_text())
+        config["yopo"]["compensation"]["bytes"] += 1
+        (out / "config.json").write_text(json.dumps(config))
+        assert re.search(r"tensors +FAILED compensation.bytes is \d+, the refitted", " ".join(run("verify", out, code=1).stdout.split()))
 
     def test_runtime_that_differs_from_the_reference(self, converted_demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         import converters.reference
@@ -502,6 +535,25 @@ class TestHeal:
             for path in (converted_demo, out)
         )
         assert after == before
+
+    def test_a_healed_language_model_has_no_dense_side(self, converted_demo: Path, tmp_path: Path) -> None:
+        out = tmp_path / "healed"
+        asked = ("--data", "demo", "--samples", 20, "--batch-size", 8, "--steps", 2, "--tune", "language")
+        record = json.loads(run("heal", converted_demo, *asked, "-o", out, "--json").stdout)
+        assert record["tune"] == "language"
+        assert "--tune language" in json.loads((out / "config.json").read_text())["yopo"]["healing"][0]["command"]
+        config = json.loads((out / "config.json").read_text())
+        config["yopo"]["healing"][0]["kept"] = True
+        (out / "config.json").write_text(json.dumps(config))
+        checks = {check["name"]: check["detail"] for check in json.loads(run("verify", out, "--json", code=1).stdout)["checks"]}
+        assert checks["base"] == "the language model was healed: the dense side is not demo any more"
+        found = run("eval", out, "--samples", 6, "--max-new-tokens", 4, "--json")
+        assert "the dense model is not in it any more" in found.stderr
+        task = json.loads(found.stdout)["tasks"]["demo"]
+        assert (task["dense"], task["retention"], task["answer_flips"]) == (None, None, None)
+        assert task["pruned"]["accuracy"] >= 0
+        assert "Leave --min-retention out" in fails("eval", out, "--samples", 6, "--min-retention", 0.5)
+        assert "The language model of" in fails("heal", out, "--data", "demo", "--samples", 20, "-o", tmp_path / "again")
 
     def test_refused_in_a_sentence(self, converted_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         out = tmp_path / "healed"

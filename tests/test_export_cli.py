@@ -41,6 +41,12 @@ def test_an_export_answers_the_demos_questions_as_pytorch_does(converted_demo: P
     dtype = run("eval", out, "--runtime", "onnx", "--dtype", "float16")
     assert dtype.exit_code == 1
     assert "--dtype float16 would do nothing" in dtype.stderr
+    config = json.loads((out / "config.json").read_text())
+    config["yopo"]["base_projector"] = True  # as of a healed model, whose export has no other projector
+    (out / "config.json").write_text(json.dumps(config))
+    healed = run("eval", out, "--samples", "4", "--runtime", "onnx", "--device", "cpu", "--json")
+    assert "an export has the healed projector alone" in healed.stderr
+    assert json.loads(healed.stdout)["tasks"]["demo"]["dense"] is None
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,23 @@
 """Healing in parts, on tiny models: what is learned from, what is learned, what is written, what is refused."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from checkpoints import save_model
 from conversions import load, provenance, text_rows
 from random_plans import random_plan
 from safetensors.torch import load_file, save_file
+from test_export import decoders
 from tiny import tiny_inputs
 from tiny_families import internvl_inputs, qwen_inputs, tiny_internvl, tiny_qwen
+from torch import nn
 
 from converters.checkpoint.reader import open_checkpoint, open_converted
 from converters.convert import convert
@@ -22,7 +26,7 @@ from converters.healing.answers import Answers, Record, records
 from converters.healing.memory import Memory, check, needed
 from converters.healing.student import IGNORED, Student, answer_rows, collate
 from converters.healing.training import Outcome, Settings, accumulation, last_checkpoint, train
-from converters.healing.tuning import round_as_written, tuned_projector, written_projector
+from converters.healing.tuning import RANK, Tuned, tuned_language, tuned_projector
 from converters.healing.written import healed_card, write_healed
 from converters.planning.cost import cost, kv_cache_bytes
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes
@@ -60,14 +64,17 @@ def learned_from(pruned: Path) -> list[Record]:
     return [*found, *found[:4]]
 
 
-def trained(pruned: Path, learned_from: Sequence[Record], folder: Path, settings: Settings = SETTINGS, **options: Any) -> Any:
-    """A model whose projector was trained on the first eight of twelve records, and the outcome."""
+def trained(
+    pruned: Path, learned_from: Sequence[Record], folder: Path, settings: Settings = SETTINGS, language: bool = False, **options: Any
+) -> tuple[Tuned, Outcome]:
+    """A model that was trained on the first eight of twelve records, and the outcome."""
     model, checkpoint = load(pruned), open_converted(pruned).open_tensors()
+    tuned = tuned_language(model, checkpoint, 0) if language else tuned_projector(model, checkpoint)
     outcome = train(
-        model, tuned_projector(model), model.config.image_token_id, learned_from, frozenset(range(8, 12)), settings, folder,
-        {"model": "tiny"}, lambda: round_as_written(model, checkpoint), **options,
+        model, tuned.part, model.config.image_token_id, learned_from, frozenset(range(8, 12)), settings, folder, {"model": "tiny"},
+        tuned.finish, **options,
     )  # fmt: skip
-    return model, outcome
+    return tuned, outcome
 
 
 class TestAnswers:
@@ -105,7 +112,7 @@ class TestAnswers:
     def test_loss_is_the_divergence_written_out(self, pruned: Path, learned_from: list[Record]) -> None:
         model, batch = load(pruned), collate(learned_from[:3])
         with torch.inference_mode():
-            found = Student(model, tuned_projector(model), model.config.image_token_id)(**batch)
+            found = Student(model, model.model.multi_modal_projector, model.config.image_token_id)(**batch)
             pruned_p, dense_p = (
                 model.lm_head(rows).softmax(-1) for rows in (answer_rows(model, model.config.image_token_id, batch), batch["dense"])
             )
@@ -130,29 +137,36 @@ class TestAnswers:
 class TestTraining:
     def test_the_projector_alone_learns(self, pruned: Path, learned_from: list[Record], tmp_path: Path) -> None:
         before = {name: tensor.clone() for name, tensor in load(pruned).state_dict().items()}
-        model, outcome = trained(pruned, learned_from, tmp_path / "run")
-        changed = {name for name, tensor in model.state_dict().items() if not tensor.equal(before[name])}
+        tuned, outcome = trained(pruned, learned_from, tmp_path / "run")
+        changed = {name for name, tensor in tuned.model.state_dict().items() if not tensor.equal(before[name])}
         assert changed == {name for name in before if "multi_modal_projector" in name}
         assert outcome.after < outcome.before
         assert outcome.steps == 6
         assert list((tmp_path / "run" / "tensorboard").iterdir())
 
-    def test_killed_and_resumed_is_uninterrupted(self, pruned: Path, learned_from: list[Record], tmp_path: Path) -> None:
+    @pytest.mark.parametrize("language", [False, True])
+    def test_killed_and_resumed_is_uninterrupted(self, pruned: Path, learned_from: list[Record], tmp_path: Path, language: bool) -> None:
         def stop(step: int, loss: float | None) -> None:
             if step == 4:
                 raise KeyboardInterrupt
 
-        whole, expected = trained(pruned, learned_from, tmp_path / "whole")
+        settings = replace(SETTINGS, micro=2)
+        whole, expected = trained(pruned, learned_from, tmp_path / "whole", settings, language)
         with pytest.raises(KeyboardInterrupt):
-            trained(pruned, learned_from, tmp_path / "killed", progress=stop)
+            trained(pruned, learned_from, tmp_path / "killed", settings, language, progress=stop)
         last = last_checkpoint(tmp_path / "killed")
         assert last is not None
         assert last.name == "checkpoint-3"
         (tmp_path / "killed" / "checkpoint-4").mkdir(exist_ok=True)  # killed while it was written
-        resumed, found = trained(pruned, learned_from, tmp_path / "killed")
+        resumed, found = trained(pruned, learned_from, tmp_path / "killed", settings, language)
         assert (found.before, found.after) == (expected.before, expected.after)
-        for one, other in zip(resumed.parameters(), whole.parameters(), strict=True):
-            assert one.equal(other)
+        assert found.after != found.before
+        for one, other in zip(resumed.tensors().items(), whole.tensors().items(), strict=True):
+            assert one[0] == other[0]
+            assert one[1].equal(other[1])
+        _, once_more = trained(pruned, learned_from, tmp_path / "killed", settings, language)  # killed after the last step
+        assert once_more.after == found.after
+        assert once_more.seconds > 0
         with pytest.raises(YopoError, match="unfinished run with other settings"):
             trained(pruned, learned_from, tmp_path / "killed", replace(SETTINGS, rate=0.5))
 
@@ -175,9 +189,8 @@ class TestTraining:
 @pytest.fixture(scope="module")
 def healed(pruned: Path, learned_from: list[Record], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("healed")
-    model, _ = trained(pruned, learned_from, folder / "run")
-    converted = open_converted(pruned)
-    return write_healed(converted, written_projector(model, converted.open_tensors()), RECORD, folder / "out", max_shard_bytes=20_000)
+    tuned, _ = trained(pruned, learned_from, folder / "run")
+    return write_healed(open_converted(pruned), tuned.tensors(), RECORD, folder / "out", max_shard_bytes=20_000)
 
 
 class TestWritten:
@@ -195,6 +208,15 @@ class TestWritten:
         before, after = open_converted(pruned).plan, open_converted(healed).plan
         assert cost(after) == cost(before)
         assert kv_cache_bytes(after, after.grids, 64, 2) == kv_cache_bytes(before, before.grids, 64, 2)
+
+    def test_the_graphs_are_the_same(self, pruned: Path, healed: Path, tmp_path: Path) -> None:
+        folders = [shutil.copytree(folder, tmp_path / folder.parent.name) for folder in (pruned, healed)]
+        for folder in folders:
+            decoders(folder, Grid(4, 4))
+        for name in ("embed", "prefill", "decode"):
+            before, after = (onnx.load(folder / f"{name}.onnx", load_external_data=False).graph for folder in folders)
+            assert list(after.node) == list(before.node)
+            assert [(one.name, one.dims) for one in after.initializer] == [(one.name, one.dims) for one in before.initializer]
 
     def test_files_are_checked_and_their_base_is_known(self, pruned: Path, healed: Path) -> None:
         found = open_converted(healed)
@@ -246,6 +268,75 @@ class TestWritten:
         assert card.endswith("\n## Use\n\nSo.\n")
 
 
+class TestLanguage:
+    def test_merged_is_base_and_added(self, pruned: Path, learned_from: list[Record]) -> None:
+        """Every way in which the runtime reads a weight: whole, by rows, in two parts, fused (below)."""
+        model = load(pruned)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        tuned = tuned_language(model, open_converted(pruned).open_tensors(), seed=0)
+        image, batch = model.config.image_token_id, collate(learned_from[:4])
+        with torch.no_grad():
+            assert answer_rows(model, image, batch).equal(answer_rows(load(pruned), image, batch))
+            for one in tuned.part[1].parameters():
+                one.normal_(std=0.1)
+            expected = answer_rows(model, image, batch)
+            pairs = [next(iter(part.values())).weight for part in tuned.part[1]]
+            tuned.finish()
+            torch.testing.assert_close(answer_rows(model, image, batch), expected)
+        names = [name for name, module in load(pruned).model.language_model.named_modules() if isinstance(module, nn.Linear)]
+        after = tuned.tensors()
+        for name, first, second in zip(names, pairs[::2], pairs[1::2], strict=True):
+            stored = f"model.language_model.{name}.weight"
+            assert after[stored].dtype == before[stored].dtype
+            torch.testing.assert_close(after.pop(stored), before[stored] + second @ first)
+        assert {name for name in after if not after[name].equal(before[name])} == set()
+        assert all("multi_modal_projector" in name for name in after)
+
+    @pytest.mark.parametrize("family", ["qwen", "phi3"])
+    def test_other_families_learn(self, tmp_path: Path, family: str) -> None:
+        dense = tiny_qwen() if family == "qwen" else tiny_internvl("phi3")
+        inputs = qwen_inputs([(1, 3, 4)], [(1, 2, 2)])[0] if family == "qwen" else internvl_inputs(1, 2)
+        dense.save_pretrained(tmp_path / "dense")
+        checkpoint = open_checkpoint(tmp_path / "dense")
+        out = convert(checkpoint, random_plan(checkpoint.sizes, 3, (Grid(4, 4),)), tmp_path / "out", provenance(tmp_path / "dense"))
+        model = load(out)
+        found = answered(model, inputs)
+        tuned = tuned_language(model, open_converted(out).open_tensors(), seed=0)
+        student = Student(model, tuned.part, model.config.image_token_id)
+        kept = []
+        for model.model.language_model.recomputing in (False, True):
+            student.zero_grad()
+            student(**collate(found))["loss"].backward()
+            kept.append([parameter.grad for parameter in student.parameters()])
+        for whole, anew in zip(*kept, strict=True):
+            torch.testing.assert_close(anew, whole)
+        assert sum(bool(gradient.abs().max()) for gradient in kept[0]) > len(kept[0]) / 2  # those of A are 0 while B is
+        tuned.finish()
+        before = load(out).state_dict()
+        assert all(tensor.equal(before[name]) for name, tensor in tuned.tensors().items())
+
+    def test_text_changes_and_the_dense_side_is_gone(self, pruned: Path, healed: Path, learned_from: list[Record], tmp_path: Path) -> None:
+        tuned, outcome = trained(pruned, learned_from, tmp_path / "run", language=True)
+        assert outcome.after < outcome.before
+        record = RECORD | {"tune": "language"}
+        for folder in (pruned, healed):
+            out = write_healed(open_converted(folder), tuned.tensors(), record, tmp_path / f"out-{folder.name}")
+            found = open_converted(out)
+            assert not found.dense_side
+            assert not found.healed
+            assert found.open_tensors().base == {}
+            card = (out / "README.md").read_text()
+            assert "**text-only output has changed too**" in card
+            assert "give the base model's logits" not in card
+        before, after = load(pruned), load(out)
+        text = tiny_inputs(before.config, (3, 5), images=0)
+        with torch.inference_mode():
+            assert not after(**text).logits.equal(before(**text).logits)
+        out = write_healed(open_converted(pruned), {}, record | {"kept": False}, tmp_path / "not-kept")
+        assert open_converted(out).dense_side
+        assert "give the base model's logits" in (out / "README.md").read_text()
+
+
 def test_memory_of_7b_does_not_fit_here(pruned: Path) -> None:
     sizes = Sizes(4096, 11008, 32, 32, 32, 128)
     plan = Plan(sizes, tuple(LayerPlan(tuple(range(32)), (), (), None, 2) for _ in range(32)), (Grid(24, 24),))
@@ -254,6 +345,9 @@ def test_memory_of_7b_does_not_fit_here(pruned: Path) -> None:
     assert whole.weights == pytest.approx(4 * 7.04e9, rel=0.01)
     assert whole.tuned == 16 * (1024 * 4096 + 4096 * 4096)
     assert needed(checkpoint, plan, 4, 8, True).activations < whole.activations / 3
+    language = needed(checkpoint, plan, 4, 8, True, RANK)
+    assert language.tuned == whole.tuned + 16 * RANK * 2 * (4096 + 11008)
+    assert language.activations > needed(checkpoint, plan, 4, 8, True).activations
     with pytest.raises(YopoError, match=r"Healing needs about 2 x \d\d\.\d GB .*this machine has 24.0 GB free"):
         check(whole, 24 * 10**9, 2, "this machine")
     check(whole, None, 2, "another")
@@ -264,7 +358,9 @@ def _tensors_of_7b(checkpoint: Any) -> dict[str, Any]:
     info = next(iter(checkpoint.tensors.values()))
     projector = checkpoint.family.projector
     return {
-        "rest": replace(info, shape=(7_040_000, 1000)),
+        "rest": replace(info, shape=(6_950_000, 1000)),
+        "model.language_model.layers.0.mlp.up_proj.weight": replace(info, shape=(11008, 4096)),
+        "model.language_model.layers.0.mlp.down_proj.weight": replace(info, shape=(4096, 11008)),
         projector + "linear_1.weight": replace(info, shape=(4096, 1024)),
         projector + "linear_2.weight": replace(info, shape=(4096, 4096)),
     }

@@ -49,7 +49,7 @@ class Toy:
     def settle(self, plan: Plan) -> None:
         pass
 
-    def kl(self, plan: Plan) -> float:
+    def shift(self, plan: Plan) -> float:
         self.forwards += 1
         sizes = plan.sizes
         total = 0.0
@@ -67,10 +67,10 @@ def exhaustive(toy: Toy, step: Step, limit: int, order: Any) -> list[Move]:
         priced = []
         for index in range(len(step.plan.layers)):
             for move, plan in moves_worth(step.plan, (index,), order, 0.02):
-                priced.append(((toy.kl(plan) - step.kl) / (step.flops - visual_flops(plan)), move, plan))
+                priced.append(((toy.shift(plan) - step.shift) / (step.flops - visual_flops(plan)), move, plan))
         _, move, plan = min(priced, key=lambda one: one[:2])
         taken.append(move)
-        step = Step(plan, toy.kl(plan), visual_flops(plan), move)
+        step = Step(plan, toy.shift(plan), visual_flops(plan), move)
     return taken
 
 
@@ -78,7 +78,7 @@ def test_lazy_descent_is_the_exhaustive_one() -> None:
     _, config = tiny_llava(layers=2)
     order = ranks(None, sizes_of(config))
     start = normalise(dense_plan(sizes_of(config), (Grid(8, 8),)))
-    step, limit = Step(start, Toy().kl(start), visual_flops(start)), visual_flops(start) // 20
+    step, limit = Step(start, Toy().shift(start), visual_flops(start)), visual_flops(start) // 20
     lazy, eager = Toy(), Toy()
     steps = list(descend(lazy, step, limit, order, Pace(grain=0.02), {}))  # type: ignore[arg-type]
     assert [one.move for one in steps] == exhaustive(eager, step, limit, order)
@@ -101,12 +101,12 @@ def test_budgets_are_met_from_below(kv_heads: int) -> None:
 def test_never_worse_than_a_recipe(kv_heads: int) -> None:
     model, config, batches, statistics = subject(kv_heads)
     dense = dense_plan(sizes_of(config), statistics.grids)
-    trials = Trials(model, [answered(model, batch, ANSWER_TOKENS) for batch in batches], dense)
+    trials = Trials(model, [answered(model, batch, ANSWER_TOKENS) for batch in batches], dense, fitting=True)
     for point in found(kv_heads).asked:
-        assert trials.kl(point.plan) == pytest.approx(point.kl, abs=1e-6)
+        assert trials.shift(point.plan) == pytest.approx(point.shift, abs=1e-6)
         assert point.asked is not None
         for recipe in RECIPES:
-            assert point.kl <= trials.kl(make_plan(recipe, statistics, dense.sizes, dense.grids, point.asked)) + 1e-6
+            assert point.shift <= trials.shift(make_plan(recipe, statistics, dense.sizes, dense.grids, point.asked)) + 1e-6
 
 
 def test_the_effort_is_kept() -> None:
@@ -129,7 +129,7 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path) -> None:
 
     with pytest.raises(InterruptedSearchError):
         search(model, batches, statistics, BUDGETS, max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state, progress=interrupt)
-    assert reports[-1].share < reports[0].share
+    assert reports[-1].forwards > reports[0].forwards
     assert search(model, batches, statistics, BUDGETS, max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state) == found()
     with pytest.raises(YopoError, match="is of another search: budgets differ"):
         search(model, batches, statistics, (0.5,), max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state)

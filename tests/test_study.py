@@ -10,8 +10,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.study import Setting, cells, known, packed
+from benchmarks import heal
+from benchmarks.study import Setting, Subject, cells, known, packed
 from benchmarks.study_report import read, table, unpacked
+from converters.calibration.samples import read_samples
+from converters.checkpoint.reader import open_converted
+from yopo_cli.loader import Dtype, load
 
 SETTING = Setting("demo", "demo", 200, 96, (0.25, 0.12), Path("none"))
 
@@ -64,3 +68,33 @@ def test_token_pruners_are_asked_once_and_first_seeds_first() -> None:
     assert found[:4] == [("dense", None, None), ("auto", 0.25, 0), ("fastv", 0.25, None), ("random", 0.25, 0)]
     assert len(found) == 1 + 2 * (2 * 2 + 1)
     assert found[-1] == ("random", 0.12, 1)
+
+
+def test_the_last_record_of_a_cell_counts(tmp_path: Path) -> None:
+    file, again = record(tmp_path / "r.jsonl", auto_0=[True] * 200), record(tmp_path / "a.jsonl", auto_0=[False] * 200)
+    found = read([file, again])[0]
+    assert found.outcomes["auto", 0.12].tolist() == [0.0] * 200
+    assert found.seeds["auto", 0.12] == 1
+
+
+def test_what_healing_gained(tmp_path: Path) -> None:
+    worse, better = [True] * 180 + [False] * 20, [True] * 190 + [False] * 10
+    found = read([record(tmp_path / "r.jsonl", auto_0=worse, healed_0=better)])[0]
+    line = heal.table(found)[-2]
+    assert line.startswith("| healed | 0.12 | 1 | 90.0 (85.")
+    assert "| 95.0 (92." in line
+    assert "| +5.00 (+2." in line
+
+
+def test_a_folder_is_asked_as_a_plan_is(converted_demo: Path, tmp_path: Path) -> None:
+    subject = Subject(Setting("demo", "demo", 24, 8, (0.12,), tmp_path / "r.jsonl"))
+    assert heal.model_right(subject.model, subject.processor, subject.exam) == subject.plan_right(subject.dense)
+    loaded = load(converted_demo, "cpu", Dtype.FLOAT32)
+    found = heal.model_right(loaded.model, loaded.processor, subject.exam)
+    assert found == subject.plan_right(open_converted(converted_demo).plan)
+
+
+def test_lessons_are_a_file_of_questions(tmp_path: Path) -> None:
+    file = heal.lessons(SETTING, 0, 3, tmp_path)
+    assert [sample.answer for sample in read_samples(file)] == [None] * 3
+    assert heal.lessons(SETTING, 0, 3, tmp_path) == file

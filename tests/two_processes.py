@@ -17,4 +17,6 @@ def run(*arguments: object) -> None:
 
 run("convert", "demo", "--budget", 0.5, "--recipe", "interlaced", "--samples", 9, "--statistics", folder / "statistics", "--dry-run")
 run("eval", converted, "--samples", 10, "--batch-size", 4, "--max-new-tokens", 4, "--json")
-run("heal", converted, "--data", "demo", "--samples", 14, "--batch-size", 4, "--steps", 2, "-o", folder / "healed")
+run(
+    "heal", converted, "--data", "demo", "--samples", 14, "--batch-size", 4, "--micro-batch", 1, "--steps", 12, "-o", folder / "healed"
+)  # fmt: skip

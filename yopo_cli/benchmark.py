@@ -122,7 +122,8 @@ class Bench:
 
         if self.subject.plan is not None:
             plan = replace(self.subject.plan, grids=grids)
-            yield [Contender("plan", round(cost(plan).share, 4), plan=plan), *self._pruners(grids, cost(plan).share, say)]
+            share, refitted = cost(plan).share, self.subject.own.model.language_model.refitted
+            yield [Contender("plan", round(share, 4), plan, refitted=refitted), *self._pruners(grids, share, say)]
             return
         for budget in self.asked.budgets or DEFAULT_BUDGETS:
             yield [*self._plans(grids, budget), *(self._pruners(grids, budget, say) if budget < 1 else [])]

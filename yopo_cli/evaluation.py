@@ -53,16 +53,16 @@ def _without_punctuation(text: str) -> str:
 
 @dataclass(frozen=True)
 class Answered:
-    """One question answered by the dense model and, where there is one, by the pruned model."""
+    """One question answered by the dense model and by the pruned model, None where there is no such model."""
 
     expected: str
-    dense: str
+    dense: str | None
     pruned: str | None = None
     kind: str | None = None
 
     @property
     def dense_right(self) -> bool:
-        return normalise(self.dense) == normalise(self.expected)
+        return self.dense is not None and normalise(self.dense) == normalise(self.expected)
 
     @property
     def pruned_right(self) -> bool:
@@ -71,15 +71,18 @@ class Answered:
     @property
     def flipped(self) -> bool:
         """Whether pruning changed the answer, right or wrong."""
-        return self.pruned is not None and normalise(self.pruned) != normalise(self.dense)
+        return self.pruned is not None and self.dense is not None and normalise(self.pruned) != normalise(self.dense)
 
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracies within 0..1 over the same questions. `retention` is pruned over dense, None where dense has nothing right."""
+    """Accuracies within 0..1 over the same questions. `retention` is pruned over dense, None where dense has nothing right.
+
+    What needs a model that is not there is None.
+    """
 
     samples: int
-    dense: float
+    dense: float | None
     pruned: float | None
     retention: float | None
     answer_flips: float | None
@@ -87,12 +90,12 @@ class Score:
 
 def score(answered: Sequence[Answered]) -> Score:
     """The score of one task, or of one kind of question. `answered` must not be empty."""
-    count = len(answered)
-    dense = sum(one.dense_right for one in answered)
-    if answered[0].pruned is None:
-        return Score(count, dense / count, None, None, None)
-    pruned = sum(one.pruned_right for one in answered)
-    return Score(count, dense / count, pruned / count, pruned / dense if dense else None, sum(one.flipped for one in answered) / count)
+    count, first = len(answered), answered[0]
+    dense = None if first.dense is None else sum(one.dense_right for one in answered) / count
+    pruned = None if first.pruned is None else sum(one.pruned_right for one in answered) / count
+    if dense is None or pruned is None:
+        return Score(count, dense, pruned, None, None)
+    return Score(count, dense, pruned, pruned / dense if dense else None, sum(one.flipped for one in answered) / count)
 
 
 def by_kind(answered: Sequence[Answered]) -> dict[str, Score]:
@@ -104,7 +107,7 @@ def by_kind(answered: Sequence[Answered]) -> dict[str, Score]:
 def score_json(result: Score) -> dict[str, Any]:
     return {
         "samples": result.samples,
-        "dense": {"accuracy": result.dense},
+        "dense": None if result.dense is None else {"accuracy": result.dense},
         "pruned": None if result.pruned is None else {"accuracy": result.pruned},
         "retention": result.retention,
         "answer_flips": result.answer_flips,

@@ -71,7 +71,8 @@ def _pytorch(path: Path, asked: Asked, say: Callable[[str], None]) -> Any:
     """The PyTorch runtime on the same weights, None where the machine is too small for both."""
     from converters.checkpoint.reader import open_converted
 
-    weights = sum(prod(info.shape) for info in open_converted(path).open_tensors().tensors.values())
+    checkpoint = open_converted(path).open_tensors()
+    weights = sum(prod(info.shape) for info in (checkpoint.tensors | checkpoint.refitted).values())
     if FLOAT32_COPIES * 4 * weights > _physical_memory():
         say("Without PyTorch beside it: its weights in float32 would not fit.")
         return None

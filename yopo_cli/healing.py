@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from functools import partial
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -23,12 +23,20 @@ HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 256
 STATE_SUFFIX = ".healing"
 
 
+class Tune(StrEnum):
+    """What healing may change."""
+
+    PROJECTOR = "projector"
+    LANGUAGE = "language"
+
+
 @dataclass(frozen=True)
 class Request:
     """What was asked for: questions, and how to train. `answers` is the folder of the dense model's answers, None: beside the output."""
 
     data: Path
     steps: int
+    tune: Tune = Tune.PROJECTOR
     samples: int | None = None
     seed: int = 0
     batch_size: int = BATCH_SIZE
@@ -48,12 +56,13 @@ def state_folder(output: Path) -> Path:
 
 def heal_model(path: Path, request: Request, output: Path, force: bool) -> dict[str, Any]:
     """Heal the converted model in `path`, and write it to `output`. Returns the record of it. Raises YopoError."""
-    if find_spec("accelerate") is None:
+    if not all(map(find_spec, ("accelerate", "peft", "tensorboard"))):
         raise YopoError("Healing needs accelerate, peft and tensorboard.", "Install them: pip install 'yopo[heal]'")
     from converters.checkpoint.folder import check_output
     from converters.checkpoint.reader import open_converted
     from converters.healing.training import Settings, accumulation, train
-    from converters.healing.tuning import round_as_written, tuned_projector
+    from converters.healing.tuning import tuned_language, tuned_projector
+    from converters.healing.written import write_healed
 
     check_output(output, force)
     processes = joined()
@@ -71,23 +80,27 @@ def heal_model(path: Path, request: Request, output: Path, force: bool) -> dict[
     answers = _answered(loaded, converted, examples, request, output, processes)
     checkpoint = converted.open_tensors()
     facts = {"model": converted.section["base"]["fingerprint"], "plan": converted.section["plan"], "healed": converted.section["healing"]}
-    facts |= {"data": _data_hash(request.data), "samples": examples.count, "dtype": loaded.dtype}
+    facts |= {"data": _data_hash(request.data), "samples": examples.count, "dtype": loaded.dtype, "tune": request.tune}
+    facts |= {"compensation": converted.section["compensation"]} if converted.refitted else {}
+    language = request.tune is Tune.LANGUAGE
+    tuned = tuned_language(loaded.model, checkpoint, request.seed) if language else tuned_projector(loaded.model, checkpoint)
     with loss_bar("Healing", request.steps) as progress:
         outcome = train(
             loaded.model,
-            tuned_projector(loaded.model),
+            tuned.part,
             checkpoint.family.image_token(checkpoint.config),
             answers,
             held_out,
             settings,
             state_folder(output),
             facts,
-            partial(round_as_written, loaded.model, checkpoint),
+            tuned.finish,
             progress,
         )
     record = _record(request, examples, held_out, outcome)
     if processes.first:
-        _write(converted, checkpoint, loaded, record, output, force)
+        with byte_bar("Writing") as bar:
+            write_healed(converted, tuned.tensors() if record["kept"] else {}, record, output, force=force, progress=bar)
         _tidy(state_folder(output))
     return record
 
@@ -99,10 +112,12 @@ def _check_memory(converted: Any, request: Request, micro: int) -> None:
     import torch
 
     from converters.healing.memory import available, check, needed, text
+    from converters.healing.tuning import RANK
 
     device = pick_device(request.device)
     dtype = pick_dtype(request.dtype, device, converted.path)
-    memory = needed(converted.open_tensors(), converted.plan, getattr(torch, dtype).itemsize, micro, request.recompute)
+    rank = RANK if request.tune is Tune.LANGUAGE else 0
+    memory = needed(converted.open_tensors(), converted.plan, getattr(torch, dtype).itemsize, micro, request.recompute, rank)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.startswith("cpu") else 1
     free = available(device)
     told = "unknown" if free is None else f"{free / 1e9:.1f} GB"
@@ -116,7 +131,7 @@ def _check_base(converted: Any) -> None:
     again = "Convert the base model again with this version."
     if not base.get("name") or not base.get("fingerprint"):
         raise YopoError(f"The config.json of {converted.path} does not tell its base model's name and hash.", again)
-    if any(healing["tune"] == "language" and healing["kept"] for healing in converted.section.get("healing", [])):
+    if not converted.dense_side:
         raise YopoError(f"The language model of {converted.path} was healed: the dense model is gone.", "Heal the model it was made from.")
     if (found := converted.dense_fingerprint()) != base["fingerprint"]:
         raise YopoError(
@@ -184,7 +199,7 @@ def _data_hash(data: Path) -> str:
 
 def _record(request: Request, examples: Examples, held_out: frozenset[int], outcome: Any) -> dict[str, Any]:
     return {
-        "tune": "projector",
+        "tune": request.tune.value,
         "kept": outcome.better,
         "divergence": {"before": outcome.before, "after": outcome.after},
         "steps": outcome.steps,
@@ -198,15 +213,6 @@ def _record(request: Request, examples: Examples, held_out: frozenset[int], outc
         "processes": outcome.processes,
         "command": request.command,
     }
-
-
-def _write(converted: Any, checkpoint: Any, loaded: Loaded, record: dict[str, Any], output: Path, force: bool) -> None:
-    from converters.healing.tuning import written_projector
-    from converters.healing.written import write_healed
-
-    tensors = written_projector(loaded.model, checkpoint) if record["kept"] else {}
-    with byte_bar("Writing") as progress:
-        write_healed(converted, tensors, record, output, force=force, progress=progress)
 
 
 def _tidy(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Options that several commands share, and the files that users name in them."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,14 @@ from converters.runtime.plan import Grid, Plan, PlanError, from_json
 
 from .exported import Runtime
 from .loader import Dtype
+
+
+class Compensation(StrEnum):
+    """What makes up for visual work that a plan leaves out."""
+
+    REFIT = "refit"
+    NONE = "none"
+
 
 SAMPLES = 128  # questions that plans are made on, unless --samples says otherwise
 

@@ -52,11 +52,16 @@ class Questions:
     def drops(self, frontier: Any) -> dict[float, float]:
         """By budget, the share of unseen questions that its plan answers differently."""
         from converters.planning.answers import answered
+        from converters.planning.fitting import fitted
         from converters.planning.trial import Trials
 
         answers = (answered(self.loaded.model, batch) for batch in self.batches(unseen=True))
         trials = Trials(self.loaded.model, answers, frontier.path[0].plan)
-        return {point.asked: trials.changed(point.plan) for point in frontier.asked}
+
+        def changed(plan: Any) -> float:
+            return trials.changed(plan, fitted(self.loaded.model, self.batches(), plan) if frontier.refit else None)
+
+        return {point.asked: changed(point.plan) for point in frontier.asked}
 
     def _chosen(self, unseen: bool) -> Iterator[Example]:
         return (example for place, example in enumerate(self.examples.stream()) if (place in self.seen) != unseen)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from math import log
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,23 @@ STATE_SUFFIX = ".search"
 
 
 def searched(
-    questions: Any, statistics: Any, budgets: Sequence[float], grid: Grid | None, seed: int, state: Path | None = None
+    questions: Any, statistics: Any, budgets: Sequence[float], grid: Grid | None, seed: int, refit: bool, state: Path | None = None
 ) -> tuple[Any, int]:
     """The frontier of these budgets, searched for under a bar, and the most bytes that were on disk.
 
     `state` is a file that makes an interrupted search go on where it was.
     """
-    from converters.planning.search import search
+    from converters.planning.search import search, usual_effort
 
     known = state is not None and state.exists()
     if known:
         say(f"Going on with the search whose measurements {state} holds.")
-    grids = None if grid is None else (grid,)
+    model, grids = questions.loaded.model, None if grid is None else (grid,)
+    effort = replace(usual_effort(model.config.get_text_config().num_hidden_layers), refit=refit)
     with search_bar(min(budgets)) as bar:
         try:
             frontier = search(
-                questions.loaded.model, questions.batches(), statistics, budgets, grids=grids, seed=seed, state=state, progress=bar.tell
+                model, questions.batches(), statistics, budgets, grids=grids, seed=seed, effort=effort, state=state, progress=bar.tell
             )
         except KeyboardInterrupt:
             if state is not None and state.exists():
@@ -55,7 +57,7 @@ class SearchBar:
         self.disk_bytes = max(self.disk_bytes, report.disk_bytes)
         used = f"{report.forwards:.0f} of {report.allowed:.0f} passes, {report.memory_bytes / 1e9:.1f} GB held"
         disk = f", {report.disk_bytes / 1e9:.1f} GB on disk" if report.disk_bytes else ""
-        text = f"Planning: {report.share:.1%} of visual FLOPs, KL {report.kl:.2g} ({used}{disk})"
+        text = f"Planning: {report.share:.1%} of visual FLOPs, shift {report.shift:.2g} ({used}{disk})"
         self.bar.update(self.task, completed=log(1 / min(1.0, report.share)), description=text)
 
 

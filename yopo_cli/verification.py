@@ -31,7 +31,7 @@ def checks(path: Path, device: str | None, dtype: Dtype) -> Iterator[Check]:
 
     converted = open_converted(path)
     done = [_told("files", _files, converted), _told("plan", _plan, converted), _told("tensors", _tensors, converted)]
-    if converted.healed:
+    if converted.healed or not converted.dense_side:
         done.append(_told("base", _base, converted))
     yield from done
     if all(check.passed for check in done):
@@ -78,12 +78,18 @@ def _tensors(converted: Any) -> str:
 
     checkpoint = converted.open_tensors()
     check_plan(converted.plan, checkpoint.sizes)
-    return f"{len(checkpoint.tensors)} tensors, names and shapes are the model's"
+    told, found = (converted.section.get("compensation") or {}).get("bytes", 0), sum(info.bytes for info in checkpoint.refitted.values())
+    if told != found:
+        raise YopoError(f"compensation.bytes is {told}, the refitted projections have {found}")
+    refitted = f", and {len(checkpoint.refitted)} refitted ones of visual tokens" if found else ""
+    return f"{len(checkpoint.tensors)} tensors{refitted}, names and shapes are the model's"
 
 
 def _base(converted: Any) -> str:
     """With the base projector in its place, the weights are the base model's."""
     base = converted.section["base"]
+    if not converted.dense_side:
+        return f"the language model was healed: the dense side is not {base['name']} any more"
     if (found := converted.dense_fingerprint()) != base["fingerprint"]:
         raise YopoError(f"the dense side is not {base['name']}: the hash is {found[:12]}, not {base['fingerprint'][:12]}")
     return f"the dense side is {base['name']}, {found[:12]}"

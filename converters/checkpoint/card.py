@@ -7,17 +7,18 @@ from typing import Any
 
 from ..families import Family
 from ..planning.cost import cost, kv_cache_bytes
-from ..runtime.plan import Plan
-from .section import Provenance
+from ..runtime.plan import Plan, ranges
+from .section import Provenance, Refitted
 
 LICENCE_FILES = ("LICEN[SC]E*", "NOTICE*", "USE_POLICY*")
 FRONT_MATTER = re.compile(r"\A---\s*\n(.*?\n)---\s*$", re.DOTALL | re.MULTILINE)
 LICENCE_LINE = re.compile(r"^(license|license_name|license_link):[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 
+TEXT_STAYS = "text keeps every head, neuron and layer, so text-only prompts give the base model's logits;"
 CONVERTED = """
 # {name}, visual tokens at {share:.1%} of their cost
 
-[{base}]({link}) converted by yopo: text keeps every head, neuron and layer, so text-only prompts give the base model's logits;
+[{base}]({link}) converted by yopo: {text_stays}
 the work done for visual tokens is pruned by a fixed plan, which is in `config.json`.
 
     {command}
@@ -28,7 +29,7 @@ the work done for visual tokens is pruned by a fixed plan, which is in `config.j
 | visual and {text_tokens} text tokens | {total_dense:.4g} T | {total:.4g} T | {total_share:.2%} |
 | KV cache at two bytes a value | {cache_dense:.4g} MB | {cache:.4g} MB | {cache_share:.2%} |
 
-One multiply-add is 2 FLOPs; without vision tower and lm_head. Budget asked: {asked}, reached: {share:.4%} of the visual FLOPs.
+One multiply-add is 2 FLOPs; without vision tower and lm_head. Budget asked: {asked}, reached: {share:.4%} of the visual FLOPs.{refitted}
 
 ## Use
 
@@ -69,7 +70,7 @@ model = AutoModelForImageTextToText.from_pretrained(PATH)
 """
 
 
-def card(family: Family, folder: Path, plan: Plan | None, provenance: Provenance) -> str:
+def card(family: Family, folder: Path, plan: Plan | None, provenance: Provenance, refitted: Refitted | None = None) -> str:
     """README.md for a model made from the one in `folder`; `plan` None for one that was not pruned."""
     source = provenance.source
     facts: dict[str, Any] = {
@@ -78,11 +79,20 @@ def card(family: Family, folder: Path, plan: Plan | None, provenance: Provenance
         "link": f"https://huggingface.co/{source.repository}" if source.repository else ".",
         "command": provenance.command,
         "licence": _licence_text(folder, provenance),
+        "text_stays": TEXT_STAYS,
+        "refitted": _refitted_text(refitted, provenance),
     }
     # Strings and lists as JSON has them are YAML too.
     front = "".join(f"{key}: {json.dumps(value)}\n" for key, value in front_matter(folder, plan, provenance).items())
     body = NATIVE.format(**facts) if plan is None else CONVERTED.format(**facts, **_costs(plan, provenance))
     return f"---\n{front}---\n{body}"
+
+
+def _refitted_text(refitted: Refitted | None, provenance: Provenance) -> str:
+    if refitted is None:
+        return ""
+    where = f"layers {ranges(refitted.layers)} ({refitted.bytes / 1e6:.3g} MB, no FLOPs)"
+    return f"\n\nK and V of visual tokens have projections of their own in {where}, fitted on {provenance.refit_samples} samples."
 
 
 def front_matter(folder: Path, plan: Plan | None, provenance: Provenance) -> dict[str, Any]:

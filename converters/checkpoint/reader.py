@@ -16,11 +16,12 @@ from ..errors import YopoError
 from ..families import FAMILIES, Family, Folders, converted_family, family_of
 from ..families.family import Piece
 from ..permutation import permutations
+from ..refitted import refitted_layers, refitted_shapes
 from ..runtime.plan import Grid, Plan, PlanError, Sizes, from_json
 from .header import TensorInfo, read_header
 from .manifest import changed_files, read_manifest
 from .pickled import load_pickled, pickled_header
-from .skeleton import check_tensors, native_config, skeleton
+from .skeleton import Skeleton, check_tensors, native_config, skeleton
 from .source import resolve
 
 CONFIG = "config.json"
@@ -34,6 +35,7 @@ class Checkpoint:
     """A model's directory: its config in transformers' words, and its tensors by v5 name, none of them read yet.
 
     `base` are the projector's tensors as they were before healing, under the projector's own names; {} where it was not healed.
+    `refitted` are the projections that visual tokens of a converted model have for themselves, which the dense model lacks.
     """
 
     path: Path
@@ -43,12 +45,17 @@ class Checkpoint:
     grid: Grid
     tensors: dict[str, TensorInfo]
     base: dict[str, TensorInfo] = field(default_factory=dict)
+    refitted: dict[str, TensorInfo] = field(default_factory=dict)
     _adapt: Callable[[Path], None] | None = field(default=None, repr=False, compare=False)
     _open: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
 
+    def info(self, name: str) -> TensorInfo:
+        """Of a tensor of the model, refitted ones included."""
+        return self.refitted[name] if name in self.refitted else self.tensors[name]
+
     def read(self, name: str) -> Tensor:
         """One tensor, mapped from its file: pages are read when touched, and belong to the file."""
-        return self._read(self.tensors[name])
+        return self._read(self.info(name))
 
     def read_base(self, name: str) -> Tensor:
         """The same of the projector as it was before healing."""
@@ -63,7 +70,7 @@ class Checkpoint:
 
     @property
     def bytes(self) -> int:
-        return sum(info.bytes for info in self.tensors.values())
+        return sum(info.bytes for info in (*self.tensors.values(), *self.refitted.values()))
 
     @property
     def foreign(self) -> bool:
@@ -112,16 +119,27 @@ class Converted:
 
     def open_tensors(self) -> Checkpoint:
         """The model that the files hold, in their own kept-first order. Raises YopoError as `open_checkpoint` does."""
-        opened = _open(self.path, native_config(self.family, self.config), self.family, healed=self.healed)
+        refitted = refitted_shapes(self.family, self.plan, self.refitted)
+        opened = _open(self.path, native_config(self.family, self.config), self.family, self.healed, refitted)
         expected = {name for name in opened.tensors if self.healed and name.startswith(self.family.projector)}
         if different := sorted(opened.base.keys() ^ expected):
             raise YopoError(f"The base projector in {self.path} is not whole: {', '.join(different)}.", "Heal the model again.")
         return opened
 
     @property
+    def refitted(self) -> tuple[int, ...]:
+        """Layers whose visual tokens have projections of their own."""
+        return tuple(self.section.get("refitted", ()))
+
+    @property
     def healed(self) -> bool:
         """Whether the projector was healed, and the base projector is kept beside it."""
         return bool(self.section.get("base_projector"))
+
+    @property
+    def dense_side(self) -> bool:
+        """Whether the base model is still in the files."""
+        return has_dense_side(self.section)
 
     def dense_fingerprint(self) -> str:
         """The fingerprint of the dense side: heads and neurons back in the base model's order, with the base projector.
@@ -171,7 +189,17 @@ def open_converted(path: Path) -> Converted:
         plan = from_json(config["yopo"]["plan"])
     except (PlanError, KeyError, TypeError) as error:
         raise YopoError(f"{path} has a plan that cannot be read: {error}", "A newer version of yopo may have written it.") from None
-    return Converted(path, config, family, plan, read_manifest(path))
+    converted = Converted(path, config, family, plan, read_manifest(path))
+    if converted.refitted != refitted_layers(plan, set(converted.refitted) & set(range(len(plan.layers)))):
+        raise YopoError(
+            f"{path} has a list of refitted layers that does not go with its plan: {list(converted.refitted)}.", "Convert the model again."
+        )
+    return converted
+
+
+def has_dense_side(section: Mapping[str, Any]) -> bool:
+    """Whether a model with this `yopo` section still holds its base model: not where the language model was healed."""
+    return not any(healing["tune"] == "language" and healing["kept"] for healing in section.get("healing", []))
 
 
 def is_converted(config: Mapping[str, Any]) -> bool:
@@ -185,7 +213,9 @@ def read_config(path: Path) -> dict[str, Any]:
     return _read_json(path / CONFIG, "Give the folder of a checkpoint in the Hugging Face format.")
 
 
-def _open(path: Path, config: dict[str, Any], family: Family, healed: bool = False) -> Checkpoint:
+def _open(
+    path: Path, config: dict[str, Any], family: Family, healed: bool = False, refitted: Mapping[str, tuple[int, ...]] = {}
+) -> Checkpoint:
     opened: dict[Path, Any] = {}
     tower = family.tower(config)
     folders = Folders(path, None if tower is None else resolve(tower).path)
@@ -196,12 +226,14 @@ def _open(path: Path, config: dict[str, Any], family: Family, healed: bool = Fal
         tensors = _tensors(folders.tower, config, family, opened) | tensors
     kept = [name for name in tensors if healed and name.startswith(BASE_PROJECTOR)]
     base = {family.projector + name.removeprefix(BASE_PROJECTOR): tensors.pop(name) for name in kept}
+    own = {name: tensors.pop(name) for name in refitted if name in tensors}
     check_tensors(tensors, expected, family)
     check_tensors(tensors | base, expected, family)
+    check_tensors(own, Skeleton(refitted, frozenset()), family)
     if expected.tied & tensors.keys():
         native = _untied(native)
     adapt = None if family.adapt is None else partial(family.adapt, config, folders)
-    return Checkpoint(path, native, family, sizes, family.grid(config), tensors, base, adapt, opened)
+    return Checkpoint(path, native, family, sizes, family.grid(config), tensors, base, own, adapt, opened)
 
 
 def _untied(config: dict[str, Any]) -> dict[str, Any]:

@@ -16,17 +16,37 @@ from .source import Source
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a plan came about: the command as typed, the budget asked for, the recipe, and the calibration's facts (JSON-ready)."""
+    """How a plan came about: the command as typed, the budget asked for, the recipe, and the calibration's facts (JSON-ready).
+
+    `refit_samples` is how many samples the refits were fitted on, None without refits.
+    """
 
     source: Source
     command: str
     budget: float | None = None
     recipe: str | None = None
     calibration: Mapping[str, Any] | None = None
+    refit_samples: int | None = None
 
 
-def converted_config(family: Family, config: Mapping[str, Any], plan: Plan, provenance: Provenance, fingerprint: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Refitted:
+    """The layers whose visual tokens take K and V from projections of their own, and the bytes of these."""
+
+    layers: tuple[int, ...]
+    bytes: int
+
+
+def converted_config(
+    family: Family,
+    config: Mapping[str, Any],
+    plan: Plan,
+    provenance: Provenance,
+    fingerprint: str,
+    refitted: Refitted | None = None,
+) -> dict[str, Any]:
     """config.json of a converted model. The plan must be normalised."""
+    compensation = refitted and {"method": "refit", "samples": provenance.refit_samples, "bytes": refitted.bytes}
     module = f"modeling_{family.yopo_model_type}"
     classes = {"AutoConfig": family.yopo_config, "AutoModelForImageTextToText": family.yopo_architecture}
     return native_config(family, config) | {
@@ -46,6 +66,8 @@ def converted_config(family: Family, config: Mapping[str, Any], plan: Plan, prov
                 "revision": provenance.source.revision,
                 "fingerprint": fingerprint,
             },
+            "compensation": compensation,
+            "refitted": list(refitted.layers) if refitted else [],
             "base_projector": False,
             "healing": [],
         },

@@ -43,6 +43,8 @@ class Call:
     attend: Callable[["Layer", Slot, ir.Value, Pair], ir.Value] | None = None
     edit: Callable[[int, str, ir.Value], ir.Value] | None = None
     """Of the masked graph: changes a layer's `heads` or `neurons` before their last product, or its `attention` or `ffn` after it."""
+    visual_rows: ir.Value | None = None
+    """Of the masked graph: which of the text rows are visual ones, `[batch, text rows, 1, 1]`."""
 
 
 def run(graph: Graph, model: TextModel, call: Call) -> dict[Slot, Pair]:
@@ -87,7 +89,8 @@ class Layer:
         graph, model, call = self.graph, self.model, self.call
         text = graph.normalised(call.text, graph.weight(self.norm("input_layernorm")), model.epsilon)
         turn = graph.unsqueeze(call.rotary[0], 2), graph.unsqueeze(call.rotary[1], 2)
-        queries, keys, values = (self.heads(part, text, model.projection(self.index, part)) for part in ("query", "key", "value"))
+        queries = self.heads("query", text, model.projection(self.index, "query"))
+        keys, values = (self._keys_or_values(part, text) for part in ("key", "value"))
         queries, keys = rotate(graph, queries, turn, model), rotate(graph, keys, turn, model)
         seen = self.visual.project(self, self.layout) if self.visual is not None and self.layout is not None else None
         present = {slot: self._extended(slot, keys, values, seen) for slot in held}
@@ -96,6 +99,19 @@ class Layer:
         if self.visual is not None and self.layout is not None and seen is not None:
             self.visual.attend(self, self.layout, seen, keys, values)
         return present
+
+    def _keys_or_values(self, part: str, rows: ir.Value) -> ir.Value:
+        """`[batch, text rows, KV heads, head_dim]`; of visual rows in the masked graph by their own projection where they have one."""
+        graph, sizes, visual = self.graph, self.model.sizes, self.model.visual_part(self.index, part)
+        found = self.heads(part, rows, self.model.projection(self.index, part))
+        if self.call.visual_rows is None or visual == part:
+            return found
+        weight = self.model.projection(self.index, visual)
+        refitted = self.heads(visual, rows, weight)
+        held, count = graph.store.shape(weight)[0] // sizes.head_dim, sizes.num_key_value_heads
+        if held < count:
+            refitted = graph.op("Concat", refitted, graph.take(found, range(held, count), 2, count), axis=2)
+        return graph.op("Where", self.call.visual_rows, refitted, found)
 
     def _extended(self, slot: Slot, keys: ir.Value, values: ir.Value, seen: Seen | None) -> Pair:
         """K and V of a slot `[batch, heads, keys, head_dim]`: of earlier calls, then this call's visual rows, then its text rows."""

@@ -39,7 +39,8 @@ def masked(graph: Graph, model: TextModel, grid: Grid) -> None:
     scene = _Masked(graph, model, grid, new, graph.op("Squeeze", keys, [1]), order, graph.op("Concat", before, order, axis=1))
     past = {slot: past_pair(graph, dense, slot) for slot in slots(dense)}
     text = graph.reshape(embeds, -1, model.sizes.hidden_size)
-    call = Call(graph.axis(embeds, 0), text, rotary(graph, model, positions), _NoMasks(), past, attend=scene.attend, edit=scene.edit)
+    turns, visual_rows = rotary(graph, model, positions), graph.unsqueeze(scene.visual(new), 2, 3)
+    call = Call(graph.axis(embeds, 0), text, turns, _NoMasks(), past, attend=scene.attend, edit=scene.edit, visual_rows=visual_rows)
     present = run(graph, dense, call)
     outputs(graph, dense, call, present, {0: keys}, "total_keys")
 
@@ -93,7 +94,7 @@ class _Masked:
         if own.all():
             return rows
         if "visual" not in self._made:
-            self._made["visual"] = self.graph.reshape(self._visual(self.queries), -1, 1)
+            self._made["visual"] = self.graph.reshape(self.visual(self.queries), -1, 1)
         hidden = self.graph.op("And", self._made["visual"], np.logical_not(own)[None])
         return self.graph.op("Where", hidden, np.zeros((), self.graph.numpy_dtype), rows)
 
@@ -102,7 +103,8 @@ class _Masked:
         assert layout is not None
         return layout
 
-    def _visual(self, codes: ir.Value) -> ir.Value:
+    def visual(self, codes: ir.Value) -> ir.Value:
+        """Which rows are visual ones."""
         return self.graph.op("GreaterOrEqual", codes, code(FIRST_VISUAL))
 
     def _mask(self, allowed: ir.Value) -> ir.Value:
@@ -117,7 +119,7 @@ class _Masked:
         reads, shows = _shown(layout, self.grid, layout.reads), _shown(layout, self.grid, layout.computes)
         key = (reads.tobytes(), layout.window, shows.tobytes() if layout.self_phases > 1 else b"")
         if key not in self._made:
-            visual = graph.unsqueeze(self._visual(self.queries), 1, 3)
+            visual = graph.unsqueeze(self.visual(self.queries), 1, 3)
             by_text = graph.op("And", self._earlier(), self._read(reads))
             by_visual = self._by_visual(layout.window)
             if layout.self_phases > 1:
@@ -145,7 +147,7 @@ class _Masked:
     def _tokens(self, codes: ir.Value, first: int) -> ir.Value:
         """Token numbers within the image, from `first` on; 0 for text."""
         token = self.graph.op("Mod", self.graph.op("Sub", codes, code(FIRST_VISUAL)), code(self.grid.tokens))
-        return self.graph.op("Where", self._visual(codes), self.graph.op("Add", token, code(first)), code(0))
+        return self.graph.op("Where", self.visual(codes), self.graph.op("Add", token, code(first)), code(0))
 
     def _by_visual(self, window: int | None) -> ir.Value:
         """Keys that visual queries see, `[batch, 1, queries, keys]`: earlier text, and what the window shows of their image."""
@@ -154,7 +156,7 @@ class _Masked:
         if window is None:
             return self._earlier()
         if ("window", window) not in self._made:
-            text = graph.op("Not", graph.unsqueeze(self._visual(self.keys), 1, 2))
+            text = graph.op("Not", graph.unsqueeze(self.visual(self.keys), 1, 2))
             query, key = (graph.op("Sub", codes, code(FIRST_VISUAL)) for codes in (self.queries, self.keys))
             images = [graph.op("Div", number, code(self.grid.tokens)) for number in (query, key)]
             same = graph.op("Equal", graph.unsqueeze(images[1], 1, 2), graph.unsqueeze(images[0], 1, 3))

@@ -11,6 +11,7 @@ from ..checkpoint.reader import Checkpoint
 from ..checkpoint.skeleton import native_config
 from ..errors import YopoError
 from ..families import Family
+from ..refitted import PARTS
 from ..runtime.attention import HeadKind, head_kinds
 from ..runtime.layout import LayerLayout, layouts
 from ..runtime.plan import Plan, Sizes, normalise
@@ -19,6 +20,7 @@ from .weights import Weight
 # Frequencies of these stay what they are at every length; those of others change with it.
 STATIC_ROPE = ("default", "linear", "llama3", "yarn", "proportional")
 ACTIVATIONS = ("silu",)
+VISUAL = "visual_"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class TextModel:
         """A projection's weight by its name in `families.Layer`; parts of a fused matrix by their rows."""
         return self._part(layer, part, "weight")
 
+    def visual_part(self, layer: int, part: str) -> str:
+        """The projection by which visual rows have their `key` or `value`: in a refitted layer one of their own."""
+        own = f"{VISUAL}{part}"
+        return own if self.projection(layer, own).name in self.tensors else part
+
     def bias(self, layer: int, part: str) -> Weight | None:
         """Its bias, None where it has none."""
         weight = self._part(layer, part, "bias")
@@ -93,18 +100,13 @@ class TextModel:
         return Weight("lm_head.weight") if "lm_head.weight" in self.tensors else self.embedding
 
     def _part(self, layer: int, part: str, ending: str) -> Weight:
-        sizes = self.sizes
-        queries, keys = sizes.num_attention_heads * sizes.head_dim, sizes.num_key_value_heads * sizes.head_dim
-        rows = {"query": queries, "key": keys, "value": keys, "gate": sizes.intermediate_size, "up": sizes.intermediate_size}
-        own = getattr(self.family.layer, part)
-        first = 0
-        for other, count in rows.items():
-            if other == part:
-                break
-            first += count if getattr(self.family.layer, other) == own else 0
+        names = self.family.layer
+        own = PARTS[part.removeprefix(VISUAL)] if part.startswith(VISUAL) else getattr(names, part)
         name = f"{self.family.text_prefix}layers.{layer}.{own}.{ending}"
-        fused = sum(getattr(self.family.layer, other) == own for other in rows) > 1
-        return Weight(name, first, first + rows[part]) if fused else Weight(name)
+        if list(vars(names).values()).count(own) < 2:
+            return Weight(name)
+        rows = names.rows(part, self.sizes)
+        return Weight(name, rows.start, rows.stop)
 
 
 def text_model(checkpoint: Checkpoint, plan: Plan | None) -> TextModel:
@@ -121,7 +123,7 @@ def text_model(checkpoint: Checkpoint, plan: Plan | None) -> TextModel:
         text.rms_norm_eps,
         text.vocab_size,
         _rotary(model_class, config),
-        frozenset(checkpoint.tensors),
+        frozenset(checkpoint.tensors | checkpoint.refitted),
         tuple(token for name in ("image_token_id", "video_token_id") if (token := getattr(config, name, None)) is not None),
         _several(text.eos_token_id),
         int(getattr(config.vision_config, "spatial_merge_size", 1)),

@@ -114,7 +114,8 @@ class Visual:
             if part.phases == TEXT_ONLY:
                 continue
             rows = self.normalised(norm) if part.phases == 1 else self.lattice(norm, part.phases, part.lattice)
-            key, value = (layer.heads(name, rows, layer.first_heads(name, part.first, part.last)) for name in ("key", "value"))
+            names = (layer.model.visual_part(layer.index, name) for name in ("key", "value"))
+            key, value = (layer.heads(name, rows, layer.first_heads(name, part.first, part.last)) for name in names)
             turned = rotate(self.graph, key, self.turn(part.phases, part.lattice), layer.model)
             parts.setdefault(part.phases, []).append((turned, value))
         return Seen(queries, {phases: self._joined(pairs) for phases, pairs in parts.items()})

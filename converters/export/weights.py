@@ -84,7 +84,7 @@ class Store:
 
     def place(self, weight: Weight) -> Piece:
         """Where a weight is, or will be when the store is finished."""
-        info = self.checkpoint.tensors[weight.name]
+        info = self.checkpoint.info(weight.name)
         if weight.gathered:
             return self.add(self.label(weight), info.dtype, _gathered_shape(weight, info), lambda: self.read(weight))
         if not self._in_place(info) and weight.name not in self._entries:
@@ -95,7 +95,7 @@ class Store:
 
     def whole(self, weight: Weight) -> bool:
         """Whether it is all of its tensor."""
-        return not weight.gathered and weight.first == 0 and weight.last in (None, self.checkpoint.tensors[weight.name].shape[0])
+        return not weight.gathered and weight.first == 0 and weight.last in (None, self.checkpoint.info(weight.name).shape[0])
 
     def label(self, weight: Weight) -> str:
         """A name that says which part of which tensor it is."""
@@ -107,7 +107,7 @@ class Store:
 
     def shape(self, weight: Weight) -> tuple[int, ...]:
         """`[out, in]`."""
-        info = self.checkpoint.tensors[weight.name]
+        info = self.checkpoint.info(weight.name)
         if weight.gathered:
             return _gathered_shape(weight, info)
         return ((info.shape[0] if weight.last is None else weight.last) - weight.first, *info.shape[1:])
@@ -166,7 +166,7 @@ class Store:
         if piece.source in self._entries:
             file, start = self.file, self._starts[piece.source]
         else:
-            info = self.checkpoint.tensors[piece.source]
+            info = self.checkpoint.info(piece.source)
             assert info.offset is not None
             file, start = info.file.name, info.offset
         length = prod(piece.shape) * piece.dtype.itemsize

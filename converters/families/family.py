@@ -106,6 +106,15 @@ class Layer:
     up: str = "mlp.up_proj"
     down: str = "mlp.down_proj"
 
+    def rows(self, part: str, sizes: Sizes) -> range:
+        """Where the rows of a projection are in its matrix: in a fused one others come before them."""
+        keys = sizes.num_key_value_heads * sizes.head_dim
+        counts = {"query": sizes.num_attention_heads * sizes.head_dim, "key": keys, "value": keys}
+        counts |= dict.fromkeys(("gate", "up"), sizes.intermediate_size)
+        parts = [other for other in counts if getattr(self, other) == getattr(self, part)]
+        first = sum(counts[other] for other in parts[: parts.index(part)])
+        return range(first, first + counts[part])
+
 
 @dataclass(frozen=True)
 class Folders:

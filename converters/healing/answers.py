@@ -4,6 +4,7 @@ What enters the projector is kept, not the picture: the vision tower is never tr
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ def records(model: Any, projector: str, batch: Any, max_new_tokens: int = MAX_AN
 
 
 def write_whole(file: Path, data: bytes) -> None:
-    """Write a small file, whole or not at all."""
-    partial = file.with_name(file.name + ".partial")
+    """Write a small file, whole or not at all, also where several processes write it at once."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     partial.write_bytes(data)
     partial.replace(file)

@@ -14,6 +14,7 @@ from ..runtime.plan import Plan
 
 FLOAT32 = 4
 TRAINED_COPIES = 4  # of a tuned weight, in float32: itself, its gradient, Adam's two moments
+LAYERS = "model.language_model.layers."
 LIBRARIES = 700_000_000  # torch, transformers and the process itself
 
 
@@ -30,15 +31,23 @@ class Memory:
         return self.weights + self.tuned + self.activations + LIBRARIES
 
 
-def needed(checkpoint: Checkpoint, plan: Plan, element: int, micro: int, recomputing: bool) -> Memory:
-    """An estimate for prompts of the plan's grids with the reference text; `element` bytes a number, `micro` samples at a time."""
-    sizes = {name: prod(info.shape) for name, info in checkpoint.tensors.items()}
-    tuned = sum(size for name, size in sizes.items() if name.startswith(checkpoint.family.projector))
+def needed(checkpoint: Checkpoint, plan: Plan, element: int, micro: int, recomputing: bool, rank: int = 0) -> Memory:
+    """An estimate for prompts of the plan's grids with the reference text; `element` bytes a number, `micro` samples at a time.
+
+    `rank` is that of what is added to the language model's matrices, 0 where the projector alone learns.
+    """
+    tensors = checkpoint.tensors | checkpoint.refitted
+    sizes = {name: prod(info.shape) for name, info in tensors.items()}
+    projector = sum(size for name, size in sizes.items() if name.startswith(checkpoint.family.projector))
+    matrices = [info.shape for name, info in tensors.items() if name.startswith(LAYERS) and len(info.shape) == 2]
+    tuned = projector + rank * sum(map(sum, matrices))
     by_layer = [micro * element * _values(layout, plan, index < plan.visual_depth) for index, layout in enumerate(layouts(plan))]
     entering = micro * element * plan.sizes.hidden_size * (REFERENCE_TEXT_TOKENS + plan.visual_tokens)
     held = max(by_layer) + entering * len(by_layer) if recomputing else sum(by_layer) + entering
+    if rank:  # a pass makes every matrix anew, with what is added to it
+        held += element * sum(map(prod, matrices)) // (len(by_layer) if recomputing else 1)
     dense = micro * kv_cache_bytes(plan, plan.grids, REFERENCE_TEXT_TOKENS, element)
-    return Memory((sum(sizes.values()) - tuned) * element, tuned * FLOAT32 * TRAINED_COPIES, held + dense)
+    return Memory((sum(sizes.values()) - projector) * element, tuned * FLOAT32 * TRAINED_COPIES, held + dense)
 
 
 def _values(layout: LayerLayout, plan: Plan, seen: bool) -> int:

@@ -83,15 +83,17 @@ def train(
     written, before they are measured. Raises YopoError for the folder of another run and for batches that cannot be shared out.
     """
     _claim(folder, {**facts, "settings": asdict(settings)})
-    student = Student(model, tuned, image_token)
-    trainer = _trainer(student, records, held_out, settings, folder, progress)
-    state = folder / "before.json"
-    before = json.loads(state.read_text(encoding="utf-8")) if state.exists() else _measure(trainer)
-    if trainer.is_world_process_zero():
-        write_whole(state, json.dumps(before).encode())
     last = last_checkpoint(folder)
     clock = _Clock(folder / "seconds.json", last is not None)
-    trainer.add_callback(clock)
+    trainer, measuring = (
+        _trainer(Student(model, tuned, image_token), records, held_out, settings, folder, callbacks)
+        for callbacks in ([_Told(progress), _log(folder), clock], [])
+    )
+    state = folder / "before.json"
+    # Not by `trainer`: one that measured first would never share its gradients with other processes.
+    before = json.loads(state.read_text(encoding="utf-8")) if state.exists() else _measure(measuring)
+    if trainer.is_world_process_zero():
+        write_whole(state, json.dumps(before).encode())
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     rounded()
     return Outcome(before, _measure(trainer), clock.seconds, trainer.state.global_step, trainer.args.world_size)
@@ -120,7 +122,7 @@ def _claim(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _trainer(
-    student: Student, records: Sequence[Record], held_out: frozenset[int], settings: Settings, folder: Path, progress: Progress
+    student: Student, records: Sequence[Record], held_out: frozenset[int], settings: Settings, folder: Path, callbacks: list[Any]
 ) -> Trainer:
     model = student.model
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -147,8 +149,6 @@ def _trainer(
         report_to="none",
         disable_tqdm=True,
     )
-    log = TensorBoardCallback()
-    log.logging_dir = log.logging_dir or str(folder / "tensorboard")
     trainer = _InOrder(
         student,
         arguments,
@@ -156,11 +156,17 @@ def _trainer(
         train_dataset=Subset(records, _order(len(records), held_out, settings)),  # type: ignore[arg-type]
         eval_dataset=Subset(records, sorted(held_out)),  # type: ignore[arg-type]
         compute_metrics=_divergence,
-        callbacks=[_Told(progress), log],
+        callbacks=callbacks,
     )
     for callback in (PrinterCallback, ProgressCallback):  # they write to stdout
         trainer.remove_callback(callback)
     return trainer
+
+
+def _log(folder: Path) -> TensorBoardCallback:
+    log = TensorBoardCallback()
+    log.logging_dir = log.logging_dir or str(folder / "tensorboard")
+    return log
 
 
 class _InOrder(Trainer):  # type: ignore[misc]
@@ -210,8 +216,10 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
     def __init__(self, file: Path, resumed: bool) -> None:
         self.file = file
         self.earlier = float(json.loads(file.read_text(encoding="utf-8"))) if resumed and file.exists() else 0.0
+        self.began, self.seconds = 0.0, self.earlier
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.began = time.monotonic()
-        self.seconds = self.earlier
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.seconds = self.earlier + time.monotonic() - self.began

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ..checkpoint.card import TEXT_STAYS
 from ..checkpoint.folder import appearing, check_output, check_space, json_text, write_bytes, write_text
 from ..checkpoint.manifest import MANIFEST, file_sha256, manifest_text
-from ..checkpoint.reader import BASE_PROJECTOR, CONFIG, Checkpoint, Converted
+from ..checkpoint.reader import BASE_PROJECTOR, CONFIG, Checkpoint, Converted, has_dense_side
 from ..checkpoint.section import version
 from ..checkpoint.writer import MAX_SHARD_BYTES, Entry, index_text, plan_shards, write_shard
 from ..convert import SMALL_FILES_BYTES, Progress, counter, write_runtime
@@ -18,11 +19,12 @@ from ..errors import YopoError
 
 CARD = "README.md"
 SECTION = re.compile(r"## Healing\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
+TEXT_CHANGED = "text keeps every head, neuron and layer, but its weights were healed (below), and its logits are not the base model's;"
 WHAT = {
     "projector": "The projector learned; no weight of the language model changed, so text-only output is what it was. The base projector "
     "is kept beside it, and takes its place while the plan is switched off.",
-    "language": "The language model learned (LoRA, merged): **text-only output has changed too**, and with the plan switched off this "
-    "is not the base model any more.",
+    "language": "The projector and the language model learned (LoRA, merged): **text-only output has changed too**, and with the plan "
+    "switched off this is not the base model any more.",
 }
 
 
@@ -44,8 +46,8 @@ def write_healed(
     if converted.path.resolve().is_relative_to(output.resolve()):
         raise YopoError(f"{output} is the model that is to be healed, or holds it.", "Choose another name with -o.")
     checkpoint = converted.open_tensors()
-    base = _base_projector(converted, checkpoint, tensors)
-    entries = [Entry(name, info.dtype, info.shape) for name, info in checkpoint.tensors.items()]
+    base = _base_projector(converted, checkpoint, tensors) if has_dense_side({"healing": [healing]}) else {}
+    entries = [Entry(name, info.dtype, info.shape) for name, info in (checkpoint.tensors | checkpoint.refitted).items()]
     entries += [Entry(name, checkpoint.tensors[place].dtype, checkpoint.tensors[place].shape) for name, place in base.items()]
     shards = plan_shards(entries, max_shard_bytes)
     total = sum(shard.bytes for shard in shards)
@@ -92,9 +94,11 @@ def _write_small_files(folder: Path, converted: Converted, healing: Mapping[str,
 
 
 def healed_card(card: str, healings: list[Any]) -> str:
-    """The model card with the section on healing, before that on use."""
+    """The model card with the section on healing, before that on use; it does not promise what healing broke."""
     card = SECTION.sub("", card)
-    text = "## Healing\n\n" + "\n".join(map(_told, healings)) + "\n"
+    if not has_dense_side({"healing": healings}):
+        card = card.replace(TEXT_STAYS, TEXT_CHANGED)
+    text = "## Healing\n\n" + "\n".join(map(_told, healings))
     before, use, after = card.partition("## Use\n")
     return before.rstrip("\n") + "\n\n" + text + (f"\n{use}{after}" if use else "")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..baselines.schedule import Schedule
 from ..planning.cost import Cost, cost, kv_cache_bytes
 from ..runtime.plan import Grid, Plan, Sizes, dense_plan
-from .bounds import decode_bytes, dense_work, pruned_work, working_bytes
+from .bounds import decode_bytes, dense_work, pruned_work, refitted_bytes, working_bytes
 from .ceiling import Ceiling
 from .clock import Timing, in_turns
 from .models import Prompt, random_prompt, with_plan
@@ -42,12 +42,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Contender:
-    """What is compared with the dense model: a plan or a token pruner's schedule, under a name, at a budget."""
+    """What is compared with the dense model: a plan or a token pruner's schedule, under a name, at a budget.
+
+    `refitted` are the plan's layers whose visual tokens have projections of their own.
+    """
 
     name: str
     budget: float | None
     plan: Plan | None = None
     schedule: Schedule | None = None
+    refitted: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,9 @@ def _figures(
     weights = sum(parameter.nbytes for parameter in dense.parameters())
     look = looks[_key(one)]
     if one.plan is not None:
-        least = (dense_work if one is whole else pruned_work)(one.plan, text, batch, vocabulary, element).seconds(ceiling)
+        weights += refitted_bytes(one.plan, one.refitted, element)
+        shape = one.plan, text, batch, vocabulary, element
+        least = (dense_work(*shape) if one is whole else pruned_work(*shape, one.refitted)).seconds(ceiling)
         step_least = decode_bytes(one.plan, text, batch, vocabulary, element) / ceiling.bytes_per_second
         working = working_bytes(one.plan, text, batch, element, pruned=one is not whole)
     return Figures(

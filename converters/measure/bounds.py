@@ -4,7 +4,7 @@ FLOPs and bytes are counted from the plan's shapes: weights read once, rows read
 runtime computes; the dense model's are those of transformers, the last layer's visual rows included.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..planning.cost import kv_cache_bytes, read_tokens
@@ -61,10 +61,12 @@ def dense_work(plan: Plan, text: int, batch: int, vocabulary: int, element: int)
     return Work((*layer * sizes.num_hidden_layers, Product(batch, width, vocabulary)), attention, held, element)
 
 
-def pruned_work(plan: Plan, text: int, batch: int, vocabulary: int, element: int) -> Work:
-    """A prefill of `batch` prompts under the plan: text and visual rows share the kept part of every weight."""
+def pruned_work(plan: Plan, text: int, batch: int, vocabulary: int, element: int, refitted: Sequence[int] = ()) -> Work:
+    """A prefill of `batch` prompts under the plan: text and visual rows share the kept part of every weight, but for K and V of
+    `refitted` layers."""
     plan = normalise(plan)
-    products = [product for layout in layouts(plan) for product in _layer(layout, plan, batch, text) if product.rows and product.outer]
+    found = [_layer(layout, plan, batch, text, index in refitted) for index, layout in enumerate(layouts(plan))]
+    products = [product for layer in found for product in layer if product.rows and product.outer]
     attention = batch * attention_flops(plan, text, leading=text // 2, skipping=True)
     held = batch * (kv_cache_bytes(plan, plan.grids, text, element) + 2 * element * text * _width(plan.sizes) * len(plan.layers))
     return Work((*products, Product(batch, plan.sizes.hidden_size, vocabulary)), attention, held, element)
@@ -103,18 +105,26 @@ def decode_bytes(plan: Plan, text: int, batch: int, vocabulary: int, element: in
     return weights * element + batch * kv_cache_bytes(plan, plan.grids, text, element)
 
 
+def refitted_bytes(plan: Plan, refitted: Sequence[int], element: int) -> int:
+    """Bytes of the projections that visual tokens of these layers have for themselves."""
+    held = sum(layout.held for index, layout in enumerate(layouts(normalise(plan))) if index in refitted)
+    return 2 * element * held * plan.sizes.head_dim * (plan.sizes.hidden_size + 1)
+
+
 def _width(sizes: Sizes) -> int:
     return sizes.num_attention_heads * sizes.head_dim
 
 
-def _layer(layout: LayerLayout, plan: Plan, batch: int, text: int) -> Iterator[Product]:
+def _layer(layout: LayerLayout, plan: Plan, batch: int, text: int, refitted: bool) -> Iterator[Product]:
     sizes = plan.sizes
     size, width, rows, both = sizes.head_dim, sizes.hidden_size, batch * text, batch * (text + plan.visual_tokens)
     kept = sum(layout.computes)
     yield from (Product(both, width, kept * size), Product(rows, width, (sizes.num_attention_heads - kept) * size))
+    if refitted:
+        yield Product(rows, width, 2 * len(layout.kv_order) * size)
     for part in layout.ranges:
         held = sum(read_tokens(plan.grids, part.phases, part.lattice)) if part.phases != TEXT_ONLY else 0
-        yield Product(batch * (text + held), width, 2 * (part.last - part.first) * size)
+        yield Product(batch * ((0 if refitted else text) + held), width, 2 * (part.last - part.first) * size)
     yield from (Product(both if kept else 0, kept * size, width), Product(rows, (sizes.num_attention_heads - kept) * size, width))
     rest = sizes.intermediate_size - layout.neurons
     if layout.neurons:

@@ -111,7 +111,9 @@ def _share(model: Any, source: Any) -> None:
     for name, module in source.model.named_children():
         if name != "language_model":
             setattr(model.model, name, module)
-    model.model.language_model.load_state_dict(source.model.language_model.state_dict(), assign=True)
+    known = model.model.language_model.state_dict()
+    state = {name: tensor for name, tensor in source.model.language_model.state_dict().items() if name in known}
+    model.model.language_model.load_state_dict(state, assign=True)
     model.model.language_model.rotary_emb = source.model.language_model.rotary_emb
     model.lm_head.load_state_dict(source.lm_head.state_dict(), assign=True)
     model.generation_config = source.generation_config

@@ -23,7 +23,7 @@ class Step:
     """A plan on the way, its price, and the move that led to it (None: the start)."""
 
     plan: Plan
-    kl: float
+    shift: float
     flops: int
     move: Move | None = None
 
@@ -50,7 +50,7 @@ class Pace:
 def measured(trials: Trials | Some, plan: Plan, move: Move | None = None) -> Step:
     """A plan and its price."""
     plan = normalise(plan)
-    return Step(plan, trials.kl(plan), visual_flops(plan), move)
+    return Step(plan, trials.shift(plan), visual_flops(plan), move)
 
 
 def descend(trials: Trials | Some, start: Step, limit: int, ranks: Ranks, pace: Pace, prices: Prices) -> Iterator[Step]:
@@ -87,7 +87,7 @@ def _cheapest(trials: Trials | Some, step: Step, ranks: Ranks, prices: Prices, p
         enough = len(fresh & plans.keys()) >= pace.trials and min(prices.values()) > -inf
         best = min(fresh if enough else plans, key=lambda move: (prices[move], move))
         if best not in fresh:
-            prices[best] = (trials.kl(plans[best]) - step.kl) / (step.flops - visual_flops(plans[best]))
+            prices[best] = (trials.shift(plans[best]) - step.shift) / (step.flops - visual_flops(plans[best]))
             fresh.add(best)
         following = min((prices[move] for move in plans if move != best), default=inf)
         if enough or _stands(prices[best], following, pace.slack):

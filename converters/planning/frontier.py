@@ -13,17 +13,18 @@ from .moves import visual_flops
 from .ranks import Ranks
 from .remainder import Knob, limit_of, spent
 
-SCHEMA = 1
+SCHEMA = 2
 NEAR = 0.6  # of a budget: a stop that uses as much is believed, since it was measured on all questions; others on some
+FACTS = ("forwards", "samples", "seed", "model", "data", "refit")
 AGAIN = "Make it again with `yopo plan`."
 
 
 @dataclass(frozen=True)
 class Point:
-    """A plan, the mean KL of the answers' tokens that it was measured at (nats), and how it was found."""
+    """A plan, the mean shift of the answers' tokens that it was measured at (`trial.shift`), and how it was found."""
 
     plan: Plan
-    kl: float
+    shift: float
     origin: str
     asked: float | None = None
 
@@ -38,7 +39,8 @@ class Frontier:
     """What a search found. `asked` has the plan of each budget, falling; `path` plans that were passed on the way, falling.
 
     `forwards` counts passes of all calibration samples through all layers, `model` is the checkpoint's fingerprint, `data` the hash
-    of the samples, `order` the knobs in the order in which what is left of a budget is spent on them.
+    of the samples, `order` the knobs in the order in which what is left of a budget is spent on them. `refit`: its plans were measured
+    with K and V of visual tokens refitted.
     """
 
     asked: tuple[Point, ...]
@@ -49,6 +51,7 @@ class Frontier:
     seed: int
     model: str
     data: str
+    refit: bool = False
 
     def at(self, budget: float) -> Point:
         """The plan for a budget: the one searched for, else the best one below it with the rest spent, without measuring again.
@@ -64,8 +67,8 @@ class Frontier:
         if not below:
             smallest = min(point.share for point in (*self.asked, *self.path))
             raise YopoError(f"The budget {budget:g} is below the frontier, which ends at {smallest:.4f}.", "Plan again with it.")
-        best = min(stops or below, key=lambda point: point.kl)
-        return Point(spent(best.plan, limit, self.ranks, self._later(best)), best.kl, f"from {best.origin}", budget)
+        best = min(stops or below, key=lambda point: point.shift)
+        return Point(spent(best.plan, limit, self.ranks, self._later(best)), best.shift, f"from {best.origin}", budget)
 
     def _later(self, point: Point) -> list[Knob]:
         """The knobs in which the path's next plan above differs."""
@@ -84,7 +87,7 @@ class Frontier:
     def to_json(self) -> dict[str, Any]:
         """A JSON object; the path's plans are written as the layers that change."""
         ranks = {field.name: getattr(self.ranks, field.name) for field in fields(Ranks)}
-        facts = {name: getattr(self, name) for name in ("forwards", "samples", "seed", "model", "data")}
+        facts = {name: getattr(self, name) for name in FACTS}
         asked = [{**_facts(point), "plan": to_json(point.plan)} for point in self.asked]
         return {"schema": SCHEMA, **facts, "asked": asked, "path": _changes(self.path), "ranks": ranks}
 
@@ -106,9 +109,9 @@ class Frontier:
 
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Self:
-        asked = tuple(Point(from_json(point["plan"]), point["kl"], point["origin"], point["asked"]) for point in data["asked"])
+        asked = tuple(Point(from_json(point["plan"]), point["shift"], point["origin"], point["asked"]) for point in data["asked"])
         ranks = Ranks(**{name: tuple(map(tuple, orders)) for name, orders in data["ranks"].items()})
-        facts = {name: data[name] for name in ("forwards", "samples", "seed", "model", "data")}
+        facts = {name: data[name] for name in FACTS}
         return cls(asked=asked, path=_from_changes(data["path"]), ranks=ranks, **facts)
 
 
@@ -131,7 +134,7 @@ def differing(lower: Plan, upper: Plan) -> list[Knob]:
 
 
 def _facts(point: Point) -> dict[str, Any]:
-    return {"asked": point.asked, "reached": point.share, "kl": point.kl, "origin": point.origin}
+    return {"asked": point.asked, "reached": point.share, "shift": point.shift, "origin": point.origin}
 
 
 def _changes(path: Sequence[Point]) -> list[dict[str, Any]]:
@@ -158,5 +161,5 @@ def _from_changes(changes: list[dict[str, Any]]) -> tuple[Point, ...]:
         plan["layers"] = list(plan["layers"])
         for index, layer in change.get("layers", {}).items():
             plan["layers"][int(index)] = layer
-        path.append(Point(normalise(from_json(plan)), change["kl"], change["origin"], change["asked"]))
+        path.append(Point(normalise(from_json(plan)), change["shift"], change["origin"], change["asked"]))
     return tuple(path)

@@ -31,7 +31,7 @@ from .swaps import swap
 from .trial import MEMORY_BYTES, Some, Trials
 
 SWAPPED = " and swaps"
-NEGLIGIBLE = 5e-4  # nats by which answers may differ without a thought
+NEGLIGIBLE = 2e-3  # shift of the answers that needs no thought
 ASKED_WEIGHT = 2  # of swaps at a budget that was asked for, against 1 at a stop on the way
 HURRIED = 4.0  # forwards that a descent to the next stop takes at least
 PRESET_SLACK = 0.5  # by which a preset may be worse on the first questions; recipes are measured on all, to be sure
@@ -43,7 +43,8 @@ class Effort:
     and how descents go (see `Pace`).
 
     Descents measure on a share `high` of the samples above a budget of `low_budget`, on a share `low` below, on `fewest` at least.
-    Between budgets the search stops where less than a share `stride` of the last stop is left. Knobs `without` are left alone.
+    Between budgets the search stops where less than a share `stride` of the last stop is left. Knobs `without` are left alone. Plans
+    are measured with K and V of visual tokens refitted unless told otherwise.
     """
 
     forwards: float
@@ -58,6 +59,7 @@ class Effort:
     fewest: int = 48
     stride: float = 0.6
     without: tuple[str, ...] = ()
+    refit: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Report:
 
     stage: str
     share: float
-    kl: float
+    shift: float
     forwards: float
     allowed: float
     memory_bytes: int
@@ -109,7 +111,9 @@ def search(
     budgets = sorted(set(budgets), reverse=True)
     presets = {budget: _presets(statistics, dense, budget) for budget in budgets}
     hashes: list[str] = []
-    trials = Trials(model, _answers(model, batches, max_answer_tokens, hashes), dense, memory_bytes=memory_bytes)
+    trials = Trials(
+        model, _answers(model, batches, max_answer_tokens, hashes), dense, fitting=effort.refit, memory_bytes=memory_bytes
+    )  # fmt: skip
     data = add_hashes(hashes)
     facts = {"model": statistics.model, "statistics": statistics.data, "data": data, "seed": seed, "budgets": budgets}
     journal = Journal(state, {**facts, "grids": [str(grid) for grid in dense.grids], "effort": asdict(effort), "answer": max_answer_tokens})
@@ -117,7 +121,8 @@ def search(
     order = ranks(statistics, sizes)
     hunt = _Hunt(trials, order, effort, journal, progress)
     found = hunt.through(budgets, presets)
-    return Frontier(tuple(hunt.rising(found)), tuple(hunt.path), order, trials.forwards, trials.samples, seed, statistics.model, data)
+    points = tuple(hunt.rising(found))
+    return Frontier(points, tuple(hunt.path), order, trials.forwards, trials.samples, seed, statistics.model, data, effort.refit)
 
 
 def auto_plan(model: Any, batches: Iterable[Any], statistics: Statistics, budget: float, **options: Any) -> Plan:
@@ -184,7 +189,7 @@ class _Hunt:
         self.dense = trials.plan
         self.descents = 0.0
         self.way = _Way(measured(trials, self.dense), "dense", {})
-        self.path = [Point(self.dense, self.way.step.kl, "dense")]
+        self.path = [Point(self.dense, self.way.step.shift, "dense")]
 
     def through(self, budgets: Sequence[float], presets: Mapping[float, Mapping[str, Plan]]) -> list[Point]:
         """The plans of the budgets, by way of the stops between."""
@@ -222,9 +227,9 @@ class _Hunt:
         ways = [replace(way, step=measured(self.trials, way.step.plan)) for way in ways]
         best = self._best(ways, limit)
         for name, plan in presets.items():
-            kl = self.trials.race(plan, best.step.plan, inf if name in RECIPES else PRESET_SLACK)
-            if isfinite(kl):
-                best = self._best([best, _Way(Step(normalise(plan), kl, visual_flops(normalise(plan))), name, self.way.prices)], limit)
+            shift = self.trials.race(plan, best.step.plan, inf if name in RECIPES else PRESET_SLACK)
+            if isfinite(shift):
+                best = self._best([best, _Way(Step(normalise(plan), shift, visual_flops(normalise(plan))), name, self.way.prices)], limit)
         self.descents += self.trials.forwards - began
         self._told(best.step, f"measured {budget:g}")
         self.way = best
@@ -232,7 +237,7 @@ class _Hunt:
     def _best(self, ways: Sequence["_Way"], limit: int) -> "_Way":
         """The one that changes the answers least of those within the limit, of those that use it up where there is one."""
         fitting = [way for way in ways if way.step.flops <= limit]
-        return min([way for way in fitting if is_spent(way.step.plan, limit)] or fitting, key=lambda way: way.step.kl)
+        return min([way for way in fitting if is_spent(way.step.plan, limit)] or fitting, key=lambda way: way.step.shift)
 
     def _some(self, budget: float) -> Some:
         """The samples that descents measure on."""
@@ -248,8 +253,8 @@ class _Hunt:
             step = measured(
                 self.trials, spent(smaller.plan, limit_of(point.asked, self.dense), self.order, differing(smaller.plan, self.dense))
             )
-            better = step.kl < point.kl and step.flops >= visual_flops(point.plan) * 0.995
-            found.insert(0, Point(step.plan, step.kl, f"{smaller.origin}, more", point.asked) if better else point)
+            better = step.shift < point.shift and step.flops >= visual_flops(point.plan) * 0.995
+            found.insert(0, Point(step.plan, step.shift, f"{smaller.origin}, more", point.asked) if better else point)
             self._told(step, f"back to {point.asked:g}")
         return found
 
@@ -267,7 +272,7 @@ class _Hunt:
         before = step = measured(some, way.step.plan)
         for following in descend(some, step, limit, self.order, pace, way.prices):
             before, step = step, following
-            self.path.append(Point(step.plan, step.kl, way.origin))
+            self.path.append(Point(step.plan, step.shift, way.origin))
             self._told(step, f"from {way.origin}")
         rest = spent(step.plan, limit, self.order, differing(step.plan, before.plan)) if step.flops <= limit else step.plan
         return way.at(rest)
@@ -276,12 +281,12 @@ class _Hunt:
         """The plan of a budget, improved by this share of the forwards that are left, but for those needed elsewhere."""
         way = self.way
         allowance = (self.effort.forwards - self.trials.forwards - needed) * share
-        if way.step.kl >= NEGLIGIBLE and allowance > 0:
+        if way.step.shift >= NEGLIGIBLE and allowance > 0:
             limit, pace = limit_of(budget, self.dense), Pace(allowance, without=self.effort.without)
             step = swap(self.trials, way.step, limit, self.order, way.prices, pace, lambda step: self._told(step, "swaps"))
             if step is not way.step:
                 self.way = replace(way, step=step, origin=way.origin.removesuffix(SWAPPED) + SWAPPED)
-        point = Point(self.way.step.plan, self.way.step.kl, self.way.origin, budget)
+        point = Point(self.way.step.plan, self.way.step.shift, self.way.origin, budget)
         self.path.append(point)
         return point
 
@@ -289,7 +294,7 @@ class _Hunt:
         self.journal.write()
         share = step.flops / dense_visual_flops(self.dense.sizes, self.dense.grids)
         held = self.trials.prefixes
-        self.progress(Report(stage, share, step.kl, self.trials.forwards, self.effort.forwards, held.held_bytes, held.disk_bytes))
+        self.progress(Report(stage, share, step.shift, self.trials.forwards, self.effort.forwards, held.held_bytes, held.disk_bytes))
 
 
 def _progress(budget: float, smallest: float) -> float:

@@ -29,7 +29,7 @@ For an exchange ("exchange") it is a share of the divergence.
 
 @dataclass(frozen=True)
 class Swap:
-    """A plan, and what it takes: FLOPs by direction, layer and knob, positive for up and negative for down; for an exchange nats."""
+    """A plan, and what it takes: FLOPs by direction, layer and knob, positive for up and negative for down; for an exchange a shift."""
 
     plan: Plan
     parts: Mapping[Part, float]
@@ -48,7 +48,7 @@ def swap(
 ) -> Step:
     """The best plan found within the limit and the pace's forwards. `prices` say where to look first.
 
-    `start.kl` is that of all questions; a swap that does worse on the first ones is not measured on the others. `tell` hears of
+    `start.shift` is that of all questions; a swap that does worse on the first ones is not measured on the others. `tell` hears of
     every swap that was tried.
     """
     step, values, until = start, _values(start.plan, prices), trials.forwards + pace.forwards
@@ -58,11 +58,11 @@ def swap(
         trials.settle(step.plan)
         chosen = max(left, key=lambda one: one.promise(values))
         tried.add(chosen.plan)
-        kl = trials.race(chosen.plan, step.plan, SLACK)
-        _learn(values, chosen, step.kl - kl if isfinite(kl) else -step.kl * SLACK)
+        shift = trials.race(chosen.plan, step.plan, SLACK)
+        _learn(values, chosen, step.shift - shift if isfinite(shift) else -step.shift * SLACK)
         tell(step)
-        if kl < step.kl * (1 - TOLERANCE):
-            step = Step(chosen.plan, kl, visual_flops(chosen.plan))
+        if shift < step.shift * (1 - TOLERANCE):
+            step = Step(chosen.plan, shift, visual_flops(chosen.plan))
             swaps = [one for one in _swaps(step, limit, ranks, values) if not one.uses(pace.without)]
     trials.settle(step.plan)
     return step
@@ -101,7 +101,7 @@ def _swaps(step: Step, limit: int, ranks: Ranks, values: Values) -> Iterator[Swa
         for knob, other in exchanges(plan, index, ranks):
             tried[knob] = tried.get(knob, 0) + 1
             if tried[knob] <= EXCHANGES and visual_flops(other) <= limit:
-                yield Swap(other, {("exchange", index, knob): step.kl / tried[knob]})
+                yield Swap(other, {("exchange", index, knob): step.shift / tried[knob]})
 
 
 def _price(values: Values, move: Move) -> tuple[float, Move]:

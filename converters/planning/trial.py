@@ -5,7 +5,7 @@ given under the current plan is kept, so that a trial costs the layers behind it
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf
@@ -20,14 +20,22 @@ from torch.nn import functional
 from ..runtime.attention import TextMasks
 from ..runtime.cache import SparseLayer
 from ..runtime.layout import LayerLayout, layouts
-from ..runtime.plan import LayerPlan, Plan, normalise, ranges
+from ..runtime.plan import LayerPlan, Plan, dense_plan, normalise, ranges
 from ..runtime.text_model import Call, Projections, SparseTextModel
 from .answers import Answered
 from .prefix import Prefixes, State
+from .refit import Fitting, Refit, refitted, visual_keys
 from .twin import Twin
 
 MEMORY_BYTES = 4 * 10**9
+LIKELIEST = 5
+"""Tokens whose logits are compared."""
+LEAST_MARGIN = 0.1
+"""Nats: closer than that two tokens are taken for a tie."""
 OPENING_FORWARDS = 3.0  # answering, the dense rows, the first kept states
+FIT_ROWS = 8  # visual rows that a refit is fitted on, times the hidden size
+FIT_SHARE = 0.25  # of the samples, at least
+KEPT_REFITS = 8  # of each layer
 
 
 @dataclass(frozen=True)
@@ -42,14 +50,20 @@ class Linear:
 
 
 class PrunedLayer(SparseTextModel):
-    """One layer of the runtime on a dense layer's weights, copied into the order of a layout."""
+    """One layer of the runtime on a dense layer's weights, copied into the order of a layout, with K and V refitted where told."""
 
-    def __init__(self, twin: Twin, index: int, plan: Plan) -> None:
+    def __init__(self, twin: Twin, index: int, plan: Plan, refit: Refit | None = None) -> None:
         super().__init__()
         self.plan = plan
         self.layouts = (layout := layouts(plan)[index],)
         layer = twin.model.model.language_model.layers[index]
         self.layers = [_permuted(layer, twin.projections(index), layout, plan.sizes.head_dim)]
+        if refit is not None:
+            attention, held = self.layers[0].self_attn, (layout.own + layout.read_only) * plan.sizes.head_dim
+            attention.visual_k_proj, attention.visual_v_proj = (
+                Linear(*refitted(part.weight[:held], None if part.bias is None else part.bias[:held], refit))
+                for part in (attention.k_proj, attention.v_proj)
+            )
         self.split_weights()
 
     def run(self, call: Call) -> None:
@@ -104,14 +118,15 @@ class Standing:
 class Trials:
     """Measures plans of one model on one set of questions, and counts what that costs.
 
-    A plan is measured on all batches or on the first few. `measured` holds the divergence of every plan on every batch, by the
+    A plan is measured on all batches or on the first few. Where it is `fitting`, K and V of visual rows are refitted for every plan, on
+    the first batches, `fit`, which every measurement therefore has. `measured` holds the divergence of every plan on every batch, by the
     plan's key and the batch: nothing is run twice, and a search that is given what an earlier run measured goes through the same
     plans without running them. `forwards` counts forward-equivalents, as that earlier run did: a pass of all samples through all
     layers is one, a pass of half of them through the later half of the layers a quarter.
     """
 
     def __init__(
-        self, model: Any, answers: Iterable[Answered], plan: Plan, *,
+        self, model: Any, answers: Iterable[Answered], plan: Plan, *, fitting: bool = False,
         memory_bytes: int = MEMORY_BYTES, folder: Path | None = None, measured: dict[str, float] | None = None,
     ) -> None:  # fmt: skip
         """Trials that start from `plan`. States beyond `memory_bytes` go to files below `folder` (None: the system's)."""
@@ -131,6 +146,42 @@ class Trials:
         self._counted: set[str] = set()
         self._counts = [Standing(self.plan) for _ in self.questions]
         self._kept = [Standing(None) for _ in self.questions]
+        self.dense = self.plan
+        self.fit = range(self._enough_to_fit() if fitting else 0)
+        self._refits: dict[tuple[int, str], Refit] = {}
+        self._dense_rows = Prefixes(memory_bytes // 2, folder)
+        if self.fit:
+            self._keep_dense_rows()
+
+    def _enough_to_fit(self) -> int:
+        """How many of the first batches are enough to fit on."""
+        rows = samples = 0
+        for number, questions in enumerate(self.questions, 1):
+            assert questions.call.streams is not None
+            rows += int((questions.call.streams.visual_slots >= 0).sum())
+            samples += len(questions.lengths)
+            if rows >= FIT_ROWS * self.plan.sizes.hidden_size and samples >= FIT_SHARE * self.samples:
+                return number
+        return len(self.questions)
+
+    @torch.inference_mode()
+    def _keep_dense_rows(self) -> None:
+        """The normalised visual rows of the dense model, layer by layer, of the batches to fit on."""
+
+        def keep(index: int, visual: Sequence[Tensor]) -> None:
+            for number, rows in zip(self.fit, visual, strict=True):
+                self._dense_rows.put(index, number, State(self._normalised(index, number, rows), rows[:0]))
+
+        whole = dense_plan(self.plan.sizes, self.plan.grids)
+        self._through(whole, 0, self.fit, [self.prefixes.get(0, number) for number in self.fit], keep=False, tell=keep)
+        self._dense_rows.accept(self.fit)
+
+    def _normalised(self, index: int, number: int, rows: Tensor) -> Tensor:
+        """What a layer makes K and V from, of a batch's visual rows without padding."""
+        streams = self.questions[number].call.streams
+        assert streams is not None
+        normalised: Tensor = self.twin.model.model.language_model.layers[index].input_layernorm(rows[streams.visual_slots.flatten() >= 0])
+        return normalised
 
     @property
     def batches(self) -> range:
@@ -152,9 +203,10 @@ class Trials:
         """Measure changes of this plan from now on. Free for the plan measured last, whose states are at hand."""
         self.plan = normalise(plan)
 
-    def kl(self, plan: Plan, batches: Sequence[int] | None = None) -> float:
-        """Mean over the answers' tokens of KL(dense || pruned) on these batches (default: all), in nats."""
+    def shift(self, plan: Plan, batches: Sequence[int] | None = None) -> float:
+        """Mean `shift` of the answers' tokens on these batches (default: all)."""
         plan, batches = normalise(plan), self.batches if batches is None else batches
+        batches = batches if len(batches) > len(self.fit) else self.fit
         key = plan_key(plan)
         self._count(plan, [batch for batch in batches if f"{key}:{batch}" not in self._counted])
         self._counted.update(f"{key}:{batch}" for batch in batches)
@@ -163,11 +215,11 @@ class Trials:
 
     def race(self, plan: Plan, rival: Plan, slack: float) -> float:
         """The same, batch by batch, and given up (infinite) once the plan is worse than the rival by a share `slack` of what that has."""
-        for last in self.batches:
+        for last in self.batches[max(0, len(self.fit) - 1) :]:
             so_far = self.batches[: last + 1]
-            if last < len(self.batches) - 1 and self.kl(plan, so_far) > self.kl(rival, so_far) * (1 + slack):
+            if last < len(self.batches) - 1 and self.shift(plan, so_far) > self.shift(rival, so_far) * (1 + slack):
                 return inf
-        return self.kl(plan)
+        return self.shift(plan)
 
     def _count(self, plan: Plan, batches: Iterable[int]) -> None:
         """Count a run of these batches as if nothing was known before, whatever is really run."""
@@ -182,6 +234,10 @@ class Trials:
     def _run(self, plan: Plan, batches: list[int]) -> None:
         if not batches:
             return
+        if again := self._lacks(self.plan, 0):
+            self._kept[: len(self.fit)] = [Standing(None) for _ in self.fit]
+        if again or self._lacks(plan, first_difference(self.plan, plan)):
+            batches = sorted({*self.fit, *batches})
         self._catch_up(batches)
         self._measure(plan, batches, min(first_difference(self.plan, plan), len(plan.layers) - 1))
         for batch in batches:
@@ -203,15 +259,18 @@ class Trials:
             self.prefixes.accept(part)
 
     @torch.inference_mode()
-    def logits(self, plan: Plan) -> Iterator[tuple[Questions, Tensor, Tensor]]:
-        """Each batch with the pruned and the dense log-probabilities of its answers, float32 [answer tokens, vocabulary]."""
-        for _, batch, pruned, dense in self._logits(normalise(plan), self.batches, 0, keep=False):
+    def logits(self, plan: Plan, refits: Mapping[int, Refit] | None = None) -> Iterator[tuple[Questions, Tensor, Tensor]]:
+        """Each batch with the pruned and the dense log-probabilities of its answers, float32 [answer tokens, vocabulary].
+
+        `refits` are those of the layers, where the trials are not `fitting` themselves.
+        """
+        for _, batch, pruned, dense in self._logits(normalise(plan), self.batches, 0, keep=False, refits=refits):
             yield batch, pruned, dense
 
-    def changed(self, plan: Plan) -> float:
+    def changed(self, plan: Plan, refits: Mapping[int, Refit] | None = None) -> float:
         """The share of questions that the pruned model answers differently: no more than that can its accuracy fall."""
         changed = 0
-        for batch, pruned, dense in self.logits(plan):
+        for batch, pruned, dense in self.logits(plan, refits):
             same = (pruned.argmax(-1) == dense.argmax(-1)).split(batch.lengths)
             changed += sum(not bool(answer.all()) for answer in same)
         return changed / self.samples
@@ -221,23 +280,62 @@ class Trials:
         self.prefixes.discard(batches)
         key = plan_key(plan)
         for number, _, pruned, dense in self._logits(plan, batches, first, keep=True):
-            self.measured[f"{key}:{number}"] = float((dense.exp() * (dense - pruned)).sum())
+            self.measured[f"{key}:{number}"] = float(shift(pruned, dense).sum())
 
-    def _logits(self, plan: Plan, batches: Sequence[int], first: int, keep: bool) -> Iterator[tuple[int, Questions, Tensor, Tensor]]:
-        for numbers in self.prefixes.blocks(batches, first):
+    def _logits(
+        self, plan: Plan, batches: Sequence[int], first: int, keep: bool, refits: Mapping[int, Refit] | None = None
+    ) -> Iterator[tuple[int, Questions, Tensor, Tensor]]:
+        for numbers in self._blocks(plan, batches, first):
             states = [self.prefixes.get(first, number) for number in numbers]
-            for number, state in zip(numbers, self._through(plan, first, numbers, states, keep), strict=True):
+            for number, state in zip(numbers, self._through(plan, first, numbers, states, keep, refits), strict=True):
                 batch = self.questions[number]
                 rows = self.model.model.language_model.norm(state.text[batch.predicts])
                 pruned, dense = (self.model.lm_head(values).float().log_softmax(-1) for values in (rows, batch.dense))
                 yield number, batch, pruned, dense
 
-    def _through(self, plan: Plan, first: int, numbers: Sequence[int], states: list[State], keep: bool) -> list[State]:
-        """The states of these batches after the last layer; a layer's weights are laid out once for all of them."""
+    def _blocks(self, plan: Plan, batches: Sequence[int], first: int) -> Iterator[Sequence[int]]:
+        """Batches that go through the layers together; those to fit on all at once where refits are lacking."""
+        if self._lacks(plan, first):
+            yield self.fit
+            batches = [batch for batch in batches if batch not in self.fit]
+        yield from self.prefixes.blocks(batches, first)
+
+    def _lacks(self, plan: Plan, first: int) -> bool:
+        """Whether the plan has to go through layers `first`.. on the batches to fit on before others."""
+        keys = list(enumerate(visual_keys(plan, self.dense)))[first:]
+        return bool(self.fit) and any(key is not None and (index, key) not in self._refits for index, key in keys)
+
+    def _refit(self, index: int, key: str, numbers: Sequence[int], visual: Sequence[Tensor]) -> Refit:
+        """The refit of a layer, from the visual rows that it is given where it is not known yet."""
+        found = self._refits.pop((index, key), None)
+        if found is None:
+            fitting = Fitting()
+            for number, rows in zip(numbers, visual, strict=True):
+                if number in self.fit:
+                    fitting.add(self._normalised(index, number, rows), self._dense_rows.get(index, number).text)
+            found = fitting.refit()
+        self._refits[index, key] = found
+        mine = [other for layer, other in self._refits if layer == index]
+        if len(mine) > KEPT_REFITS:
+            del self._refits[index, mine[0]]
+        return found
+
+    def _through(
+        self, plan: Plan, first: int, numbers: Sequence[int], states: list[State], keep: bool,
+        refits: Mapping[int, Refit] | None = None, tell: Callable[[int, Sequence[Tensor]], None] = lambda index, visual: None,
+    ) -> list[State]:  # fmt: skip
+        """The states of these batches after the last layer; a layer's weights are laid out once for all of them.
+
+        `tell` hears what visual rows each layer is given.
+        """
         calls = [self.questions[number].at(state) for number, state in zip(numbers, states, strict=True)]
         visual = [state.visual for state in states]
+        keys = visual_keys(plan, self.dense)
         for index in range(first, len(plan.layers)):
-            layer = PrunedLayer(self.twin, index, plan)
+            tell(index, visual)
+            key = keys[index] if self.fit else None
+            refit = (refits or {}).get(index) if key is None else self._refit(index, key, numbers, visual)
+            layer = PrunedLayer(self.twin, index, plan, refit)
             for place, (number, call) in enumerate(zip(numbers, calls, strict=True)):
                 if keep and index > first:
                     self.prefixes.put(index, number, State(call.text, visual[place]))
@@ -262,8 +360,22 @@ class Some:
     def settle(self, plan: Plan) -> None:
         self.trials.settle(plan)
 
-    def kl(self, plan: Plan) -> float:
-        return self.trials.kl(plan, self.batches)
+    def shift(self, plan: Plan) -> float:
+        return self.trials.shift(plan, self.batches)
+
+
+def shift(pruned: Tensor, dense: Tensor) -> Tensor:
+    """How far each token's logits moved `[tokens]`, 0 for not at all, 1 for beyond measure, from log-probabilities `[tokens, vocabulary]`.
+
+    `1 - exp(-r)`: `r` is the root mean square by which the dense model's five likeliest tokens moved against each other, over its margin
+    between the first two: near 1 the answer is about to change. The order of plans by its mean on 128 questions is nearer to that by
+    the answers that change on 1,000 others than the order by KL, which a few questions decide (`benchmarks/planner-demo.md`).
+    """
+    likeliest = dense.topk(min(LIKELIEST, dense.shape[-1]), -1)
+    moved = (pruned - dense).gather(-1, likeliest.indices)
+    moved = (moved - moved.mean(-1, keepdim=True)).square().mean(-1).sqrt()
+    margin = (likeliest.values[:, 0] - likeliest.values[:, 1]).clamp(min=LEAST_MARGIN)
+    return -torch.expm1(-moved / margin)
 
 
 def _permuted(layer: Any, parts: Projections, layout: LayerLayout, head_dim: int) -> SimpleNamespace:

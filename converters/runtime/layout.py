@@ -53,6 +53,11 @@ class LayerLayout:
     self_phases: int
 
     @property
+    def held(self) -> int:
+        """Leading KV heads that hold visual tokens."""
+        return self.own + self.read_only
+
+    @property
     def cached_own(self) -> int:
         """Leading KV heads of self heads that keep K and V of visual tokens in the cache (unwindowed ones: a later image sees them)."""
         return self.own if self.window is None else self.own_read

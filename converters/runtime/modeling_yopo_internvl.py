@@ -16,7 +16,7 @@ from transformers.models.phi3.modeling_phi3 import Phi3Model
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 
 from .dense_side import DenseSide
-from .plan import Grid, from_json, normalise
+from .plan import Grid
 from .products import Head
 from .streams import Image, images_of_one_grid
 from .text_model import Projections, SparseTextModel
@@ -79,7 +79,7 @@ class YopoInternVLModel(InternVLModel):
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.multi_modal_projector = InternVLMultiModalProjector(config)
         self.language_model = TEXT_MODELS[config.text_config.model_type](config.text_config)
-        self.language_model.bind(normalise(from_json((config.yopo or {}).get("plan"))))
+        self.language_model.bind(config.yopo or {})
         self.post_init()
 
     def forward(self, input_ids: Tensor | None = None, **kwargs: Any) -> Any:

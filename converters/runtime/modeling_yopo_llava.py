@@ -9,7 +9,7 @@ from transformers.models.llama.modeling_llama import LlamaModel
 from transformers.models.llava.modeling_llava import LlavaModelOutputWithPast, LlavaMultiModalProjector, LlavaPreTrainedModel
 
 from .dense_side import DenseSide
-from .plan import Grid, from_json, normalise
+from .plan import Grid
 from .products import Head
 from .streams import Image, images_of_one_grid
 from .text_model import SparseTextModel
@@ -38,7 +38,7 @@ class YopoLlavaModel(LlavaModel):
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.multi_modal_projector = LlavaMultiModalProjector(config)
         self.language_model = YopoLlamaModel(config.text_config)
-        self.language_model.bind(normalise(from_json((config.yopo or {}).get("plan"))))
+        self.language_model.bind(config.yopo or {})
         self.post_init()
 
     def forward(self, input_ids: Tensor | None = None, **kwargs: Any) -> Any:

@@ -13,7 +13,6 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 
 from .dense_side import DenseSide
 from .mrope import AnyGrid, MultimodalRotary
-from .plan import from_json, normalise
 from .products import Head
 from .text_model import SparseTextModel
 
@@ -38,7 +37,7 @@ class YopoQwen25VLModel(AnyGrid, Qwen2_5_VLModel):
         Qwen2_5_VLPreTrainedModel.__init__(self, config)
         self.visual = Qwen2_5_VisionTransformerPretrainedModel._from_config(config.vision_config)
         self.language_model = YopoQwen25VLTextModel._from_config(config.text_config)
-        self.language_model.bind(normalise(from_json((config.yopo or {}).get("plan"))))
+        self.language_model.bind(config.yopo or {})
         self.rope_deltas = None
         self.post_init()
 

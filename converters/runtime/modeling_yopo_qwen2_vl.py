@@ -13,7 +13,6 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import (
 
 from .dense_side import DenseSide
 from .mrope import AnyGrid, MultimodalRotary
-from .plan import from_json, normalise
 from .products import Head
 from .text_model import SparseTextModel
 
@@ -38,7 +37,7 @@ class YopoQwen2VLModel(AnyGrid, Qwen2VLModel):
         Qwen2VLPreTrainedModel.__init__(self, config)
         self.visual = Qwen2VisionTransformerPretrainedModel._from_config(config.vision_config)
         self.language_model = YopoQwen2VLTextModel._from_config(config.text_config)
-        self.language_model.bind(normalise(from_json((config.yopo or {}).get("plan"))))
+        self.language_model.bind(config.yopo or {})
         self.rope_deltas = None
         self.post_init()
 

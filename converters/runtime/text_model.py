@@ -35,7 +35,7 @@ from .cache import SparseLayer, Timeline, sparse_layers
 from .choice import choices
 from .layout import TEXT_ONLY, LayerLayout, layouts
 from .pieces import by_pieces, in_place
-from .plan import Plan
+from .plan import Plan, from_json, normalise, ranges
 from .products import added, product
 from .split_linear import SplitLinear
 from .streams import Streams, flat_index, rows_of, split
@@ -178,6 +178,24 @@ class Shared:
 
 
 @dataclass(frozen=True)
+class Source:
+    """What makes K or V: a layer's `own` projection of all rows, or in a refitted layer the product of all text rows with it, and the
+    projection of `visual` rows, which has the KV heads alone that hold them."""
+
+    own: Any
+    visual: Any = None
+    text: Tensor | None = None
+
+    def rows(self, part: Shared, batch: int, size: int) -> Tensor:
+        """Keys or values `[rows, heads * head_dim]` of a product."""
+        first, last = part.first * size, part.last * size
+        if self.text is None:
+            return _linear(part.rows, self.own, first, last)
+        text = self.text[:, first:last]
+        return torch.cat([_linear(part.rows[: batch * part.visual], self.visual, first, last), text]) if part.visual else text.clone()
+
+
+@dataclass(frozen=True)
 class Projected:
     """Keys or values of such a product `[rows, heads, head_dim]`, and its two parts `[batch, rows, heads, head_dim]`."""
 
@@ -197,13 +215,18 @@ class SparseTextModel(nn.Module):
     config: Any
     recomputing = False  # whether a training pass computes a layer's inner values twice rather than keep them
 
-    def bind(self, plan: Plan) -> None:
-        """Obey this (normalised) plan; the weights are in its kept-first order."""
-        self.plan = plan
-        self.layouts = layouts(plan)
-        self.depth = plan.visual_depth
+    def bind(self, section: dict[str, Any]) -> None:
+        """Obey the plan of a config's section `yopo`; the weights are in its kept-first order. Makes the place of refitted projections."""
+        self.plan: Plan = normalise(from_json(section.get("plan")))
+        self.layouts = layouts(self.plan)
+        self.depth = self.plan.visual_depth
         self.pruned = True
         self.split = False
+        self.refitted = tuple(section.get("refitted", ()))
+        for index in self.refitted:
+            width = self.layouts[index].held * self.plan.sizes.head_dim
+            for name in ("visual_k_proj", "visual_v_proj"):
+                setattr(self.layers[index].self_attn, name, nn.Linear(self.plan.sizes.hidden_size, width))
 
     @contextmanager
     def dense(self) -> Iterator[None]:
@@ -251,7 +274,8 @@ class SparseTextModel(nn.Module):
             f"pruned: visual tokens leave after layer {plan.visual_depth} of {len(plan.layers)} and are updated in {updating}; "
             f"K and V of text and visual rows share their products, attention is SDPA on rectangles"
         )
-        return "; ".join([path, *([f"fastest here: {chosen}"] if (chosen := choices()) else [])])
+        refitted = [f"K and V of visual rows are refitted in layers {ranges(self.refitted)}"] if self.refitted else []
+        return "; ".join([path, *refitted, *([f"fastest here: {chosen}"] if (chosen := choices()) else [])])
 
     def projections(self, layer: Any) -> Projections:
         """The linear layers of a decoder layer."""
@@ -412,11 +436,13 @@ class SparseTextModel(nn.Module):
         if layout.self_phases > 1 and call.visual is not None:  # no KV head takes all visual rows
             rows = call.normalised(layer.input_layernorm, text)
             queries, own_queries = _queries(parts.query, layout, rows, text, call, size)
+        source = partial(_source, layer.self_attn, text, call)
+        key, value = source(parts.key, "visual_k_proj"), source(parts.value, "visual_v_proj")
         for part in _shared_rows(layer.input_layernorm, layout, call, text):
             if queries is None:
                 queries, own_queries = _queries(parts.query, layout, part.rows, text, call, size)
-            keys.append(_projected(part, parts.key, call.batch, size, turned=True))
-            values.append(_projected(part, parts.value, call.batch, size))
+            keys.append(_projected(part, key, call.batch, size, turned=True))
+            values.append(_projected(part, value, call.batch, size))
         assert queries is not None
         kinds = head_kinds(layout)
         held = {kind.phases: cached.extend(kind.phases, _rectangle(kind, keys), _rectangle(kind, values)) for kind in kinds}
@@ -534,9 +560,15 @@ def _shared_rows(norm: Any, layout: LayerLayout, call: Call, text: Tensor) -> It
         yield Shared(rows, rotary, part.first, part.last, count, width)
 
 
-def _projected(part: Shared, projection: Any, batch: int, size: int, turned: bool = False) -> Projected:
+def _source(attention: Any, text: Tensor, call: Call, own: Any, name: str) -> Source:
+    """What makes K or V in this call; `name` is that of the projection of visual rows, which a refitted layer has."""
+    visual = getattr(attention, name, None)
+    return Source(own) if visual is None or call.visual is None else Source(own, visual, _linear(text, own))
+
+
+def _projected(part: Shared, source: Source, batch: int, size: int, turned: bool = False) -> Projected:
     """Keys or values of a product's rows; keys are `turned` by their positions."""
-    both = _linear(part.rows, projection, part.first * size, part.last * size).contiguous().unflatten(-1, (-1, size))
+    both = source.rows(part, batch, size).contiguous().unflatten(-1, (-1, size))
     if turned:
         both = by_pieces(rotate, both, *part.rotary, place=both)
     visual, text = both.tensor_split([batch * part.visual])

@@ -1,5 +1,6 @@
 """`yopo convert`: one model, one number, one pruned model."""
 
+import gc
 import shlex
 import time
 from enum import StrEnum
@@ -18,7 +19,7 @@ from ..healing import Request as HealingRequest
 from ..healing import heal_model
 from ..loader import Dtype, locate
 from ..memory import PeakMemory
-from ..options import SAMPLES, Device, DtypeOption, Json, parse_grid, read_plan
+from ..options import SAMPLES, Compensation, Device, DtypeOption, Json, parse_grid, read_plan
 from ..picture import picture
 from ..processes import joined, only_first
 from ..report import Bill, bill, cost_json, cost_table, dense_bill, dense_table
@@ -55,10 +56,14 @@ def convert(
     window: Annotated[int | None, typer.Option(min=1, help="With a head mask: side of the window that visual tokens see.")] = None,
     depth: Annotated[int | None, typer.Option(min=0, help="With a head mask: layers that keep visual tokens.")] = None,
     ffn_ratio: Annotated[int | None, typer.Option(min=1, help="With a head mask: visual tokens use the first 1/RATIO neurons.")] = None,
-    frontier: Annotated[Path | None, typer.Option(help="Take the budget's plan from this file of `yopo plan`; no calibration.")] = None,
+    frontier: Annotated[Path | None, typer.Option(help="Take the budget's plan from this file of `yopo plan`; no search.")] = None,
     recipe: Annotated[
         Recipe, typer.Option(help="How the plan is made; auto: a measured search; interlaced: from statistics, at once; yopo: the paper's.")
     ] = Recipe.AUTO,
+    compensation: Annotated[
+        Compensation | None,
+        typer.Option(help="refit: visual tokens get K and V of their own, fitted on the samples (default: so where plans are searched)."),
+    ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help='Samples to calibrate on, a JSONL file of {"image", "question", "answer"?} (default: bundled).')
     ] = None,
@@ -79,8 +84,12 @@ def convert(
 ) -> None:
     """Prune a model: calibrate, plan for the budget, write a checkpoint that transformers loads."""
     reference = parse_grid(grid)
-    used = calibration if heal is None else None  # healing has use for it, plan or not
-    _check_combination(budget, plan, frontier, {"--grid": grid, "--calibration": used, "--statistics": statistics})
+    finished, recipes = plan is not None or frontier is not None, recipe is not Recipe.AUTO
+    refit = compensation is Compensation.REFIT or (compensation is None and plan is None and (frontier is not None or not recipes))
+    used = calibration if heal is None and not refit else None  # healing and refitting have use for it, plan or not
+    _check_combination(budget, plan, frontier, {"--grid": grid, "--calibration": used, "--statistics": statistics if finished else None})
+    if budget == 1 and compensation is Compensation.REFIT:
+        raise typer.BadParameter("there is nothing to make up for: nothing is pruned.", param_hint="--compensation")
     _check_healing(heal, budget, dry_run)
     cuts = {"window": window, "depth": depth, "ffn_ratio": ffn_ratio}
     _check_cuts(plan, cuts)
@@ -96,8 +105,16 @@ def convert(
         if not dry_run:
             check_output(target, force)
         request = Calibration(calibration, samples, seed, statistics, device, dtype)
-        decided, facts = (read, None) if read or budget == 1 else _planned(checkpoint, source, request, recipe, frontier, reference, budget)
-        command = _command(model, budget, plan, frontier, cuts, recipe, calibration, samples, seed, statistics, grid, dtype)
+        questions = _Questions(source, request)
+        if read or budget == 1:
+            decided, facts = read, None
+        else:
+            decided, facts = _planned(checkpoint, questions, recipe, frontier, reference, budget, refit)
+        refits = {} if decided is None or dry_run or not refit else questions.refits(decided)
+        command = _command(
+            model, budget, plan, frontier, cuts, recipe, compensation, calibration, samples, seed, statistics, grid, dtype
+        )  # fmt: skip
+        questions.free()
         only_first()
         if not dry_run:
             from converters.convert import Provenance, convert
@@ -105,7 +122,7 @@ def convert(
             written = target if heal is None else target.with_name(f"{target.name}.unhealed")
             provenance = Provenance(source, command, budget, None if facts is None else recipe.value, facts)
             with byte_bar("Writing") as progress:
-                convert(checkpoint, decided, written, provenance, force=force or heal is not None, progress=progress)
+                convert(checkpoint, decided, written, provenance, refits=refits, force=force or heal is not None, progress=progress)
     result = _result(checkpoint, decided, budget, source.name, facts)
     result |= {"seconds": round(time.monotonic() - started, 3), "peak_memory_bytes": memory.bytes}
     result |= {"output": None if dry_run else str(target)}
@@ -159,17 +176,46 @@ def _read(plan: Path, cuts: dict[str, int | None], checkpoint: Any) -> Plan:
     return headmask_plan(mask, asked, checkpoint.sizes, (checkpoint.grid,))
 
 
+class _Questions:
+    """The questions that are planned and fitted on, with their model: loaded when first asked for, and once."""
+
+    def __init__(self, source: Any, request: Calibration) -> None:
+        self.source, self.request = source, request
+        self._loaded: Any = None
+
+    @property
+    def loaded(self) -> Any:
+        from ..questions import Questions
+
+        if self._loaded is None:
+            asked = self.request
+            self._loaded = Questions.of(self.source.path, asked.file, asked.samples, asked.seed, asked.device, asked.dtype)
+        return self._loaded
+
+    def refits(self, plan: Plan) -> Any:
+        """The refits of a plan by layer."""
+        from converters.planning.fitting import fitted
+
+        say("Fitting K and V of visual tokens.")
+        return fitted(self.loaded.loaded.model, self.loaded.batches(), plan)
+
+    def free(self) -> None:
+        """Give the model's memory back: it is needed for writing."""
+        self._loaded = None
+        gc.collect()
+
+
 def _planned(
-    checkpoint: Any, source: Any, request: Calibration, recipe: Recipe, frontier: Path | None, grid: Grid | None, budget: float | None
+    checkpoint: Any, questions: _Questions, recipe: Recipe, frontier: Path | None, grid: Grid | None, budget: float | None, refit: bool
 ) -> tuple[Plan, dict[str, Any]]:
     """A plan for the budget, and the facts of its calibration."""
     assert budget is not None
     if frontier is not None:
         found = saved_frontier(frontier, checkpoint.fingerprint())
         return found.at(budget).plan, {"samples": found.samples, "from": frontier.name, "seed": found.seed, "data": found.data}
-    statistics, facts = statistics_of(checkpoint, source, request)
+    statistics, facts = statistics_of(checkpoint, questions.source, questions.request)
     if recipe is Recipe.AUTO:
-        return _searched(source, request, statistics, grid, budget), facts
+        return _searched(questions, statistics, grid, budget, refit), facts
     from converters.planning.presets import PRESETS, preset
     from converters.planning.recipes import make_plan
 
@@ -177,12 +223,9 @@ def _planned(
     return make(recipe.value, statistics, checkpoint.sizes, statistics.grids if grid is None else (grid,), budget), facts
 
 
-def _searched(source: Any, request: Calibration, statistics: Any, grid: Grid | None, budget: float) -> Plan:
+def _searched(questions: _Questions, statistics: Any, grid: Grid | None, budget: float, refit: bool) -> Plan:
     """The measured plan for one budget."""
-    from ..questions import Questions
-
-    questions = Questions.of(source.path, request.file, request.samples, request.seed, request.device, request.dtype)
-    frontier, _ = searched(questions, statistics, (budget,), grid, request.seed)
+    frontier, _ = searched(questions.loaded, statistics, (budget,), grid, questions.request.seed, refit)
     say(f"{frontier.forwards:.0f} forward passes of {frontier.samples} questions. `yopo plan` makes the plans of several budgets at once.")
     plan: Plan = frontier.at(budget).plan
     return plan
@@ -196,7 +239,8 @@ def _default_output(name: str, budget: float | None, plan: Plan | None) -> Path:
 
 def _command(
     model: str, budget: float | None, plan: Path | None, frontier: Path | None, cuts: dict[str, int | None], recipe: Recipe,
-    calibration: Path | None, samples: int, seed: int, statistics: Path | None, grid: str | None, dtype: Dtype,
+    compensation: Compensation | None, calibration: Path | None, samples: int, seed: int, statistics: Path | None, grid: str | None,
+    dtype: Dtype,
 ) -> str:  # fmt: skip
     """The command that makes this model again. Where it was written to is not part of what it is."""
     words: list[str] = ["yopo", "convert", model]
@@ -204,7 +248,8 @@ def _command(
     words += [] if plan is None else ["--plan", str(plan)]
     words += [] if frontier is None else ["--frontier", str(frontier)]
     words += [word for name, value in cuts.items() if value is not None for word in (f"--{name.replace('_', '-')}", str(value))]
-    if plan is None and frontier is None and budget != 1:
+    words += [] if compensation is None else ["--compensation", compensation.value]
+    if budget != 1 and (plan is None or compensation is not None):
         words += [] if recipe is Recipe.AUTO else ["--recipe", recipe.value]
         words += [] if calibration is None else ["--calibration", str(calibration)]
         words += [] if samples == SAMPLES else ["--samples", str(samples)]

@@ -1,7 +1,8 @@
 """`yopo eval`: what pruning did to the answers."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,11 +43,17 @@ def evaluate(
     """Compare the pruned model with the dense one on the same questions. The dense one is OUT with its plan switched off."""
     started = time.monotonic()
     tasks = _tasks(task or [BUNDLED], samples, seed)
-    loaded = load_with(runtime, locate(model).path, device, dtype, allow_cpu)
+    path = locate(model).path
+    loaded = load_with(runtime, path, device, dtype, allow_cpu)
     if min_retention is not None and not loaded.pruned:
         raise YopoError(f"{model} is dense: it has no retention to demand.", "Leave --min-retention out, or give a converted model.")
+    missing = _missing_dense_side(model, path, runtime)
+    if missing and min_retention is not None:
+        raise YopoError(missing, "Leave --min-retention out, and evaluate the base model beside it.")
+    if missing:
+        say(f"{missing} Evaluate the base model beside it.")
     say(f"Path: {loaded.path_report()}")
-    answered = {examples.name: _answered(loaded, examples, batch_size, max_new_tokens) for examples in tasks}
+    answered = {examples.name: _answered(loaded, examples, missing is None, batch_size, max_new_tokens) for examples in tasks}
     if as_json:
         results = {name: score_json(score(answers)) | {"kinds": _kinds_json(answers)} for name, answers in answered.items()}
         seconds = round(time.monotonic() - started, 3)
@@ -54,6 +61,18 @@ def evaluate(
     else:
         show_table(("task", "questions", "dense", "pruned", "retention", "changed"), _rows(answered))
     _gate({name: score(answers) for name, answers in answered.items()}, min_retention)
+
+
+def _missing_dense_side(model: str, path: Path, runtime: Runtime) -> str | None:
+    """Why the dense model cannot answer, in a sentence; None where it can."""
+    from converters.checkpoint.reader import has_dense_side, read_config
+
+    section = read_config(path).get("yopo", {})
+    if not has_dense_side(section):
+        return f"The language model of {model} was healed: the dense model is not in it any more."
+    if runtime is Runtime.ONNX and section.get("base_projector"):
+        return f"{model} was healed, and an export has the healed projector alone: the dense model is not in it."
+    return None
 
 
 def _tasks(names: list[str], samples: int | None, seed: int) -> list[Examples]:
@@ -64,32 +83,31 @@ def _tasks(names: list[str], samples: int | None, seed: int) -> list[Examples]:
     return tasks
 
 
-def _answered(loaded: Loaded, examples: Examples, batch_size: int, max_new_tokens: int) -> list[Answered]:
+def _answered(loaded: Loaded, examples: Examples, dense_side: bool, batch_size: int, max_new_tokens: int) -> list[Answered]:
     """Answers in the order of the questions; of several processes, each asks its share of the batches."""
     processes = joined()
     with sample_bar(f"Asking {examples.name}", examples.count) as progress:
         answered: list[list[Answered]] = []
         for batch in processes.share(batches(examples.stream(), batch_size)):
-            answered.append(list(_batch(loaded, batch, max_new_tokens)))
+            answered.append(list(_batch(loaded, batch, dense_side, max_new_tokens)))
             progress(min(examples.count, sum(map(len, answered)) * processes.count))
     shares = processes.gathered(answered)
     in_turns = zip_longest(*shares, fillvalue=())
     return [one for turn in in_turns for batch in turn for one in batch]
 
 
-def _batch(loaded: Loaded, batch: list[Example], max_new_tokens: int) -> Iterator[Answered]:
+def _batch(loaded: Loaded, batch: list[Example], dense_side: bool, max_new_tokens: int) -> Iterator[Answered]:
     """Both models' answers to the same inputs."""
     from ..answer import generate
     from ..prompts import encode_examples
 
     inputs = encode_examples(loaded.processor, batch)
-    pruned: list[str] | list[None] = [None] * len(batch)
-    if loaded.pruned:
-        pruned = generate(loaded, inputs, max_new_tokens)
-        with loaded.model.dense():
+    nothing: list[str | None] = [None] * len(batch)
+    pruned: Sequence[str | None] = generate(loaded, inputs, max_new_tokens) if loaded.pruned else nothing
+    dense: Sequence[str | None] = nothing
+    if dense_side:
+        with loaded.model.dense() if loaded.pruned else nullcontext():
             dense = generate(loaded, inputs, max_new_tokens)
-    else:
-        dense = generate(loaded, inputs, max_new_tokens)
     for example, expensive, cheap in zip(batch, dense, pruned, strict=True):
         yield Answered(example.answer or "", expensive, cheap, example.kind)
 

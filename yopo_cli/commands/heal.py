@@ -2,22 +2,15 @@
 
 import shlex
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..healing import BATCH_SIZE, RATE, STEPS, Request, heal_model, state_folder
+from ..healing import BATCH_SIZE, RATE, STEPS, Request, Tune, heal_model, state_folder
 from ..loader import Dtype, locate
 from ..options import Device, DtypeOption, Json
 from ..terminal import say, show_json, show_table, show_text
-
-
-class Tune(StrEnum):
-    """What healing may change."""
-
-    PROJECTOR = "projector"
 
 
 def heal(
@@ -42,18 +35,19 @@ def heal(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output folder.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Heal a pruned model: its projector learns to make it answer as the dense model does. Text is not touched."""
+    """Heal a pruned model: its projector learns to make it answer as the dense model does. Text is touched by --tune language alone."""
     started = time.monotonic()
     source = locate(model)
     target = output or Path(f"{source.name}-healed")
     words = ["yopo", "heal", model, "--data", str(data), "--steps", str(steps)]
+    words += [] if tune is Tune.PROJECTOR else ["--tune", tune.value]
     words += [] if samples is None else ["--samples", str(samples)]
     words += [] if seed == 0 else ["--seed", str(seed)]
     words += [] if batch_size == BATCH_SIZE else ["--batch-size", str(batch_size)]
     words += [] if learning_rate == RATE else ["--learning-rate", f"{learning_rate:g}"]
     words += [] if dtype is Dtype.AUTO else ["--dtype", dtype.value]
     request = Request(
-        data, steps, samples, seed, batch_size, micro_batch, learning_rate, recompute, answers, device, dtype, shlex.join(words)
+        data, steps, tune, samples, seed, batch_size, micro_batch, learning_rate, recompute, answers, device, dtype, shlex.join(words)
     )
     try:
         record = heal_model(source.path, request, target, force)

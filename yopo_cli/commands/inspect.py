@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from converters.runtime.plan import Plan, dense_plan, from_json, to_json
+from converters.runtime.plan import Plan, dense_plan, from_json, ranges, to_json
 
 from ..loader import locate_config
 from ..options import Json, read_plan
@@ -13,7 +13,7 @@ from ..picture import picture
 from ..report import bill, cost_json, cost_table, dense_bill, dense_table
 from ..terminal import show_json, show_table, show_text
 
-FACTS = ("version", "recipe", "base", "calibration", "healing", "attention")
+FACTS = ("version", "recipe", "base", "calibration", "compensation", "refitted", "healing", "attention")
 
 
 def inspect(
@@ -76,6 +76,9 @@ def _origin(section: dict[str, Any]) -> list[str]:
         lines.append(f"recipe {section.get('recipe')}, calibrated on {calibration.get('samples')} samples of {calibration.get('from')}")
     if budget.get("asked") is not None:
         lines.append(f"budget asked {budget['asked']:.4g}, reached {budget['reached']:.4g}")
+    if refitted := section.get("refitted"):
+        megabytes = section["compensation"]["bytes"] / 1e6
+        lines.append(f"K and V of visual tokens refitted in layers {ranges(tuple(refitted))}, {megabytes:.3g} MB")
     for healing in section.get("healing", []):
         before, after = (f"{healing['divergence'][when]:.6f}" for when in ("before", "after"))
         kept = "" if healing["kept"] else ", not kept"

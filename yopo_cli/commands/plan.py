@@ -10,7 +10,7 @@ from converters.errors import YopoError
 
 from ..calibration import Calibration, statistics_of
 from ..loader import Dtype, locate
-from ..options import SAMPLES, Device, DtypeOption, Json, parse_grid
+from ..options import SAMPLES, Compensation, Device, DtypeOption, Json, parse_grid
 from ..plot import check_plots, plot_frontier
 from ..searching import STATE_SUFFIX, searched
 from ..terminal import say, show_json, show_table
@@ -41,6 +41,9 @@ def plan(
     ] = None,
     device: Device = None,
     dtype: DtypeOption = Dtype.AUTO,
+    compensation: Annotated[
+        Compensation, typer.Option(help="refit: plans are measured with K and V of visual tokens refitted, as `convert` then does.")
+    ] = Compensation.REFIT,
     as_json: Json = False,
 ) -> None:
     """Search for the plans that change a model's answers least: one search, the best plan for every budget."""
@@ -62,7 +65,7 @@ def plan(
     questions = Questions.of(source.path, calibration, samples, seed, device, dtype)
     if max_drop is not None:
         questions.check_unseen()
-    frontier, disk = searched(questions, found, asked, reference, seed, state)
+    frontier, disk = searched(questions, found, asked, reference, seed, compensation is Compensation.REFIT, state)
     frontier.save(target)
     state.unlink(missing_ok=True)
     plot_frontier(frontier, source.name, plot or ())
@@ -91,7 +94,7 @@ def _result(name: str, frontier: Any, drops: dict[float, float], max_drop: float
             "asked": point.asked,
             "reached": point.share,
             "reached_total": cost(point.plan).total_share,
-            "kl": point.kl,
+            "shift": point.shift,
             "answer_changes": drops.get(point.asked),
             "origin": point.origin,
         }
@@ -111,13 +114,13 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         show_json(result)
         return
-    columns = ("budget", "visual FLOPs", "total FLOPs", "KL (nats)", "answers changed", "found from")
+    columns = ("budget", "visual FLOPs", "total FLOPs", "shift", "answers changed", "found from")
     rows = [
         (
             f"{point['asked']:g}",
             f"{point['reached']:.2%}",
             f"{point['reached_total']:.2%}",
-            f"{point['kl']:.5f}",
+            f"{point['shift']:.5f}",
             "-" if point["answer_changes"] is None else f"{point['answer_changes']:.2%}",
             point["origin"],
         )

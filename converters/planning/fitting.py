@@ -1,0 +1,74 @@
+"""Refits of a plan for good: of every layer that needs one, on calibration samples, layer after layer beside the dense model."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from ..calibration.batch import on_model
+from ..families import Family, family_of
+from ..runtime.plan import Plan, dense_plan, normalise
+from ..runtime.text_model import Call
+from .answers import Answered, language_model_pass
+from .refit import Fitting, Refit, visual_keys
+from .trial import PrunedLayer, opened
+from .twin import Twin
+
+MOST_ROWS = 32  # visual rows that are fitted on, times the hidden size, or
+ENOUGH_ROWS = 1 << 16  # where that is more: what is held is bounded
+
+
+@torch.inference_mode()
+def fitted(model: Any, batches: Iterable[Any], plan: Plan) -> dict[int, Refit]:
+    """The refits of a plan by layer; `batches` are processor outputs of questions, with or without answers.
+
+    Where visual rows are still the dense model's there is none.
+    """
+    plan, dense = normalise(plan), normalise(dense_plan(plan.sizes, plan.grids))
+    keys = visual_keys(plan, dense)
+    if not any(keys):
+        return {}
+    twin = Twin.of(model)
+    pairs = _calls(model, twin, batches)
+    found = {}
+    for index, key in enumerate(keys[: plan.visual_depth]):
+        if key is not None:
+            found[index] = _fit(twin, index, pairs)
+        layers = PrunedLayer(twin, index, plan, found.get(index)), PrunedLayer(twin, index, dense)
+        for calls in pairs:
+            for layer, call in zip(layers, calls, strict=True):
+                layer.run(call)
+    return found
+
+
+def _calls(model: Any, twin: Twin, batches: Iterable[Any]) -> list[tuple[Call, Call]]:
+    """Each batch twice at the input of the first layer: for the plan, and for the dense model."""
+    config = model.config.to_dict()
+    family: Family = family_of(config)
+    pairs, rows = [], 0
+    for batch in batches:
+        given = on_model(batch, model)
+        given.setdefault("attention_mask", torch.ones_like(given["input_ids"]))
+        _, inputs = language_model_pass(model, given)
+        mask, visual = given["attention_mask"].bool(), given["input_ids"] == family.image_token(config)
+        embeds = inputs["inputs_embeds"]
+        nothing = torch.zeros_like(mask)
+        answered = Answered(embeds, inputs.get("position_ids"), mask, mask & visual, nothing, embeds[nothing])
+        questions, state = opened(answered, twin)
+        pairs.append((questions.at(state), questions.at(state)))
+        rows += int((mask & visual).sum())
+        if rows >= max(MOST_ROWS * embeds.shape[-1], ENOUGH_ROWS):
+            break
+    return pairs
+
+
+def _fit(twin: Twin, index: int, pairs: list[tuple[Call, Call]]) -> Refit:
+    norm = twin.model.model.language_model.layers[index].input_layernorm
+    fitting = Fitting()
+    for pruned, dense in pairs:
+        assert pruned.streams is not None
+        assert pruned.visual is not None
+        assert dense.visual is not None
+        there = pruned.streams.visual_slots.flatten() >= 0
+        fitting.add(norm(pruned.visual[there]), norm(dense.visual[there]))
+    return fitting.refit()

@@ -1,0 +1,96 @@
+"""Refitting: K and V of visual tokens from a linear map of what the pruned model has, closed form, forward only.
+
+Under a plan visual tokens are hardly updated, so what a layer's K and V are made from is not what the dense model has there. How much
+of it is predictable: least squares of the dense model's normalised visual rows on the pruned model's, with an offset, shrunk towards
+no change at all. Merged into copies of the K and V projections that visual rows alone use, it costs bytes and no FLOPs.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ..runtime.plan import LayerPlan, Plan, ranges
+
+RIDGE = 1e-3
+"""Added to the pruned rows' correlations: directions in which they hardly vary, next to the others, stay as they are."""
+
+
+UPDATES = ("self_heads", "neurons", "window", "self_phases")
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A layer's map of normalised visual rows to what the dense model's would be: `rows @ matrix.T + offset`.
+
+    `matrix` `[hidden, hidden]` and `offset` `[hidden]`.
+    """
+
+    matrix: Tensor
+    offset: Tensor
+
+
+class Fitting:
+    """Sums over visual rows, pruned and dense `[rows, hidden]`, as they come; a `Refit` in the end."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.pruned: Tensor | float = 0.0
+        self.missing: Tensor | float = 0.0
+        self.squares: Tensor | float = 0.0
+        self.products: Tensor | float = 0.0
+
+    def add(self, pruned: Tensor, dense: Tensor) -> None:
+        """Take these rows in."""
+        rows, missing = pruned.double(), dense.double() - pruned.double()
+        self.count += len(rows)
+        self.pruned = self.pruned + rows.sum(0)
+        self.missing = self.missing + missing.sum(0)
+        self.squares = self.squares + rows.T @ rows
+        self.products = self.products + missing.T @ rows
+
+    def refit(self) -> Refit:
+        """`matrix = 1 + P C^-1`: `C` the pruned rows' covariances with the ridge, `P` those of what they miss with them."""
+        assert isinstance(self.squares, Tensor)
+        assert isinstance(self.pruned, Tensor)
+        assert isinstance(self.missing, Tensor)
+        mean, missing = self.pruned / self.count, self.missing / self.count
+        covariance = self.squares / self.count - mean.outer(mean)
+        products = self.products / self.count - missing.outer(mean)
+        variance = covariance.diagonal().clamp(min=torch.finfo(torch.float32).eps * covariance.diagonal().mean())
+        covariance = covariance + RIDGE * variance.diag()
+        change = torch.cholesky_solve(products.T, torch.linalg.cholesky(covariance)).T
+        matrix = change + torch.eye(len(mean), dtype=change.dtype, device=change.device)
+        return Refit(matrix.float(), (missing - change @ mean).float())
+
+
+def refitted(weight: Tensor, bias: Tensor | None, refit: Refit) -> tuple[Tensor, Tensor]:
+    """A projection `[out, hidden]` of refitted rows as one of rows as they are: its weight and its bias `[out]`, in the same dtype."""
+    wide = weight.float()
+    offset = wide @ refit.offset.to(wide.device)
+    matrix = wide @ refit.matrix.to(wide.device)
+    return matrix.to(weight.dtype), (offset if bias is None else offset + bias.float()).to(weight.dtype)
+
+
+def visual_keys(plan: Plan, dense: Plan) -> list[str | None]:
+    """By layer of a normalised plan, a name for what makes its visual rows what they are, the updates of the layers before it.
+
+    None where the layer holds no K and V of visual rows, and where these are the dense model's.
+    """
+    keys: list[str | None] = []
+    text, same = f"{plan.locality} {plan.window_frames}", True
+    for index, (layer, whole) in enumerate(zip(plan.layers, dense.layers, strict=True)):
+        holds = index < plan.visual_depth and (layer.read_heads or layer.self_heads)
+        keys.append(hashlib.sha256(text.encode()).hexdigest()[:32] if holds and not same else None)
+        same = same and all(getattr(layer, name) == getattr(whole, name) for name in UPDATES)
+        text = f"{keys[-1] or text} {_updates(layer)}"
+    return keys
+
+
+@lru_cache(maxsize=4096)
+def _updates(layer: LayerPlan) -> str:
+    """What a layer does to visual rows, to the last bit: what is read decides in which order the heads of self attention stand."""
+    attention = (ranges(layer.self_heads), ranges(layer.read_heads), str(layer.window), str(layer.self_phases), str(layer.read_phases))
+    return ";".join((ranges(layer.neurons), *(attention if layer.self_heads else ())))

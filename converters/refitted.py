@@ -1,0 +1,77 @@
+"""Refitted projections: weights of their own for K and V of visual tokens, into which a layer's refit is merged."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from .families import Family
+from .planning.refit import Refit
+from .runtime.layout import layouts
+from .runtime.plan import Plan
+
+if TYPE_CHECKING:
+    from .checkpoint.reader import Checkpoint
+
+PARTS = {"key": "self_attn.visual_k_proj", "value": "self_attn.visual_v_proj"}
+
+
+def refitted_layers(plan: Plan, layers: Iterable[int]) -> tuple[int, ...]:
+    """Those of the layers that hold visual tokens: in the others there is nothing to refit. The plan must be normalised."""
+    held = layouts(plan)
+    return tuple(index for index in sorted(layers) if held[index].held)
+
+
+def refitted_shapes(family: Family, plan: Plan, layers: Iterable[int]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the projections of refitted layers, by name."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for index in layers:
+        rows = layouts(plan)[index].held * plan.sizes.head_dim
+        for name in PARTS.values():
+            prefix = f"{family.text_prefix}layers.{index}.{name}"
+            shapes |= {f"{prefix}.weight": (rows, plan.sizes.hidden_size), f"{prefix}.bias": (rows,)}
+    return shapes
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The weight or the bias of a refitted projection: `rows` of the layer's `own`, behind its map. `W (M x + b) = (W M) x + W b`."""
+
+    checkpoint: "Checkpoint"
+    own: str
+    rows: list[int]
+    map: Tensor
+    bias: bool
+
+    @property
+    def dtype(self) -> str:
+        """Safetensors' name of it: that of the layer's own."""
+        return self.checkpoint.tensors[f"{self.own}.weight"].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.map.shape[1:])
+
+    def tensor(self) -> Tensor:
+        """Made in float32, when it is asked for."""
+        weight = self.checkpoint.read(f"{self.own}.weight")[self.rows]
+        made = weight.float() @ self.map.cpu()
+        if self.bias and f"{self.own}.bias" in self.checkpoint.tensors:
+            made += self.checkpoint.read(f"{self.own}.bias")[self.rows].float()
+        return made.to(weight.dtype)
+
+
+def merged(checkpoint: "Checkpoint", plan: Plan, refits: Mapping[int, Refit]) -> dict[str, Merged]:
+    """The tensors of refitted layers by name, in the file's order of KV heads. The plan must be normalised."""
+    family, sizes = checkpoint.family, checkpoint.sizes
+    found: dict[str, Merged] = {}
+    for index in refitted_layers(plan, refits):
+        layout, prefix = layouts(plan)[index], f"{family.text_prefix}layers.{index}."
+        for part, name in PARTS.items():
+            first, size = family.layer.rows(part, sizes).start, sizes.head_dim
+            rows = [first + head * size + element for head in layout.kv_order[: layout.held] for element in range(size)]
+            own = prefix + getattr(family.layer, part)
+            found[f"{prefix}{name}.weight"] = Merged(checkpoint, own, rows, refits[index].matrix, bias=False)
+            found[f"{prefix}{name}.bias"] = Merged(checkpoint, own, rows, refits[index].offset, bias=True)
+    return found
