@@ -44,7 +44,11 @@ def _entering(model: Any, inputs: Any) -> tuple[Tensor, Tensor | None]:
     """Embeddings with the visual features in place, and positions, as the model itself hands them to its language model."""
 
     def stop(module: Any, arguments: Any, keywords: dict[str, Any]) -> None:
-        raise _EnteredError(keywords["inputs_embeds"], keywords.get("position_ids"))
+        embeds = keywords.get("inputs_embeds")
+        if embeds is None:
+            words = module.embed_tokens(keywords["input_ids"])
+            embeds = words.masked_scatter(keywords["visual_mask"][..., None], keywords["features"])
+        raise _EnteredError(embeds, keywords.get("position_ids"))
 
     hook = model.model.language_model.register_forward_pre_hook(stop, with_kwargs=True)
     try:

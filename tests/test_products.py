@@ -19,8 +19,8 @@ from converters.runtime.plan import Grid
 
 @pytest.fixture(params=products.WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if "oneDNN" in request.param and not torch.backends.mkldnn.is_available():
-        pytest.skip("PyTorch was built without oneDNN")
+    if "oneDNN" in request.param and not products._has_onednn(torch.bfloat16):
+        pytest.skip("no oneDNN here")
     monkeypatch.setattr(products, "LARGE_BYTES", 1)
     monkeypatch.setattr(products, "_way", lambda rows, weight: request.param)
     monkeypatch.setattr(pieces, "ROWS", 3)
@@ -42,6 +42,14 @@ def test_every_way_is_the_product(way: str, bias: torch.Tensor | None, dtype: to
             assert products.added(total, rows, weight, bias) is total
             torch.testing.assert_close(total, 1 + expected, atol=1e-2 if dtype == torch.bfloat16 else 1e-5, rtol=1e-2)
     assert not products._has_ways(wide, weight), "gradients flow through plain products"
+
+
+def test_a_head_gives_logits_of_any_shape(way: str) -> None:
+    head, rows = products.Head(8, 11), torch.randn(2, 3, 8)
+    expected = functional.linear(rows, head.weight, head.bias)
+    for some in (slice(None), slice(-1, None), slice(0, 0)):
+        with torch.inference_mode():
+            torch.testing.assert_close(head(rows[:, some]), expected[:, some])
 
 
 def test_many_rows_are_added_in_place() -> None:

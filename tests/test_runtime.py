@@ -154,6 +154,40 @@ def test_generation_modes_agree() -> None:
         assert sampled.equal(own.generate(**inputs, **{**limits, "do_sample": True}, use_cache=False))
 
 
+def test_rectangles_grow_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where they are joined anew, and without a trace in what was held before."""
+    model, config = tiny_llava(layers=3, heads=8, hidden=64)
+    own = converted(model, random_plan(config, 4))
+    inputs = tiny_inputs(config, (3, 9), (2, 6))
+    caches = [DynamicCache(), DynamicCache()]
+    with torch.no_grad():
+        for one in caches:
+            own(**inputs, past_key_values=one)
+        held = [pair for layer in caches[0].layers for pair in layer.rectangles.values()]
+        before = [(keys.clone(), values.clone()) for keys, values in held]
+        monkeypatch.setattr("converters.runtime.cache.ROOM", 2)
+        for step in range(6):
+            mask = torch.cat([inputs["attention_mask"], torch.ones(2, step + 1, dtype=torch.long)], 1)
+            given = {"input_ids": torch.full((2, 1), 5), "attention_mask": mask}
+            grown = own(**given, past_key_values=caches[0]).logits
+            with torch.enable_grad():
+                joined = own(**given, past_key_values=caches[1]).logits
+            torch.testing.assert_close(grown, joined.detach(), atol=1e-5, rtol=0)
+    assert all(now[0].equal(then[0]) and now[1].equal(then[1]) for now, then in zip(held, before, strict=True))
+    assert sum(layer.nbytes for layer in caches[0].layers) == sum(layer.nbytes for layer in caches[1].layers)
+
+
+def test_types_may_change_by_themselves() -> None:
+    model, config = tiny_llava(layers=3, heads=8, hidden=64)
+    own = converted(model, random_plan(config, 4))
+    inputs = tiny_inputs(config, (3, 9), (2, 6))
+    rows = text_rows(inputs, config)
+    with torch.inference_mode():
+        expected = own(**inputs).logits[rows]
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(own(**inputs).logits[rows].float(), expected, atol=0.5, rtol=0)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_cache_bytes_are_the_predicted_ones(seed: int) -> None:
     model, config = tiny_llava(layers=4, heads=8, kv_heads=4, hidden=64)

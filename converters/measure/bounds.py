@@ -11,6 +11,7 @@ from ..planning.cost import kv_cache_bytes, read_tokens
 from ..planning.execution import attention_flops
 from ..runtime.layout import TEXT_ONLY, LayerLayout, layouts
 from ..runtime.plan import Plan, Sizes, normalise
+from ..runtime.text_model import FFN_ROWS
 from .ceiling import Ceiling
 
 
@@ -72,13 +73,28 @@ def pruned_work(plan: Plan, text: int, batch: int, vocabulary: int, element: int
 
 
 def working_bytes(plan: Plan, text: int, batch: int, element: int, pruned: bool) -> int:
-    """Bytes of the rows that a prefill holds at once where it is widest, in a feed-forward: residual, normalised rows, three of neurons."""
-    sizes, rows, both = plan.sizes, batch * text, batch * (text + plan.visual_tokens)
+    """Bytes that a prefill holds at once where it is widest, beside K and V: the picture's features, the rows, what a layer makes of them.
+
+    The dense model keeps the embedded sequence too, and is widest in a feed-forward (normalised rows, three of neurons). A pruned one
+    holds the unit and the normalised rows all along; it is widest in one of its layers' lattices, attention or feed-forward. What a
+    library lays out for its products is not counted.
+    """
+    sizes, rows, visual = plan.sizes, batch * text, batch * plan.visual_tokens
+    both, hidden = rows + visual, sizes.hidden_size
     if not pruned:
-        return element * both * (2 * sizes.hidden_size + 3 * sizes.intermediate_size)
-    kept = max(len(layer.neurons) for layer in normalise(plan).layers)
-    neurons = max(3 * both * kept, both * kept + 3 * rows * (sizes.intermediate_size - kept))
-    return element * ((2 * both + rows) * sizes.hidden_size + neurons)
+        return element * (visual * hidden + both * (3 * hidden + 3 * sizes.intermediate_size))
+    widest = max(_widest(layout, sizes, rows, visual) for layout in layouts(normalise(plan)))
+    return element * (2 * (visual + both) * hidden + widest)
+
+
+def _widest(layout: LayerLayout, sizes: Sizes, rows: int, visual: int) -> int:
+    """Numbers that one layer makes at most at once of all rows: keys and values of lattices before they are put together, queries, keys,
+    values and outputs of visual attention, neurons."""
+    both, kept = rows + visual, sum(layout.computes)
+    lattices = sum(2 * (part.last - part.first) * (rows + visual // part.phases) for part in layout.ranges if part.phases > 1)
+    attention = 2 * both * layout.own + (4 * visual + both) * kept
+    neurons = max(3 * min(both, FFN_ROWS) * layout.neurons, 3 * rows * (sizes.intermediate_size - layout.neurons))
+    return max(lattices * sizes.head_dim, attention * sizes.head_dim, neurons)
 
 
 def decode_bytes(plan: Plan, text: int, batch: int, vocabulary: int, element: int) -> int:

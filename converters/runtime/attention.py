@@ -291,7 +291,7 @@ def in_strips(
         ]
         place = torch.arange(len(images), device=device)[:, None] * cut.queries.numel() + cut.places.to(device)
         token = first[:, :, 0] + torch.arange(grid.tokens, device=device)
-        out.index_copy_(0, token.flatten(), torch.cat(seen).flatten(0, 1).index_select(0, place.flatten()))
+        out.index_copy_(0, token.flatten(), torch.cat(seen).flatten(0, 1).index_select(0, place.flatten()).to(out.dtype))
     return out.view(batch, rows, heads, size).transpose(1, 2)
 
 

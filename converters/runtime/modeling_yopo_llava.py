@@ -2,16 +2,19 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import AutoModel, LlavaConfig, LlavaForConditionalGeneration, LlavaModel
 from transformers.models.llama.modeling_llama import LlamaModel
-from transformers.models.llava.modeling_llava import LlavaMultiModalProjector, LlavaPreTrainedModel
+from transformers.models.llava.modeling_llava import LlavaModelOutputWithPast, LlavaMultiModalProjector, LlavaPreTrainedModel
 
 from .dense_side import DenseSide
 from .plan import Grid
 from .products import Head
 from .streams import Image, images_of_one_grid
 from .text_model import SparseTextModel
+
+PICTURE_ARGUMENTS = ("vision_feature_layer", "vision_feature_select_strategy", "image_sizes")
 
 
 class YopoLlavaConfig(LlavaConfig):
@@ -44,7 +47,25 @@ class YopoLlavaModel(LlavaModel):
             raise ValueError("Pictures need input_ids: inputs_embeds alone do not tell which tokens are visual.")
         # A placeholder without a picture, such as one that the model itself generated, is an ordinary token.
         visual = input_ids == self.config.image_token_id if pictures and input_ids is not None else None
-        return super().forward(input_ids, visual_mask=visual, images=self.images, **kwargs)
+        if input_ids is None or visual is None or not self.language_model.pruned or kwargs.get("inputs_embeds") is not None:
+            return super().forward(input_ids, visual_mask=visual, images=self.images, **kwargs)
+        return self._apart(input_ids, visual, **kwargs)
+
+    def _apart(
+        self, input_ids: Tensor, visual: Tensor, pixel_values: Tensor | None = None, mm_encoder_outputs: Any = None, **kwargs: Any
+    ) -> LlavaModelOutputWithPast:
+        """Words and pictures go to the language model apart, which would only take them apart again."""
+        found = (mm_encoder_outputs or {}).get("image")
+        asked = {name: kwargs.pop(name) for name in PICTURE_ARGUMENTS if name in kwargs}
+        if found is None:
+            found = self.get_image_features(pixel_values=pixel_values, return_dict=True, **asked)
+        weight = self.get_input_embeddings().weight
+        features = torch.cat(tuple(found.pooler_output)).to(weight.device, weight.dtype)
+        self.get_placeholder_mask(input_ids, features[None], features[None])  # as many as there are places for, or an error
+        outputs = self.language_model(input_ids=input_ids, features=features, visual_mask=visual, images=self.images, **kwargs)
+        return LlavaModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state, past_key_values=outputs.past_key_values, image_hidden_states=features
+        )
 
     def images(self, visual: Tensor, positions: Tensor | None) -> tuple[Image, ...]:
         """The images of a call, from its visual tokens `[batch, length]`: all have the grid of the vision tower."""

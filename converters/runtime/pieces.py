@@ -9,8 +9,10 @@ ROWS = 32
 
 
 def in_place() -> bool:
-    """Whether tensors may be written to: not where gradients flow, nor under a compiler, which fuses such work itself."""
-    return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    """Whether tensors may be written to: not where gradients flow, where types change by themselves, nor under a compiler, which fuses."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return not torch.is_autocast_enabled("cpu") and not torch.is_autocast_enabled("cuda")
 
 
 def by_pieces(work: Callable[..., Tensor], *rows: Tensor, place: Tensor | None = None) -> Tensor:

@@ -41,12 +41,12 @@ class Head(nn.Linear):
     """The matrix that makes logits, which is as large as a layer where a single row goes through it."""
 
     def forward(self, rows: Tensor) -> Tensor:
-        return product(rows.flatten(0, -2), self.weight, self.bias).view(*rows.shape[:-1], -1)
+        return product(rows.flatten(0, -2), self.weight, self.bias).contiguous().view(*rows.shape[:-1], len(self.weight))
 
 
 def _has_ways(rows: Tensor, weight: Tensor) -> bool:
-    large = rows.dim() == 2 and rows.shape[0] <= FEW_ROWS and weight.nbytes >= LARGE_BYTES
-    return large and rows.device.type == "cpu" and in_place()
+    large = rows.dim() == 2 and 0 < rows.shape[0] <= FEW_ROWS and weight.nbytes >= LARGE_BYTES
+    return large and rows.device.type == "cpu" and rows.dtype == weight.dtype and in_place()
 
 
 def _way(rows: Tensor, weight: Tensor) -> str:
@@ -57,8 +57,14 @@ def _way(rows: Tensor, weight: Tensor) -> str:
 
 
 def _trials(rows: Tensor, weight: Tensor) -> Mapping[str, Callable[[], object]]:
-    known = torch.backends.mkldnn.is_available() and rows.dtype in (torch.float32, torch.bfloat16)
-    return {name: partial(way, rows, weight) for name, way in WAYS.items() if known or "oneDNN" not in name}
+    return {name: partial(way, rows, weight) for name, way in WAYS.items() if "oneDNN" not in name or _has_onednn(rows.dtype)}
+
+
+def _has_onednn(dtype: torch.dtype) -> bool:
+    """Whether PyTorch was built with oneDNN, and this processor computes the type in it."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
 def _onednn(first: Tensor, second: Tensor) -> Tensor:

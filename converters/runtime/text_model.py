@@ -300,11 +300,12 @@ class SparseTextModel(nn.Module):
         use_cache: bool | None = None,
         visual_mask: Tensor | None = None,
         images: Any = None,
+        features: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """`inputs_embeds` `[batch, length, hidden]`; `visual_mask` `[batch, length]` marks visual tokens.
+        """`inputs_embeds` `[batch, length, hidden]`, or `input_ids` with the `features` `[visual tokens, hidden]` of their pictures.
 
-        `images(mask, positions)` tells which images they make up.
+        `visual_mask` `[batch, length]` marks visual tokens, `images(mask, positions)` tells which images they make up.
         """
         if not self.pruned:
             dense: BaseModelOutputWithPast = super().forward(
@@ -318,13 +319,21 @@ class SparseTextModel(nn.Module):
             )
             return dense
         _refuse(attention_mask, kwargs)
-        if inputs_embeds is None:
+        rows_of_call = None
+        if features is not None:
+            assert input_ids is not None
+            assert visual_mask is not None
+            inputs_embeds = features.new_empty(*input_ids.shape, 0)
+            rows_of_call = partial(self._rows_apart, input_ids, visual_mask, features)
+        elif inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         keeping = use_cache or past_key_values is not None
-        call, cache, cached = self._opened(inputs_embeds, attention_mask, position_ids, past_key_values, visual_mask, images, in_place())
+        call, cache, cached = self._opened(
+            inputs_embeds, attention_mask, position_ids, past_key_values, visual_mask, images, in_place(), rows_of_call
+        )
         self._through(call, cached, recomputing=self.recomputing and torch.is_grad_enabled() and not keeping)
         return BaseModelOutputWithPast(
-            last_hidden_state=_in_place(self.norm(call.text), call, inputs_embeds.shape),
+            last_hidden_state=_in_place(self.norm(call.text), call, *inputs_embeds.shape[:2]),
             past_key_values=cache if keeping else None,
         )
 
@@ -338,13 +347,23 @@ class SparseTextModel(nn.Module):
         visual: Tensor | None,
         images: Any,
         own: bool = False,
+        rows_of_call: Callable[[Streams], Tensor] | None = None,
     ) -> tuple[Call, Cache, list[SparseLayer]]:
         """A call at the input of the first layer, and the cache with its layers."""
         if not self.split:
             self.split_weights()
         phases = [kind.phases for layout in self.layouts for kind in head_kinds(layout)]
         cache, cached = sparse_layers(cache, len(self.layers), phases)
-        return self._call(embeds, mask, positions, visual, images, cached[0].timeline, own), cache, cached
+        return self._call(embeds, mask, positions, visual, images, cached[0].timeline, own, rows_of_call), cache, cached
+
+    def _rows_apart(self, ids: Tensor, visual: Tensor, features: Tensor, streams: Streams) -> Tensor:
+        """Visual rows, then text rows, of words and features that nobody has put together."""
+        length = ids.shape[1]
+        words: Tensor = self.embed_tokens(ids.flatten().index_select(0, flat_index(streams.text_index, length)))
+        if len(ids) > 1 or streams.visual_index.shape[1] < len(features):
+            number = (visual.flatten().cumsum(0) - 1).clamp(min=0)
+            features = features.index_select(0, number.index_select(0, flat_index(streams.visual_index, length)))
+        return torch.cat([features, words])
 
     def _through(self, call: Call, cached: list[SparseLayer], recomputing: bool = False) -> None:
         """All layers, which change the call's rows: one graph under `torch.compile`."""
@@ -366,13 +385,14 @@ class SparseTextModel(nn.Module):
         images: Any,
         timeline: Timeline,
         own: bool = False,
+        rows_of_call: Callable[[Streams], Tensor] | None = None,
     ) -> Call:
-        """A call at the input of the first layer, which may `own` its rows."""
+        """A call at the input of the first layer, which may `own` its rows: those of the sequence, or what `rows_of_call` gives."""
         batch, length = embeds.shape[:2]
         seen = timeline.seen
         valid = _valid(mask, length)
         rotary = self.rotary(embeds, positions, seen)
-        if visual is None or length == 1 or not visual.any():
+        if visual is None or (rows_of_call is None and (length == 1 or not visual.any())):
             slots = torch.arange(seen, seen + length, device=embeds.device).expand(batch, -1)
             slots = slots if valid is None else slots.where(valid, -1)
             timeline.append(length, slots, None, gapless=valid is None)
@@ -389,8 +409,7 @@ class SparseTextModel(nn.Module):
             gapless=bool((streams.text_slots >= 0).all()),
         )
         first = streams.visual_index.numel()
-        index = torch.cat([flat_index(streams.visual_index, length), flat_index(streams.text_index, length)])
-        rows = embeds.flatten(0, 1).index_select(0, index)
+        rows = rows_of_call(streams) if rows_of_call else _sequence_rows(embeds, streams)
         call = Call(
             batch,
             rows[first:],
@@ -621,17 +640,21 @@ def _valid(mask: Tensor | None, length: int) -> Tensor | None:
     return None if bool(mask.all()) else mask
 
 
-def _in_place(text: Tensor, call: Call, shape: torch.Size) -> Tensor:
+def _sequence_rows(embeds: Tensor, streams: Streams) -> Tensor:
+    """Visual rows, then text rows, of a sequence `[batch, length, hidden]`."""
+    index = torch.cat([flat_index(part, embeds.shape[1]) for part in (streams.visual_index, streams.text_index)])
+    return embeds.flatten(0, 1).index_select(0, index)
+
+
+def _in_place(text: Tensor, call: Call, batch: int, length: int) -> Tensor:
     """Final text rows back in the sequence `[batch, length, hidden]`, zeros where a visual token or padding stands."""
     if call.streams is None:
-        return text.view(shape)
-    batch, length, hidden = shape
+        return text.view(batch, length, -1)
     if batch == 1 and call.rows is not None and len(call.rows) == length:
-        return call.rows.zero_().index_copy_(0, call.streams.text_index[0], text).view(shape)
-    start = torch.arange(batch, device=text.device)[:, None] * length
-    index = (call.streams.text_index + start).where(call.streams.text_slots >= 0, batch * length)
-    sequence: Tensor = text.new_zeros(batch * length + 1, hidden).index_copy_(0, index.flatten(), text)
-    return sequence[:-1].view(shape)
+        return call.rows.zero_().index_copy_(0, call.streams.text_index[0], text)[None]
+    index = flat_index(call.streams.text_index, length).where(call.streams.text_slots.flatten() >= 0, batch * length)
+    sequence: Tensor = text.new_zeros(batch * length + 1, text.shape[1]).index_copy_(0, index, text)
+    return sequence[:-1].view(batch, length, -1)
 
 
 def _refuse(mask: Tensor | None, arguments: dict[str, Any]) -> None:
