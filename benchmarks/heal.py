@@ -64,10 +64,13 @@ def healed(subject: Subject, budget: float, seed: int, options: argparse.Namespa
     setting = subject.setting
     place = options.scratch / f"{Path(setting.model).name}-{setting.questions_from}-{seed}"
     place.mkdir(parents=True, exist_ok=True)
-    point = subject.frontier(OURS, seed, usual_effort(subject.sizes.num_hidden_layers), setting.samples).at(budget)
+    found = subject.frontier(OURS, seed, usual_effort(subject.sizes.num_hidden_layers), setting.samples)
+    point = found.at(budget)
+    refits = subject.refits(point.plan, seed, setting.samples) if found.refit else {}
     base = locate(str(folder(setting.model)) if setting.model in MODELS else setting.model).path
     before, after = place / f"pruned-{budget:g}", place / f"{options.tune}-{budget:g}"
-    convert(open_checkpoint(base), point.plan, before, Provenance(Source(setting.model, base), "heal", budget, OURS), force=True)
+    provenance = Provenance(Source(setting.model, base), "heal", budget, OURS, refit_samples=setting.samples if refits else None)
+    convert(open_checkpoint(base), point.plan, before, provenance, refits=refits, force=True)
     request = Request(
         lessons(setting, seed, options.lessons, place), options.steps, Tune(options.tune), seed=seed, rate=options.rate,
         answers=place / "answers", device="cpu", dtype=Dtype.FLOAT32, command="benchmarks.heal",

@@ -48,7 +48,7 @@ BATCH = 16
 MEMORY = 6 * 10**9
 NEW_TOKENS = 6
 REFITTED = ": refitted"  # after a recipe's name
-BUDGETS = (0.12, 0.06, 0.25, 0.04, 0.5)
+BUDGETS = (0.12, 0.06, 0.25, 0.04, 0.5, 0.03)
 RECORDED = tuple[str, float | None, int | None]  # method, budget, seed
 
 

@@ -87,7 +87,7 @@ class Questions:
     def at(self, state: State) -> Call:
         """The call with these rows."""
         masks = TextMasks(self.call.timeline, self.call.text_slots, causal=False)
-        return replace(self.call, text=state.text, visual=state.visual, masks=masks, unit=None, lattices={})
+        return replace(self.call, text=state.text, visual=state.visual, masks=masks, unit=None)
 
 
 def opened(answered: Answered, twin: Twin) -> tuple[Questions, State]:

@@ -71,7 +71,6 @@ class Call:
     rows: Tensor | None = None
     places: tuple[Tensor, Tensor] | None = None
     unit: Tensor | None = None
-    lattices: dict[int, Tensor] = field(default_factory=dict)
     rotaries: dict[tuple[int, int], Rotary] = field(default_factory=dict)
 
     def own(self, rows: Tensor) -> None:
