@@ -41,6 +41,10 @@ class Recipe(StrEnum):
     VICA = "vica"
 
 
+REFITTED = (Recipe.AUTO, Recipe.INTERLACED)
+"""Recipes whose plans come with refits unless told otherwise; the others are what others do."""
+
+
 def convert(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="demo, a short name (llava-1.5-7b), a Hub id, a Hub id@revision, or a folder.")
@@ -62,7 +66,7 @@ def convert(
     ] = Recipe.AUTO,
     compensation: Annotated[
         Compensation | None,
-        typer.Option(help="refit: visual tokens get K and V of their own, fitted on the samples (default: so where plans are searched)."),
+        typer.Option(help="refit: visual tokens get fitted K and V of their own (default: with the recipes auto and interlaced)."),
     ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help='Samples to calibrate on, a JSONL file of {"image", "question", "answer"?} (default: bundled).')
@@ -84,8 +88,8 @@ def convert(
 ) -> None:
     """Prune a model: calibrate, plan for the budget, write a checkpoint that transformers loads."""
     reference = parse_grid(grid)
-    finished, recipes = plan is not None or frontier is not None, recipe is not Recipe.AUTO
-    refit = compensation is Compensation.REFIT or (compensation is None and plan is None and (frontier is not None or not recipes))
+    finished = plan is not None or frontier is not None
+    refit = compensation is Compensation.REFIT or (compensation is None and plan is None and recipe in REFITTED)
     used = calibration if heal is None and not refit else None  # healing and refitting have use for it, plan or not
     _check_combination(budget, plan, frontier, {"--grid": grid, "--calibration": used, "--statistics": statistics if finished else None})
     if budget == 1 and compensation is Compensation.REFIT:
@@ -109,7 +113,8 @@ def convert(
         if read or budget == 1:
             decided, facts = read, None
         else:
-            decided, facts = _planned(checkpoint, questions, recipe, frontier, reference, budget, refit)
+            decided, facts, found_so = _planned(checkpoint, questions, recipe, frontier, reference, budget, refit)
+            refit = refit if compensation else found_so
         refits = {} if decided is None or dry_run or not refit else questions.refits(decided)
         command = _command(
             model, budget, plan, frontier, cuts, recipe, compensation, calibration, samples, seed, statistics, grid, dtype
@@ -210,20 +215,21 @@ class _Questions:
 
 def _planned(
     checkpoint: Any, questions: _Questions, recipe: Recipe, frontier: Path | None, grid: Grid | None, budget: float | None, refit: bool
-) -> tuple[Plan, dict[str, Any]]:
-    """A plan for the budget, and the facts of its calibration."""
+) -> tuple[Plan, dict[str, Any], bool]:
+    """A plan for the budget, the facts of its calibration, and whether it was found for, or is to have, refits."""
     assert budget is not None
     if frontier is not None:
         found = saved_frontier(frontier, checkpoint.fingerprint())
-        return found.at(budget).plan, {"samples": found.samples, "from": frontier.name, "seed": found.seed, "data": found.data}
+        facts = {"samples": found.samples, "from": frontier.name, "seed": found.seed, "data": found.data}
+        return found.at(budget).plan, facts, found.refit
     statistics, facts = statistics_of(checkpoint, questions.source, questions.request)
     if recipe is Recipe.AUTO:
-        return _searched(questions, statistics, grid, budget, refit), facts
+        return _searched(questions, statistics, grid, budget, refit), facts, refit
     from converters.planning.presets import PRESETS, preset
     from converters.planning.recipes import make_plan
 
     make = preset if recipe.value in PRESETS else make_plan
-    return make(recipe.value, statistics, checkpoint.sizes, statistics.grids if grid is None else (grid,), budget), facts
+    return make(recipe.value, statistics, checkpoint.sizes, statistics.grids if grid is None else (grid,), budget), facts, refit
 
 
 def _searched(questions: _Questions, statistics: Any, grid: Grid | None, budget: float, refit: bool) -> Plan:

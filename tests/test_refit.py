@@ -1,0 +1,113 @@
+"""Refits: least squares written out, layer by layer beside the dense model, and the same within a search."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from random_plans import random_plan
+from test_trial import ANSWER_TOKENS, GRIDS, questions, sizes_of
+from tiny import tiny_llava
+
+from converters.planning.answers import answered
+from converters.planning.fitting import fitted
+from converters.planning.refit import RIDGE, Fitting, refitted, visual_keys
+from converters.planning.trial import Trials, shift
+from converters.runtime.plan import Plan, dense_plan, normalise
+
+
+def subject() -> tuple[Any, list[Any], Plan]:
+    model, config = tiny_llava(layers=4, heads=8, kv_heads=4, hidden=64)
+    return model, questions(config), dense_plan(sizes_of(config), GRIDS)
+
+
+def test_a_linear_relation_is_found() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, matrix = torch.randn(400, 6, generator=generator) + 2, torch.randn(6, 6, generator=generator)
+    fitting = Fitting()
+    for part in rows.split(150):
+        fitting.add(part, part @ matrix.T + 3)
+    found = fitting.refit()
+    torch.testing.assert_close(rows @ found.matrix.T + found.offset, rows @ matrix.T + 3, atol=30 * RIDGE, rtol=0)
+
+
+def test_what_does_not_differ_stays() -> None:
+    fitting = Fitting()
+    rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    fitting.add(rows, rows)
+    torch.testing.assert_close(fitting.refit().matrix, torch.eye(6))
+    torch.testing.assert_close(fitting.refit().offset, torch.zeros(6))
+
+
+def test_few_rows_change_little_where_they_say_nothing() -> None:
+    """Three rows in six dimensions: a direction in which they do not vary is left as it is."""
+    fitting = Fitting()
+    rows = torch.zeros(3, 6)
+    rows[:, 0] = torch.tensor([1.0, 2.0, 4.0])
+    fitting.add(rows, rows * 2)
+    direction = torch.tensor([0.0, 1, 0, 0, 0, 0])
+    torch.testing.assert_close(fitting.refit().matrix @ direction, direction)
+
+
+def test_a_projection_of_refitted_rows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    fitting = Fitting()
+    rows = torch.randn(40, 6, generator=generator)
+    fitting.add(rows, rows + torch.randn(40, 6, generator=generator))
+    refit, weight, bias = fitting.refit(), torch.randn(4, 6, generator=generator), torch.randn(4, generator=generator)
+    merged = refitted(weight, bias, refit)
+    torch.testing.assert_close(rows @ merged[0].T + merged[1], (rows @ refit.matrix.T + refit.offset) @ weight.T + bias)
+
+
+def test_layers_before_the_first_pruned_update_need_none() -> None:
+    model, batches, dense = subject()
+    layers = list(dense.layers)
+    layers[1] = replace(layers[1], read_phases=2, read_heads=(0, 1))
+    layers[2] = replace(layers[2], neurons=())
+    plan = normalise(replace(dense, layers=tuple(layers)))
+    assert [key is not None for key in visual_keys(plan, normalise(dense))] == [False, False, False, True]
+    assert list(fitted(model, batches, plan)) == [3]
+    assert fitted(model, batches, dense) == {}
+
+
+@pytest.mark.parametrize("memory_bytes", [10**9, 0])
+def test_trials_fit_as_a_plan_is_fitted_for_good(memory_bytes: int) -> None:
+    model, batches, dense = subject()
+    answers = [answered(model, batch, ANSWER_TOKENS) for batch in batches]
+    trials = Trials(model, answers, dense, fitting=True, memory_bytes=memory_bytes)
+    plain = Trials(model, answers, dense)
+    assert len(trials.fit) == len(batches)  # 64 rows of 64 numbers are few
+    for seed in range(5):
+        plan = normalise(random_plan(dense.sizes, seed, GRIDS))
+        refits = fitted(model, batches, plan)
+        expected = torch.cat([shift(pruned, whole) for _, pruned, whole in plain.logits(plan, refits)]).mean()
+        assert trials.shift(plan) == pytest.approx(float(expected), abs=2e-3)
+        if refits:
+            assert trials.shift(plan) != pytest.approx(plain.shift(plan), abs=1e-4)
+        if seed % 2:
+            trials.settle(plan)
+
+
+def test_refitted_rows_are_nearer_to_the_dense_models() -> None:
+    """On the rows that were fitted on, no other map with this ridge would be: the plain rows are one of them."""
+    model, batches, dense = subject()
+    plan = normalise(replace(dense, layers=tuple(replace(layer, self_heads=(), neurons=()) for layer in dense.layers)))
+    rows = {name: _layer_inputs(model, batches, which) for name, which in (("pruned", plan), ("dense", dense))}
+    for index, refit in fitted(model, batches, plan).items():
+        pruned, whole = rows["pruned"][index], rows["dense"][index]
+        after = pruned @ refit.matrix.T + refit.offset
+        assert (whole - after).square().mean() < 0.7 * (whole - pruned).square().mean()
+
+
+def _layer_inputs(model: Any, batches: list[Any], plan: Plan) -> dict[int, torch.Tensor]:
+    """Normalised visual rows at every layer: where nothing is updated, those that enter the model."""
+    image, found = model.config.image_token_id, dict[int, list[torch.Tensor]]()
+    frozen = not any(layer.neurons for layer in plan.layers)
+    for batch in batches:
+        with torch.inference_mode():
+            states = model(**batch, output_hidden_states=True).hidden_states
+        visual = batch["input_ids"] == image
+        for index, layer in enumerate(model.model.language_model.layers):
+            with torch.inference_mode():
+                found.setdefault(index, []).append(layer.input_layernorm(states[0 if frozen else index][visual]))
+    return {index: torch.cat(parts) for index, parts in found.items()}
