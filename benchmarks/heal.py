@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.evidence import MODELS, folder
-from benchmarks.study import RECORDED, Setting, Subject, known, note, taught
+from benchmarks.study import RECORDED, Setting, Subject, continued, known, note
 from benchmarks.study_report import OURS, Cells, draw, read
 from converters.checkpoint.reader import open_checkpoint
 from converters.checkpoint.source import Source
@@ -40,9 +40,9 @@ def model_right(model: Any, processor: Any, exam: tuple[list[Any], list[list[str
     """Question by question, whether a model, dense or converted, answers as expected."""
     right: list[bool] = []
     for inputs, expected in zip(*exam, strict=True):
-        asked, tokens = taught(model, processor, inputs, expected)
-        same = model.lm_head(asked.dense).argmax(-1) == tokens
-        right += [bool(answer.all()) for answer in same.split(asked.predicts.sum(1).tolist())]
+        given, predicts, tokens = continued(model, processor, inputs, expected)
+        same = model.lm_head(model.model(**given, use_cache=False).last_hidden_state[predicts]).argmax(-1) == tokens
+        right += [bool(answer.all()) for answer in same.split(predicts.sum(1).tolist())]
     return right
 
 

@@ -161,8 +161,9 @@ class Subject:
         return right, made.share, made.note
 
 
-def taught(model: Any, processor: Any, batch: Any, expected: list[str]) -> tuple[Answered, torch.Tensor]:
-    """The batch with the expected answers appended, as the model sees it, and their tokens in order."""
+def continued(model: Any, processor: Any, batch: Any, expected: list[str]) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
+    """The batch with the expected answers appended: the model's inputs, which rows `[batch, length]` predict the answers' tokens, and
+    these in order."""
     tokenizer = processor.tokenizer
     tokens = [[*tokenizer(answer, add_special_tokens=False).input_ids, _end(model)] for answer in expected]
     width = max(map(len, tokens))
@@ -171,12 +172,19 @@ def taught(model: Any, processor: Any, batch: Any, expected: list[str]) -> tuple
     whole = torch.cat([batch["input_ids"], new], 1)
     mask = torch.cat([batch["attention_mask"].bool(), present], 1)
     longer = {name: torch.nn.functional.pad(value, (0, width)) for name, value in batch.items() if value.shape == batch["input_ids"].shape}
-    with torch.inference_mode():
-        rows, seen = language_model_pass(model, {**batch, **longer, "input_ids": whole, "attention_mask": mask.long()})
     predicts = torch.zeros_like(mask)
     predicts[:, batch["input_ids"].shape[1] - 1 : -1] = present
-    visual = mask & (whole == _image_token(model))
-    return Answered(seen["inputs_embeds"], seen.get("position_ids"), mask, visual, predicts, rows[predicts]), new[present]
+    return {**batch, **longer, "input_ids": whole, "attention_mask": mask.long()}, predicts, new[present]
+
+
+def taught(model: Any, processor: Any, batch: Any, expected: list[str]) -> tuple[Answered, torch.Tensor]:
+    """The batch with the expected answers appended, as a dense model sees it, and their tokens in order."""
+    inputs, predicts, tokens = continued(model, processor, batch, expected)
+    with torch.inference_mode():
+        rows, seen = language_model_pass(model, inputs)
+    mask = inputs["attention_mask"].bool()
+    visual = mask & (inputs["input_ids"] == _image_token(model))
+    return Answered(seen["inputs_embeds"], seen.get("position_ids"), mask, visual, predicts, rows[predicts]), tokens
 
 
 def _end(model: Any) -> int:

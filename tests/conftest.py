@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 def converted_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model at a budget of 0.12, by a recipe that needs no search. Not to be changed: copy it first."""
     output = tmp_path_factory.mktemp("converted") / "demo-yopo-0.12"
-    asked = ["convert", "demo", "--budget", "0.12", "--recipe", "interlaced", "--samples", "8", "-o", str(output)]
+    asked = ["convert", "demo", "--budget", "0.12", "--recipe", "interlaced", "--compensation", "none", "--samples", "8", "-o", str(output)]
     result = CliRunner().invoke(app, asked)
     assert result.exit_code == 0, result.stderr
     return output

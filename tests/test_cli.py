@@ -135,6 +135,25 @@ class TestConvert:
         assert config["yopo"]["plan"] == json.loads(shown)["plan"]
         assert config["yopo"]["calibration"] is None
 
+    def test_compensation(self, tmp_path: Path) -> None:
+        """By default with the recipes that are ours; with a plan from a file where it is asked for; counted in bytes."""
+        asked = ["convert", "demo", "-b", 0.1, "--samples", 4]
+        refitted = run(*asked, "--recipe", "interlaced", "--json", "-o", tmp_path / "a").stdout
+        tensors = load_file(tmp_path / "a" / "model.safetensors")
+        added = sum(tensor.nbytes for name, tensor in tensors.items() if "visual_" in name)
+        assert json.loads(refitted)["compensation"] == {"method": "refit", "samples": 4, "bytes": added}
+        assert added > 0
+        plain = run(*asked, "--recipe", "yopo", "--json", "-o", tmp_path / "b").stdout
+        assert json.loads(plain)["compensation"] is None
+        plan = tmp_path / "plan.json"
+        plan.write_text(refitted)
+        again = ["convert", "demo", "--plan", plan, "--compensation", "refit", "--samples", 4, "-o", tmp_path / "c"]
+        run(*again)
+        kept = load_file(tmp_path / "c" / "model.safetensors")
+        assert tensors.keys() == kept.keys()
+        assert all(tensor.equal(kept[name]) for name, tensor in tensors.items())
+        assert "there is nothing to make up for" in " ".join(run("convert", "demo", "-b", 1, "--compensation", "refit", code=2).stderr.split())
+
     def test_dry_run_in_words(self) -> None:
         shown = run("convert", "demo", *QUICK, "-b", 0.2, "--samples", 2, "--dry-run").stdout
         assert shown.count("\n") > 12
@@ -490,6 +509,10 @@ class TestPlan:
         assert json.loads((tmp_path / "out" / "config.json").read_text())["yopo"]["recipe"] == "auto"
         assert f"yopo convert demo --budget 0.2 --frontier {file}" in (tmp_path / "out" / "README.md").read_text()
         assert "below the frontier" in fails("convert", "demo", "-b", 0.01, "--frontier", file, "--dry-run")
+        assert shown["compensation"]["samples"] == 128  # the plans of a frontier were measured with refits
+        bare = run("convert", "demo", "-b", 0.2, "--frontier", file, "--compensation", "none", "-o", tmp_path / "bare", "--json").stdout
+        assert json.loads(bare)["compensation"] is None
+        assert (json.loads(bare)["plan"], json.loads(bare)["flops"]) == (shown["plan"], shown["flops"])
 
     def test_frontier_of_another_model(self, frontier: tuple[Path, Any], tmp_path: Path) -> None:
         data = json.loads((frontier[0] / "f.json").read_text()) | {"model": "other"}

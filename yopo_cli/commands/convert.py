@@ -131,7 +131,7 @@ def convert(
                 convert(checkpoint, decided, written, provenance, refits=refits, force=force or heal is not None, progress=progress)
     result = _result(checkpoint, decided, budget, source.name, facts)
     result |= {"seconds": round(time.monotonic() - started, 3), "peak_memory_bytes": memory.bytes}
-    result |= {"output": None if dry_run else str(target)}
+    result |= {"output": None if dry_run else str(target), "compensation": None if dry_run else _compensation(written)}
     if heal is not None:
         asked = HealingRequest(
             calibration or Path(BUNDLED), heal, seed=seed, device=device, dtype=dtype, command=f"{command} --heal {heal}"
@@ -277,6 +277,14 @@ def _bill(checkpoint: Any, plan: Plan | None) -> Bill:
 def _result(checkpoint: Any, plan: Plan | None, budget: float | None, name: str, facts: dict[str, Any] | None) -> dict[str, Any]:
     costs = cost_json(_bill(checkpoint, plan), budget)
     return {"model": name, **costs, "calibration": facts, "plan": None if plan is None else to_json(plan)}
+
+
+def _compensation(written: Path) -> dict[str, Any] | None:
+    """What config.json tells of refits."""
+    from converters.checkpoint.reader import read_config
+
+    found: dict[str, Any] | None = read_config(written).get("yopo", {}).get("compensation")
+    return found
 
 
 def _show(result: dict[str, Any], checkpoint: Any, plan: Plan | None, dry_run: bool, as_json: bool) -> None:
