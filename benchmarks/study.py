@@ -15,9 +15,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import torch
 import transformers
 
 from benchmarks.evidence import MODELS, folder
+from benchmarks.study_ablations import ABLATIONS, searches
 from benchmarks.study_report import report
 from converters.baselines.forward import generate
 from converters.baselines.schedule import SCHEDULES, schedule
@@ -88,6 +89,10 @@ class Subject:
             inputs = self.processor(text=texts, images=[one.image for one in part], return_tensors="pt", padding=True)
             yield inputs, [one.answer for one in part]
 
+    def questions(self, samples: int, seed: int) -> Iterator[Any]:
+        """What plans are calibrated on: left-padded processor outputs of questions."""
+        return (inputs for inputs, _ in self.batches(samples, seed, "calibration"))
+
     def _chat(self, question: str, answer: str | None) -> str:
         turns: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
         if answer is not None:
@@ -128,7 +133,7 @@ class Subject:
             return Frontier.load(file)
         file.parent.mkdir(parents=True, exist_ok=True)
         state = file.with_suffix(".search")
-        asked = (inputs for inputs, _ in self.batches(samples, seed, "calibration"))
+        asked = self.questions(samples, seed)
         statistics, budgets = self.statistics(seed), self.setting.budgets
         found = search(self.model, asked, statistics, budgets, seed=seed, effort=effort, grids=self.dense.grids, state=state)
         found.save(file)
@@ -137,7 +142,7 @@ class Subject:
 
     def refits(self, plan: Plan, seed: int, samples: int) -> dict[int, Refit]:
         """The refits of a plan, on the samples that it was planned on."""
-        return fitted(self.model, (inputs for inputs, _ in self.batches(samples, seed, "calibration")), plan)
+        return fitted(self.model, self.questions(samples, seed), plan)
 
     @torch.inference_mode()
     def plan_right(self, plan: Plan, refits: Mapping[int, Refit] | None = None) -> list[bool]:
@@ -197,19 +202,6 @@ def _image_token(model: Any) -> int:
     return int((converted_family(config) or family_of(config)).image_token(config))
 
 
-# Variants of the search, each with one thing different.
-def _variants(usual: Effort, samples: int) -> dict[str, tuple[Effort, int]]:
-    found = {
-        "auto": (usual, samples),
-        "auto: not interlaced": (replace(usual, without=("phases",)), samples),
-        "auto: not refitted": (replace(usual, refit=False), samples),
-        "auto: no self phases": (replace(usual, without=("turns",)), samples),
-        "auto: no windows": (replace(usual, without=("window",)), samples),
-        "auto: no swaps": (replace(usual, descents=1.0), samples),
-    }
-    return found | {f"auto: {count} samples": (replace(usual, fewest=min(usual.fewest, count)), count) for count in (8, 16, 32, 64, 256)}
-
-
 def cells(setting: Setting, methods: Iterable[str], seeds: Iterable[int]) -> Iterator[RECORDED]:
     """All cells: one seed after the other; token pruners once, for nothing in them is calibrated."""
     yield "dense", None, None
@@ -231,7 +223,7 @@ def answer(subject: Subject, method: str, budget: float | None, seed: int | None
         right, reached, note = subject.pruner_right(method, budget, seed or 0)
         return {"right": right, "reached": reached, "note": note}
     assert seed is not None
-    variants = _variants(usual_effort(subject.sizes.num_hidden_layers), subject.setting.samples)
+    variants = searches(usual_effort(subject.sizes.num_hidden_layers), subject.setting.samples)
     if method in variants:
         effort, samples = variants[method]
         found = subject.frontier(method, seed, effort, samples)
@@ -239,6 +231,12 @@ def answer(subject: Subject, method: str, budget: float | None, seed: int | None
         refits = subject.refits(point.plan, seed, samples) if found.refit else None
         facts = {"shift": point.shift, "origin": point.origin, "forwards": found.forwards}
         return {"right": subject.plan_right(point.plan, refits), "reached": point.share, **facts}
+    if method in ABLATIONS:
+        ablation, questions = ABLATIONS[method], partial(subject.questions, subject.setting.samples, seed)
+        plan = ablation.plan(subject.model, questions, subject.statistics(seed), subject.sizes, subject.dense.grids, budget)
+        assert subject.taught  # the dense model's side, before anything is different
+        with ablation.during(subject.model, plan):
+            return {"right": subject.plan_right(plan), "reached": cost(plan).share}
     method, refit, _ = method.partition(REFITTED)
     make: Callable[..., Plan] = preset if method in PRESETS else make_plan
     plan = make(method, subject.statistics(seed), subject.sizes, subject.dense.grids, budget)

@@ -7,14 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from tiny import tiny_inputs, tiny_llava
+
 from benchmarks import heal
 from benchmarks.study import Setting, Subject, cells, known, packed
+from benchmarks.study_ablations import ABLATIONS, gradients, text_too
 from benchmarks.study_report import read, table, unpacked
 from converters.calibration.samples import read_samples
+from converters.calibration.statistics import calibrate
 from converters.checkpoint.reader import open_converted
+from converters.families import family_of
+from converters.planning.cost import cost
+from converters.runtime.plan import LayerPlan, Plan
 from yopo_cli.loader import Dtype, load
 
 SETTING = Setting("demo", "demo", 200, 96, (0.25, 0.12), Path("none"))
@@ -98,3 +106,40 @@ def test_lessons_are_a_file_of_questions(tmp_path: Path) -> None:
     file = heal.lessons(SETTING, 0, 3, tmp_path)
     assert [sample.answer for sample in read_samples(file)] == [None] * 3
     assert heal.lessons(SETTING, 0, 3, tmp_path) == file
+
+
+def test_gradient_scores() -> None:
+    """A head without values moves nothing; query heads of a group share what their KV head moves."""
+    model, config = tiny_llava(heads=4, kv_heads=2)
+    inputs = tiny_inputs(config, (2, 3), (4, 2))
+    for layer in model.model.language_model.layers:
+        layer.self_attn.v_proj.weight.data[: layer.self_attn.head_dim] = 0
+    statistics = calibrate(model, [inputs], fingerprint="tiny")
+    scores = gradients(model, lambda: [inputs], statistics)
+    assert scores.shape == (2, 4)
+    assert scores[:, :2].eq(0).all()
+    assert scores[:, 2].gt(0).all()
+    assert scores[:, 2].equal(scores[:, 3])
+
+
+def test_heads_of_text_go_with_those_of_visual_tokens_and_come_back() -> None:
+    model, config = tiny_llava(layers=3)
+    sizes = family_of(config.to_dict()).sizes(config.to_dict())
+    read = (LayerPlan((0, 2), (0,), ()), LayerPlan((1,), (), ()), LayerPlan((), (), ()))
+    plan = Plan(sizes, read, (family_of(config.to_dict()).grid(config.to_dict()),))
+    weights = [layer.self_attn.o_proj.weight for layer in model.model.language_model.layers]
+    before = [weight.clone() for weight in weights]
+    with text_too(model, plan):
+        kept = [weight.unflatten(1, (4, -1)).ne(0).any(2).any(0).tolist() for weight in weights]
+    assert kept == [[True, False, True, False], [False, True, False, False], [True] * 4]
+    assert all(map(torch.equal, weights, before))
+
+
+@pytest.mark.parametrize("name", [name for name in ABLATIONS if name.startswith("yopo")])
+def test_ablations_keep_to_the_budget(name: str) -> None:
+    model, config = tiny_llava(layers=4)
+    inputs = tiny_inputs(config, (2, 3))
+    statistics = calibrate(model, [inputs], fingerprint="tiny")
+    sizes = family_of(config.to_dict()).sizes(config.to_dict())
+    plan = ABLATIONS[name].plan(model, lambda: [inputs], statistics, sizes, statistics.grids, 0.3)
+    assert 0.29 < cost(plan).share <= 0.3

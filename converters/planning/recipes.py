@@ -96,9 +96,10 @@ def interlaced(target: Target) -> Plan:
     return _fill(reading.at(step), target) if target.fits(reading.at(step)) else smallest_plan(target.sizes, target.grids)
 
 
-def yopo(target: Target) -> Plan:
+def yopo(target: Target, window: int | None = WINDOW, locality: str = "symmetric") -> Plan:
     """The paper's recipe (arXiv 2410.06169): heads that read and compute alike, chosen by the vote on their ratios; all of
-    layers 0 and 1; a symmetric window of 5; visual depth L/2; the first neurons, unranked; shares of both falling together.
+    layers 0 and 1; a symmetric window of 5 unless told otherwise; visual depth L/2; the first neurons, unranked; shares of both
+    falling together.
 
     Where half of the layers cannot use the budget up, the depth is the smallest that can, without a window if none can. Where
     it cannot be met with all heads of layers 0 and 1, they are no longer exempt. Raises YopoError below one head.
@@ -106,9 +107,9 @@ def yopo(target: Target) -> Plan:
     target = replace(target, ranks=replace(target.ranks, neurons=ranks(None, target.sizes).neurons))
     layers = target.sizes.num_hidden_layers
     half = max(layers // 2, min(2, layers))  # in a depth of one nothing is updated
-    settings = [(depth, WINDOW) for depth in range(half, layers + 1)] + [(layers, None)]
+    settings = [(depth, window) for depth in range(half, layers + 1)] + [(layers, None)]
     for exempt in (EXEMPT_LAYERS, 0):
-        path = _first_to_reach(target, [_keeping(target, depth, window, exempt) for depth, window in settings])
+        path = _first_to_reach(target, [_keeping(target, depth, window, locality, exempt) for depth, window in settings])
         plan = _follow(path, target)
         if target.room(plan) == 0:
             break
@@ -154,7 +155,7 @@ def _updating(target: Target, reading: Plan, window: int | None) -> Path:
     return Path(len(order), at)
 
 
-def _keeping(target: Target, depth: int, window: int | None, exempt: int) -> Path:
+def _keeping(target: Target, depth: int, window: int | None, locality: str, exempt: int) -> Path:
     """The paper's heads down to a depth, one more at a time by ratio; all heads of the exempt layers throughout.
 
     Without exemption the path starts with one head, and layer 0 comes last: nothing can be updated before it.
@@ -168,7 +169,7 @@ def _keeping(target: Target, depth: int, window: int | None, exempt: int) -> Pat
 
     def at(step: int) -> Plan:
         kept = _by_layer(always + voted[: first + step], sizes.num_hidden_layers)
-        return Plan(sizes, tuple(LayerPlan(heads, heads, (), window) for heads in kept), target.grids, locality="symmetric")
+        return Plan(sizes, tuple(LayerPlan(heads, heads, (), window) for heads in kept), target.grids, locality)
 
     return Path(len(voted) - first, at)
 

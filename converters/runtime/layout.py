@@ -77,8 +77,13 @@ def lattices(layer: LayerPlan, index: int, sizes: Sizes) -> tuple[dict[int, int]
     model's heads."""
     own, read_only = layer.kv_heads(sizes)
     by_turns = ((own, layer.self_phases), (read_only, layer.read_phases))
-    first, second = ({head: (index + place) % phases for place, head in enumerate(heads)} for heads, phases in by_turns)
+    first, second = ({head: turn(index, place) % phases for place, head in enumerate(heads)} for heads, phases in by_turns)
     return first, second
+
+
+def turn(index: int, place: int) -> int:
+    """Whose turn it is: KV heads of one kind follow one another in their layer, and every layer begins one lattice further."""
+    return index + place
 
 
 def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
