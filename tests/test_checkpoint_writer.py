@@ -177,7 +177,8 @@ def test_too_little_space_is_known_before(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from converters.checkpoint.folder import appearing\n"
+        "import signal, sys, time; from pathlib import Path; from converters.checkpoint.folder import appearing\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL); signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # not as nohup left them
         "with appearing(Path(sys.argv[1])) as folder:\n"
         "    (folder / 'a').write_text('1'); print('ready', flush=True); time.sleep(60)\n"
     )
