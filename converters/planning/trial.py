@@ -369,7 +369,7 @@ def shift(pruned: Tensor, dense: Tensor) -> Tensor:
 
     `1 - exp(-r)`: `r` is the root mean square by which the dense model's five likeliest tokens moved against each other, over its margin
     between the first two: near 1 the answer is about to change. The order of plans by its mean on 128 questions is nearer to that by
-    the answers that change on 1,000 others than the order by KL, which a few questions decide (`benchmarks/planner-demo.md`).
+    the answers that change on 1,000 others than the order by KL, which a few questions decide (`benchmarks/planner.md`).
     """
     likeliest = dense.topk(min(LIKELIEST, dense.shape[-1]), -1)
     moved = (pruned - dense).gather(-1, likeliest.indices)
