@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,21 +107,46 @@ def _entry(cells: Cells, method: str, budget: float) -> str:
     return f"{text} [{lead:+.1f}]" if least <= 0 <= most else f"{text} [**{lead:+.1f}**]"
 
 
+def summary(models: Sequence[Cells]) -> list[str]:
+    """Markdown: what `auto` keeps, and the best of everything else at the same budget; its own variants apart."""
+    budgets = sorted({budget for cells in models for budget in cells.budgets}, reverse=True)
+    lines = ["| model, questions | | " + " | ".join(f"{budget:g}" for budget in budgets) + " |", "|---" * (len(budgets) + 2) + "|"]
+    for cells in models:
+        others = [name for name in cells.methods if name.partition(":")[0] != OURS]
+        best = [_best(cells, others, budget) for budget in budgets]
+        ours = [f"**{100 * cells.retention(OURS, budget)[0]:.1f}**" if (OURS, budget) in cells.outcomes else "-" for budget in budgets]
+        lines.append(f"| {Path(cells.group[0]).name}, `{cells.group[1]}` | {OURS} | " + " | ".join(ours) + " |")
+        lines.append("| | best other | " + " | ".join(best) + " |")
+    return [*lines, ""]
+
+
+def _best(cells: Cells, methods: Iterable[str], budget: float) -> str:
+    kept = {name: cells.retention(name, budget)[0] for name in methods if (name, budget) in cells.outcomes}
+    name = max(kept, key=lambda name: kept[name], default=None)
+    return "-" if name is None else f"{100 * kept[name]:.1f} {name}"
+
+
 def report(files: Iterable[Path], plot: Path | None) -> None:
     """Print the tables, and draw the plots where asked."""
-    for cells in read(files):
+    found = read(files)
+    print("\n".join(summary(found)))
+    for cells in found:
         print("\n".join(table(cells)))
         if plot is not None:
             draw(cells, plot.with_name(f"{plot.name}-{Path(cells.group[0]).name}-{cells.group[1]}"))
 
 
+def _ablation(method: str) -> bool:
+    return ": " in method and not method.endswith((": refitted", ": language"))
+
+
 def draw(cells: Cells, place: Path) -> None:
-    """Accuracy kept against visual FLOPs, every method a line, as PNG and SVG."""
+    """Accuracy kept against visual FLOPs, every method but ablations a line, as PNG and SVG."""
     from matplotlib import figure
 
     drawn = figure.Figure(figsize=(8, 5), layout="constrained")
     axes = drawn.add_subplot()
-    for number, method in enumerate(cells.methods):
+    for number, method in enumerate(name for name in cells.methods if not _ablation(name)):
         points = [(cells.reached[method, budget], budget) for budget in cells.budgets if (method, budget) in cells.outcomes]
         kept = [100 * cells.retention(method, budget)[0] for _, budget in points]
         style = {"linewidth": 2.5, "color": "black", "zorder": 9} if method == OURS else {"color": f"C{number % 10}"}

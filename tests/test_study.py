@@ -16,7 +16,7 @@ from tiny import tiny_inputs, tiny_llava
 from benchmarks import heal
 from benchmarks.study import Setting, Subject, cells, known, packed
 from benchmarks.study_ablations import ABLATIONS, gradients, text_too
-from benchmarks.study_report import read, table, unpacked
+from benchmarks.study_report import read, summary, table, unpacked
 from converters.calibration.samples import read_samples
 from converters.calibration.statistics import calibrate
 from converters.checkpoint.reader import open_converted
@@ -62,6 +62,13 @@ def test_means_over_seeds_and_intervals_of_questions(tmp_path: Path) -> None:
     text = "\n".join(table(found))
     assert "| auto | 2 | 95.0 (" in text
     assert "[**+15.0**] |" in text
+
+
+def test_the_summary_has_the_best_of_the_others(tmp_path: Path) -> None:
+    outcomes = {"auto_0": 190, "yopo_0": 120, "vica_0": 150, "auto: no swaps_0": 180}
+    rights = {name: [True] * count + [False] * (200 - count) for name, count in outcomes.items()}
+    lines = summary(read([record(tmp_path / "r.jsonl", **rights)]))
+    assert lines[2:4] == ["| demo, `demo` | auto | **95.0** |", "| | best other | 75.0 vica |"]
 
 
 def test_a_record_is_gone_on_with(tmp_path: Path) -> None:

@@ -67,5 +67,5 @@ def show_healing(result: dict[str, Any], as_json: bool) -> None:
     rows = [("before", f"{divergence['before']:.6f}"), ("after", f"{divergence['after']:.6f}")]
     show_table((f"divergence on {result['held_out']} held out", "nats a token"), rows)
     if not result["kept"]:
-        say("Healing did not help: the base projector is kept.")
+        say("Healing did not help: nothing was changed.")
     show_text([f"Wrote {result['output']}"])
