@@ -11,10 +11,13 @@ from converters.runtime.plan import Grid
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own, which differ between versions of PyTorch
-def test_all_layers_are_one_graph() -> None:
+@pytest.mark.parametrize(("budget", "lattices"), [(0.4, 1), (0.1, 3)])
+def test_all_layers_are_one_graph(budget: float, lattices: int) -> None:
     """Frozen stretches, lattices, self heads, neurons; the embedding and the split into streams stay outside."""
     dense, config = tiny_llava(layers=3, heads=4, hidden=32)
-    own = with_plan(dense, make_plan("interlaced", None, sizes_of(config), (Grid(4, 4),), 0.4))
+    plan = make_plan("interlaced", None, sizes_of(config), (Grid(4, 4),), budget)
+    assert max(layer.read_phases for layer in plan.layers) == lattices
+    own = with_plan(dense, plan)
     text_model = own.model.language_model
     visual = random_prompt(dense, (Grid(4, 4),), 8, 2).ids == config.image_token_id
     embeds = torch.randn(2, 24, 32)

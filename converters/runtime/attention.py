@@ -4,7 +4,7 @@ Everything is ordinary scaled dot-product attention on rectangles; nothing is co
 and blocks and the padding of ragged batches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import groupby, product
@@ -105,6 +105,11 @@ class TextMasks:
         self._visible: dict[int, Tensor | None] = {}
         self._masks: dict[HeadKind, Tensor | None] = {}
 
+    def prepare(self, phases: Iterable[int]) -> None:
+        """Look now, since data decides, which lattices can share a mask: no compiler can follow that."""
+        for number in phases:
+            self._seen(number)
+
     def of(self, kind: HeadKind) -> Tensor | None:
         """Mask `[batch, 1 or query heads, queries, keys]`, None where every key is seen (or `causal` says it all)."""
         if self.causal:
@@ -113,10 +118,13 @@ class TextMasks:
             self._masks[kind] = self._mask(kind)
         return self._masks[kind]
 
+    def _seen(self, phases: int) -> Tensor | None:
+        if phases not in self._visible and not self.causal:
+            self._visible[phases] = _shared(self.timeline.visible(phases, self.slots))
+        return self._visible.get(phases)
+
     def _mask(self, kind: HeadKind) -> Tensor | None:
-        if kind.phases not in self._visible:
-            self._visible[kind.phases] = _shared(self.timeline.visible(kind.phases, self.slots))
-        mask = self._visible[kind.phases]
+        mask = self._seen(kind.phases)
         group = len(kind.query_heads) // len(kind.kv_heads)
         if mask is not None and mask.shape[1] > 1:
             mask = take(mask, [lattice for lattice in kind.lattices for _ in range(group)], 1)

@@ -35,13 +35,12 @@ class Streams:
     visual_index: Tensor
     visual_slots: Tensor
     images: tuple[Image, ...]
-    _by_phase: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _by_phase: dict[int, tuple[Tensor, Tensor, tuple[int, ...]]] = field(default_factory=dict)
     block_masks: dict[Any, Any] = field(default_factory=dict)
 
     def phase_size(self, phases: int, phase: int) -> int:
         """Rows of one lattice, the most that a sample of the batch has."""
-        rows: int = lattice_rows(self.images, phases, phase)
-        return rows
+        return self._lattices(phases)[2][phase]
 
     @property
     def grids(self) -> dict[Grid, list[Image]]:
@@ -53,11 +52,15 @@ class Streams:
 
     def by_phase(self, phases: int) -> tuple[Tensor, Tensor]:
         """Visual rows and slots of each lattice, `[batch, phases, largest lattice]`; absent rows point to 0 and have slot -1."""
+        return self._lattices(phases)[:2]
+
+    def _lattices(self, phases: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         if phases not in self._by_phase:
             self._by_phase[phases] = self._gather(phases)
         return self._by_phase[phases]
 
-    def _gather(self, phases: int) -> tuple[Tensor, Tensor]:
+    def _gather(self, phases: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """Rows and slots of each lattice, and how many rows each has at most."""
         batch, tokens = self.visual_index.shape
         phase = torch.full((batch, tokens), phases, device=self.visual_index.device)
         for image in self.images:
@@ -70,16 +73,7 @@ class Streams:
         first = counts.cumsum(1) - counts
         rows = order.gather(1, (first[..., None] + place).where(present, 0).flatten(1)).view(present.shape)
         slots = self.visual_slots.gather(1, rows.flatten(1)).view(present.shape)
-        return rows.where(present, 0), slots.where(present, -1)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def lattice_rows(images: tuple[Image, ...], phases: int, phase: int) -> int:
-    """Rows of one lattice, the most that a sample of the batch has."""
-    rows: dict[int, int] = defaultdict(int)
-    for image in images:
-        rows[image.sample] += token_phases(image.grid, phases).count(phase)
-    return max(rows.values(), default=0)
+        return rows.where(present, 0), slots.where(present, -1), tuple(counts.amax(0).tolist())
 
 
 @cache

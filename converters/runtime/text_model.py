@@ -353,7 +353,9 @@ class SparseTextModel(nn.Module):
             self.split_weights()
         phases = [kind.phases for layout in self.layouts for kind in head_kinds(layout)]
         cache, cached = sparse_layers(cache, len(self.layers), phases)
-        return self._call(embeds, mask, positions, visual, images, cached[0].timeline, own, rows_of_call), cache, cached
+        call = self._call(embeds, mask, positions, visual, images, cached[0].timeline, own, rows_of_call)
+        call.masks.prepare(phases)
+        return call, cache, cached
 
     def _rows_apart(self, ids: Tensor, visual: Tensor, features: Tensor, streams: Streams) -> Tensor:
         """Visual rows, then text rows, of words and features that nobody has put together."""
