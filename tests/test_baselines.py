@@ -215,6 +215,14 @@ def test_most_attended_stay_in_order() -> None:
     assert most_attended(attention, 2).tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("place", [0, -3])
+def test_visionzip_needs_attention_before_the_projector(place: int) -> None:
+    model, config = tiny_llava()
+    model.config.vision_feature_layer = place
+    with pytest.raises(YopoError, match="of which this model's projector sees nothing"):
+        look(model, tiny_inputs(config, (1, 2))["pixel_values"])
+
+
 @pytest.mark.parametrize("method", ["visionzip", "divprune", "downsample", "random"])
 def test_before_the_language_model_it_is_a_shorter_prompt(method: str) -> None:
     model, config = tiny_llava(layers=2)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import YopoError
 from .schedule import Schedule
 from .selection import at_random, attention_of, contextual, dominant, most_diverse, pooled
 
@@ -69,10 +70,17 @@ def merged(model: Any, tower: Tower, schedule: Schedule) -> Tensor:
 
 
 def look(model: Any, pixel_values: Tensor) -> Tower:
-    """Run the vision tower and take from one of its layers what VisionZip needs; only the class token's attention is computed."""
+    """Run the vision tower and take from one of its layers what VisionZip needs; only the class token's attention is computed.
+
+    Raises YopoError where the projector reads what enters the first layer.
+    """
+    layers = model.model.vision_tower.encoder.layers
     place = model.config.vision_feature_layer
+    place += len(layers) + 1 if place < 0 else 0
+    if place == 0:
+        raise YopoError("VisionZip goes by the vision tower's attention, of which this model's projector sees nothing.", "Leave it out.")
     states = model.model.vision_tower(pixel_values, output_hidden_states=True, return_dict=True).hidden_states
-    layer = model.model.vision_tower.encoder.layers[place if place < 0 else place - 1]
+    layer = layers[place - 1]
     attention, before = layer.self_attn, layer.layer_norm1(states[place - 1])
     shape = (len(before), -1, attention.num_heads, attention.head_dim)
     keys = attention.k_proj(before).view(shape).transpose(1, 2)
