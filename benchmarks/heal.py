@@ -144,7 +144,7 @@ def main() -> None:
     cell.add_argument("--steps", type=int, default=345)
     cell.add_argument("--lessons", type=int, default=3000, help="questions to learn from")
     cell.add_argument("--tune", choices=list(NAMES), default="projector")
-    cell.add_argument("--rate", type=float, default=1e-3)
+    cell.add_argument("--rate", type=float, help="the learning rate's peak, if not the default")
     cell.set_defaults(command=run)
     shown = commands.add_parser("report")
     shown.add_argument("--plot", type=Path, help="draw NAME-MODEL-SET.png and .svg")

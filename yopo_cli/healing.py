@@ -17,6 +17,7 @@ from .samples import Examples, read_examples
 from .terminal import byte_bar, loss_bar, sample_bar, say
 
 STEPS, BATCH_SIZE, RATE = 400, 32, 1e-3
+REFITTED_RATE = 1e-4  # where K and V of visual tokens were refitted, there is less to learn, and more to spoil
 BUNDLED_SAMPLES = 3000
 ANSWER_BATCH = 16
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 256
@@ -32,7 +33,8 @@ class Tune(StrEnum):
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for: questions, and how to train. `answers` is the folder of the dense model's answers, None: beside the output."""
+    """What was asked for: questions, and how to train. `answers` is the folder of the dense model's answers, None: beside the output;
+    `rate` is the learning rate's peak, None: RATE, or REFITTED_RATE where the model is refitted."""
 
     data: Path
     steps: int
@@ -41,7 +43,7 @@ class Request:
     seed: int = 0
     batch_size: int = BATCH_SIZE
     micro_batch: int | None = None
-    rate: float = RATE
+    rate: float | None = None
     recompute: bool = False
     answers: Path | None = None
     device: str | None = None
@@ -68,7 +70,8 @@ def heal_model(path: Path, request: Request, output: Path, force: bool) -> dict[
     processes = joined()
     converted = open_converted(path)
     micro = request.micro_batch or max(1, request.batch_size // processes.count)
-    settings = Settings(request.steps, request.batch_size, micro, request.rate, request.seed)
+    rate = request.rate if request.rate is not None else REFITTED_RATE if converted.refitted else RATE
+    settings = Settings(request.steps, request.batch_size, micro, rate, request.seed)
     accumulation(settings, processes.count)
     _check_memory(converted, request, micro)
     _check_base(converted)
@@ -97,7 +100,7 @@ def heal_model(path: Path, request: Request, output: Path, force: bool) -> dict[
             tuned.finish,
             progress,
         )
-    record = _record(request, examples, held_out, outcome)
+    record = _record(request, rate, examples, held_out, outcome)
     if processes.first:
         with byte_bar("Writing") as bar:
             write_healed(converted, tuned.tensors() if record["kept"] else {}, record, output, force=force, progress=bar)
@@ -197,14 +200,14 @@ def _data_hash(data: Path) -> str:
     return hashlib.sha256(data.read_bytes()).hexdigest() if data.is_file() else str(data)
 
 
-def _record(request: Request, examples: Examples, held_out: frozenset[int], outcome: Any) -> dict[str, Any]:
+def _record(request: Request, rate: float, examples: Examples, held_out: frozenset[int], outcome: Any) -> dict[str, Any]:
     return {
         "tune": request.tune.value,
         "kept": outcome.better,
         "divergence": {"before": outcome.before, "after": outcome.after},
         "steps": outcome.steps,
         "batch_size": request.batch_size,
-        "learning_rate": request.rate,
+        "learning_rate": rate,
         "seed": request.seed,
         "samples": examples.count - len(held_out),
         "held_out": len(held_out),

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..healing import BATCH_SIZE, RATE, STEPS, Request, Tune, heal_model, state_folder
+from ..healing import BATCH_SIZE, STEPS, Request, Tune, heal_model, state_folder
 from ..loader import Dtype, locate
 from ..options import Device, DtypeOption, Json
 from ..terminal import say, show_json, show_table, show_text
@@ -25,7 +25,9 @@ def heal(
     seed: Annotated[int, typer.Option(min=0, help="Which questions are drawn and held out, and their order.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions a step, over all processes.")] = BATCH_SIZE,
     micro_batch: Annotated[int | None, typer.Option(min=1, help="Questions at a time in each process (default: its share).")] = None,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Peak of the cosine.")] = RATE,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="Peak of the cosine (default: 1e-4 where K and V are refitted, else 1e-3).")
+    ] = None,
     recompute: Annotated[bool, typer.Option("--recompute", help="Half the speed, far less memory: layers are computed twice.")] = False,
     answers: Annotated[
         Path | None, typer.Option(help="Folder of the dense model's answers, made or reused (default: beside the output).")
@@ -44,7 +46,7 @@ def heal(
     words += [] if samples is None else ["--samples", str(samples)]
     words += [] if seed == 0 else ["--seed", str(seed)]
     words += [] if batch_size == BATCH_SIZE else ["--batch-size", str(batch_size)]
-    words += [] if learning_rate == RATE else ["--learning-rate", f"{learning_rate:g}"]
+    words += [] if learning_rate is None else ["--learning-rate", f"{learning_rate:g}"]
     words += [] if dtype is Dtype.AUTO else ["--dtype", dtype.value]
     request = Request(
         data, steps, tune, samples, seed, batch_size, micro_batch, learning_rate, recompute, answers, device, dtype, shlex.join(words)
