@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class Cells:
         return _interval(difference.mean(), _drawn(len(difference)) @ difference / len(difference))
 
 
+@cache
 def _drawn(questions: int) -> np.ndarray:
     """How often each question is drawn, [RESAMPLES, questions]; the same for all methods, so that they are paired."""
     return np.random.default_rng(0).multinomial(questions, np.full(questions, 1 / questions), RESAMPLES)
@@ -154,7 +156,8 @@ def draw(cells: Cells, place: Path) -> None:
         axes.plot([share for share, _ in points], kept, line, markersize=4, label=method, **style)
     axes.set(xscale="log", xlabel="share of the dense visual FLOPs", ylabel="accuracy kept, % of the dense model's")
     axes.set_title(f"{Path(cells.group[0]).name}, {cells.group[2]} unseen questions of {cells.group[1]}", fontsize=10)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.minorticks_off()
+    axes.set_xticks(cells.budgets, [f"{budget:g}" for budget in cells.budgets])
     axes.grid(which="both", alpha=0.25)
     axes.legend(fontsize=8, ncols=2)
     for suffix in (".png", ".svg"):
