@@ -36,12 +36,12 @@ def refitted_shapes(family: Family, plan: Plan, layers: Iterable[int]) -> dict[s
 
 @dataclass(frozen=True)
 class Merged:
-    """The weight or the bias of a refitted projection: `rows` of the layer's `own`, behind its map. `W (M x + b) = (W M) x + W b`."""
+    """The weight or the bias of a refitted projection, made of `rows` of the layer's `own` when it is asked for."""
 
     checkpoint: "Checkpoint"
     own: str
     rows: list[int]
-    map: Tensor
+    refit: Refit
     bias: bool
 
     @property
@@ -51,15 +51,13 @@ class Merged:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self.rows), *self.map.shape[1:])
+        return (len(self.rows),) if self.bias else (len(self.rows), self.refit.matrix.shape[1])
 
     def tensor(self) -> Tensor:
-        """Made in float32, when it is asked for."""
-        weight = self.checkpoint.read(f"{self.own}.weight")[self.rows]
-        made = weight.float() @ self.map.cpu()
-        if self.bias and f"{self.own}.bias" in self.checkpoint.tensors:
-            made += self.checkpoint.read(f"{self.own}.bias")[self.rows].float()
-        return made.to(weight.dtype)
+        weight, bias = self.checkpoint.read(f"{self.own}.weight")[self.rows], f"{self.own}.bias"
+        if not self.bias:
+            return self.refit.weight(weight)
+        return self.refit.bias(weight, self.checkpoint.read(bias)[self.rows] if bias in self.checkpoint.tensors else None)
 
 
 def merged(checkpoint: "Checkpoint", plan: Plan, refits: Mapping[int, Refit]) -> dict[str, Merged]:
@@ -72,6 +70,6 @@ def merged(checkpoint: "Checkpoint", plan: Plan, refits: Mapping[int, Refit]) ->
             first, size = family.layer.rows(part, sizes).start, sizes.head_dim
             rows = [first + head * size + element for head in layout.kv_order[: layout.held] for element in range(size)]
             own = prefix + getattr(family.layer, part)
-            found[f"{prefix}{name}.weight"] = Merged(checkpoint, own, rows, refits[index].matrix, bias=False)
-            found[f"{prefix}{name}.bias"] = Merged(checkpoint, own, rows, refits[index].offset, bias=True)
+            found[f"{prefix}{name}.weight"] = Merged(checkpoint, own, rows, refits[index], bias=False)
+            found[f"{prefix}{name}.bias"] = Merged(checkpoint, own, rows, refits[index], bias=True)
     return found

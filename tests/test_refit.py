@@ -11,7 +11,7 @@ from tiny import tiny_llava
 
 from converters.planning.answers import answered
 from converters.planning.fitting import fitted
-from converters.planning.refit import RIDGE, Fitting, refitted, visual_keys
+from converters.planning.refit import RIDGE, Fitting, visual_keys
 from converters.planning.trial import Trials, shift
 from converters.runtime.plan import Plan, dense_plan, normalise
 
@@ -55,8 +55,8 @@ def test_a_projection_of_refitted_rows() -> None:
     rows = torch.randn(40, 6, generator=generator)
     fitting.add(rows, rows + torch.randn(40, 6, generator=generator))
     refit, weight, bias = fitting.refit(), torch.randn(4, 6, generator=generator), torch.randn(4, generator=generator)
-    merged = refitted(weight, bias, refit)
-    torch.testing.assert_close(rows @ merged[0].T + merged[1], (rows @ refit.matrix.T + refit.offset) @ weight.T + bias)
+    made = rows @ refit.weight(weight).T + refit.bias(weight, bias)
+    torch.testing.assert_close(made, (rows @ refit.matrix.T + refit.offset) @ weight.T + bias)
 
 
 def test_layers_before_the_first_pruned_update_need_none() -> None:

@@ -72,7 +72,7 @@ def _pytorch(path: Path, asked: Asked, say: Callable[[str], None]) -> Any:
     from converters.checkpoint.reader import open_converted
 
     checkpoint = open_converted(path).open_tensors()
-    weights = sum(prod(info.shape) for info in (checkpoint.tensors | checkpoint.refitted).values())
+    weights = sum(prod(info.shape) for info in checkpoint.stored.values())
     if FLOAT32_COPIES * 4 * weights > _physical_memory():
         say("Without PyTorch beside it: its weights in float32 would not fit.")
         return None

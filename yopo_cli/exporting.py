@@ -77,7 +77,7 @@ def _dtype(asked: Dtype, checkpoint: Any, bits: int | None) -> str:
 
 
 def _check_memory(checkpoint: Any) -> None:
-    needed = BYTES_PER_WEIGHT * sum(prod(info.shape) for info in (checkpoint.tensors | checkpoint.refitted).values())
+    needed = BYTES_PER_WEIGHT * sum(prod(info.shape) for info in checkpoint.stored.values())
     if needed > _physical_memory():
         raise YopoError(
             f"Comparing with PyTorch takes about {needed / 1e9:.0f} GB of memory, this machine has {_physical_memory() / 1e9:.0f} GB.",

@@ -53,6 +53,11 @@ class Checkpoint:
         """Of a tensor of the model, refitted ones included."""
         return self.refitted[name] if name in self.refitted else self.tensors[name]
 
+    @property
+    def stored(self) -> dict[str, TensorInfo]:
+        """The tensors that pruned computing takes: the model's, and refitted ones."""
+        return self.tensors | self.refitted
+
     def read(self, name: str) -> Tensor:
         """One tensor, mapped from its file: pages are read when touched, and belong to the file."""
         return self._read(self.info(name))
@@ -70,7 +75,7 @@ class Checkpoint:
 
     @property
     def bytes(self) -> int:
-        return sum(info.bytes for info in (*self.tensors.values(), *self.refitted.values()))
+        return sum(info.bytes for info in self.stored.values())
 
     @property
     def foreign(self) -> bool:

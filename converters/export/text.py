@@ -123,7 +123,7 @@ def text_model(checkpoint: Checkpoint, plan: Plan | None) -> TextModel:
         text.rms_norm_eps,
         text.vocab_size,
         _rotary(model_class, config),
-        frozenset(checkpoint.tensors | checkpoint.refitted),
+        frozenset(checkpoint.stored),
         tuple(token for name in ("image_token_id", "video_token_id") if (token := getattr(config, name, None)) is not None),
         _several(text.eos_token_id),
         int(getattr(config.vision_config, "spatial_merge_size", 1)),

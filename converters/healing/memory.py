@@ -36,7 +36,7 @@ def needed(checkpoint: Checkpoint, plan: Plan, element: int, micro: int, recompu
 
     `rank` is that of what is added to the language model's matrices, 0 where the projector alone learns.
     """
-    tensors = checkpoint.tensors | checkpoint.refitted
+    tensors = checkpoint.stored
     sizes = {name: prod(info.shape) for name, info in tensors.items()}
     projector = sum(size for name, size in sizes.items() if name.startswith(checkpoint.family.projector))
     matrices = [info.shape for name, info in tensors.items() if name.startswith(LAYERS) and len(info.shape) == 2]

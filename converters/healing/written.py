@@ -47,7 +47,7 @@ def write_healed(
         raise YopoError(f"{output} is the model that is to be healed, or holds it.", "Choose another name with -o.")
     checkpoint = converted.open_tensors()
     base = _base_projector(converted, checkpoint, tensors) if has_dense_side({"healing": [healing]}) else {}
-    entries = [Entry(name, info.dtype, info.shape) for name, info in (checkpoint.tensors | checkpoint.refitted).items()]
+    entries = [Entry(name, info.dtype, info.shape) for name, info in checkpoint.stored.items()]
     entries += [Entry(name, checkpoint.tensors[place].dtype, checkpoint.tensors[place].shape) for name, place in base.items()]
     shards = plan_shards(entries, max_shard_bytes)
     total = sum(shard.bytes for shard in shards)

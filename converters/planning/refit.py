@@ -31,6 +31,15 @@ class Refit:
     matrix: Tensor
     offset: Tensor
 
+    def weight(self, weight: Tensor) -> Tensor:
+        """Of a projection `[out, hidden]` of refitted rows, as one of rows as they are, `W M`; in the same dtype."""
+        return (weight.float() @ self.matrix.to(weight.device)).to(weight.dtype)
+
+    def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The bias `[out]` that goes with it: `W b`, and the projection's own."""
+        offset = weight.float() @ self.offset.to(weight.device)
+        return (offset if bias is None else offset + bias.float()).to(weight.dtype)
+
 
 class Fitting:
     """Sums over visual rows, pruned and dense `[rows, hidden]`, as they come; a `Refit` in the end."""
@@ -64,14 +73,6 @@ class Fitting:
         change = torch.cholesky_solve(products.T, torch.linalg.cholesky(covariance)).T
         matrix = change + torch.eye(len(mean), dtype=change.dtype, device=change.device)
         return Refit(matrix.float(), (missing - change @ mean).float())
-
-
-def refitted(weight: Tensor, bias: Tensor | None, refit: Refit) -> tuple[Tensor, Tensor]:
-    """A projection `[out, hidden]` of refitted rows as one of rows as they are: its weight and its bias `[out]`, in the same dtype."""
-    wide = weight.float()
-    offset = wide @ refit.offset.to(wide.device)
-    matrix = wide @ refit.matrix.to(wide.device)
-    return matrix.to(weight.dtype), (offset if bias is None else offset + bias.float()).to(weight.dtype)
 
 
 def visual_keys(plan: Plan, dense: Plan) -> list[str | None]:

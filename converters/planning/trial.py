@@ -24,7 +24,7 @@ from ..runtime.plan import LayerPlan, Plan, dense_plan, normalise, ranges
 from ..runtime.text_model import Call, Projections, SparseTextModel
 from .answers import Answered
 from .prefix import Prefixes, State
-from .refit import Fitting, Refit, refitted, visual_keys
+from .refit import Fitting, Refit, visual_keys
 from .twin import Twin
 
 MEMORY_BYTES = 4 * 10**9
@@ -61,7 +61,7 @@ class PrunedLayer(SparseTextModel):
         if refit is not None:
             attention, held = self.layers[0].self_attn, (layout.own + layout.read_only) * plan.sizes.head_dim
             attention.visual_k_proj, attention.visual_v_proj = (
-                Linear(*refitted(part.weight[:held], None if part.bias is None else part.bias[:held], refit))
+                Linear(refit.weight(part.weight[:held]), refit.bias(part.weight[:held], None if part.bias is None else part.bias[:held]))
                 for part in (attention.k_proj, attention.v_proj)
             )
         self.split_weights()

@@ -92,16 +92,14 @@ def convert(
     refit = compensation is Compensation.REFIT or (compensation is None and plan is None and recipe in REFITTED)
     used = calibration if heal is None and not refit else None  # healing and refitting have use for it, plan or not
     _check_combination(budget, plan, frontier, {"--grid": grid, "--calibration": used, "--statistics": statistics if finished else None})
-    if budget == 1 and compensation is Compensation.REFIT:
-        raise typer.BadParameter("there is nothing to make up for: nothing is pruned.", param_hint="--compensation")
-    _check_healing(heal, budget, dry_run)
+    _check_repairs(compensation, heal, budget, dry_run)
     cuts = {"window": window, "depth": depth, "ffn_ratio": ffn_ratio}
     _check_cuts(plan, cuts)
     started = time.monotonic()
     with PeakMemory() as memory:
         source = locate(model)
         from converters.checkpoint.reader import open_checkpoint
-        from converters.convert import check_output, check_plan
+        from converters.convert import Provenance, check_output, check_plan
 
         checkpoint = open_checkpoint(source.path)
         read = None if plan is None else check_plan(_read(plan, cuts, checkpoint), checkpoint.sizes)
@@ -121,22 +119,24 @@ def convert(
         )  # fmt: skip
         questions.free()
         only_first()
+        written = target if heal is None else target.with_name(f"{target.name}.unhealed")
         if not dry_run:
-            from converters.convert import Provenance, convert
-
-            written = target if heal is None else target.with_name(f"{target.name}.unhealed")
-            fitted_on = questions.count if refits else None
-            provenance = Provenance(source, command, budget, None if facts is None else recipe.value, facts, fitted_on)
-            with byte_bar("Writing") as progress:
-                convert(checkpoint, decided, written, provenance, refits=refits, force=force or heal is not None, progress=progress)
+            named, fitted_on = None if facts is None else recipe.value, questions.count if refits else None
+            _write(
+                checkpoint,
+                decided,
+                refits,
+                written,
+                Provenance(source, command, budget, named, facts, fitted_on),
+                force or heal is not None,
+            )
     result = _result(checkpoint, decided, budget, source.name, facts)
     result |= {"seconds": round(time.monotonic() - started, 3), "peak_memory_bytes": memory.bytes}
     result |= {"output": None if dry_run else str(target), "compensation": None if dry_run else _compensation(written)}
     if heal is not None:
-        asked = HealingRequest(
-            calibration or Path(BUNDLED), heal, seed=seed, device=device, dtype=dtype, command=f"{command} --heal {heal}"
-        )
+        data, told = calibration or Path(BUNDLED), f"{command} --heal {heal}"
         try:
+            asked = HealingRequest(data, heal, seed=seed, device=device, dtype=dtype, command=told)
             result["healing"] = heal_model(written, asked, target, force)
         finally:
             rmtree(written)
@@ -156,7 +156,9 @@ def _check_combination(budget: float | None, plan: Path | None, frontier: Path |
         raise YopoError(f"The budget is {budget:g}, which is not within 0..1.", "It is the kept share of the visual FLOPs, such as 0.25.")
 
 
-def _check_healing(heal: int | None, budget: float | None, dry_run: bool) -> None:
+def _check_repairs(compensation: Compensation | None, heal: int | None, budget: float | None, dry_run: bool) -> None:
+    if budget == 1 and compensation is Compensation.REFIT:
+        raise typer.BadParameter("there is nothing to make up for: nothing is pruned.", param_hint="--compensation")
     if heal is not None and (dry_run or budget == 1):
         raise typer.BadParameter("there is nothing to heal: no pruned model is written.", param_hint="--heal")
     if heal is not None and joined().count > 1:
@@ -238,6 +240,14 @@ def _searched(questions: _Questions, statistics: Any, grid: Grid | None, budget:
     say(f"{frontier.forwards:.0f} forward passes of {frontier.samples} questions. `yopo plan` makes the plans of several budgets at once.")
     plan: Plan = frontier.at(budget).plan
     return plan
+
+
+def _write(checkpoint: Any, plan: Plan | None, refits: Any, folder: Path, provenance: Any, force: bool) -> None:
+    """The checkpoint, under a bar."""
+    from converters.convert import convert
+
+    with byte_bar("Writing") as progress:
+        convert(checkpoint, plan, folder, provenance, refits=refits, force=force, progress=progress)
 
 
 def _default_output(name: str, budget: float | None, plan: Plan | None) -> Path:
