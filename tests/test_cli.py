@@ -544,7 +544,7 @@ class TestHeal:
         result = run("heal", converted_demo, *asked, "-o", out, "--json")
         data = json.loads(result.stdout)
         assert "Memory: about" in result.stderr
-        assert (data["steps"], data["samples"], data["held_out"]) == (2, 16, 4)
+        assert (data["steps"], data["samples"], data["held_out"], data["learning_rate"]) == (2, 16, 4, 1e-3)
         assert data["kept"] == (data["divergence"]["after"] < data["divergence"]["before"])
         section = json.loads((out / "config.json").read_text())["yopo"]
         assert section["base_projector"] == data["kept"]
@@ -559,6 +559,13 @@ class TestHeal:
             for path in (converted_demo, out)
         )
         assert after == before
+
+    def test_refitted_models_learn_at_a_tenth_of_the_rate(self, converted_demo: Path, tmp_path: Path) -> None:
+        refitted = refitted_demo(converted_demo, tmp_path)
+        asked = ("heal", refitted, "--data", "demo", "--samples", 10, "--batch-size", 8, "--steps", 1, "--answers", tmp_path / "answers")
+        assert json.loads(run(*asked, "-o", tmp_path / "out", "--json").stdout)["learning_rate"] == 1e-4
+        told = run(*asked, "--learning-rate", 0.01, "-o", tmp_path / "other", "--json").stdout
+        assert json.loads(told)["learning_rate"] == 0.01
 
     def test_a_healed_language_model_has_no_dense_side(self, converted_demo: Path, tmp_path: Path) -> None:
         out = tmp_path / "healed"
