@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ def run(*words: object) -> Any:
 def write_samples(folder: Path) -> Path:
     lines = []
     for index, size in enumerate(SIZES):
-        Image.effect_noise(size, 90).convert("RGB").save(folder / f"{index}.png")
+        Image.frombytes("RGB", size, Random(index).randbytes(3 * size[0] * size[1])).save(folder / f"{index}.png")
         lines.append({"image": f"{index}.png", "question": "hello w8 w9", "answer": f"w{10 + index}"})
     file = folder / "samples.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
