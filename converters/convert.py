@@ -19,7 +19,7 @@ from .permutation import Permutation, permutations
 from .planning.refit import Refit
 from .refitted import merged, refitted_layers
 from .runtime import RUNTIME_FILES
-from .runtime.plan import Plan, PlanError, Sizes, normalise, validate
+from .runtime.plan import Plan, PlanError, Sizes, factored, normalise, ranges, validate
 
 __all__ = ["Provenance", "check_output", "check_plan", "convert"]
 
@@ -52,6 +52,11 @@ def convert(
     check_output(output, force)
     _check_apart(checkpoint.path, output)
     plan = None if plan is None else check_plan(plan, checkpoint.sizes)
+    if plan is not None and not refits.keys() >= set(factored(plan)):
+        raise YopoError(
+            f"Visual K and V in layers {ranges(factored(plan))} have a rank, whose factors have to be fitted.",
+            "Leave out --compensation none, or make the plan with it.",
+        )
     moved = {} if plan is None else permutations(checkpoint.family, plan)
     if absent := sorted(name for name in moved.keys() - checkpoint.tensors.keys() if name.endswith(".weight")):
         raise RuntimeError(f"the facts of {checkpoint.family.name} name tensors that are not there: {absent}")

@@ -133,6 +133,7 @@ def _refitted(attention: Any, rows: Tensor, visual: Tensor, parts: Sequence[Tens
     if not hasattr(attention, "visual_k_proj"):
         return parts
     query, *own = parts
+    rows = attention.visual_kv_proj(rows) if hasattr(attention, "visual_kv_proj") else rows
     made = attention.visual_k_proj(rows), attention.visual_v_proj(rows)
     whole = [torch.cat([part, other[..., part.shape[-1] :]], -1) for part, other in zip(made, own, strict=True)]
     return [query, *(part.where(visual[..., None], other) for part, other in zip(whole, own, strict=True))]

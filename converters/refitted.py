@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .checkpoint.reader import Checkpoint
 
 PARTS = {"key": "self_attn.visual_k_proj", "value": "self_attn.visual_v_proj"}
+INNER = "self_attn.visual_kv_proj"
+"""Where a plan has a rank, visual rows go through this one first, and the others start from what it gives."""
 
 
 def refitted_layers(plan: Plan, layers: Iterable[int]) -> tuple[int, ...]:
@@ -27,10 +29,12 @@ def refitted_shapes(family: Family, plan: Plan, layers: Iterable[int]) -> dict[s
     """Shapes of the projections of refitted layers, by name."""
     shapes: dict[str, tuple[int, ...]] = {}
     for index in layers:
-        rows = layouts(plan)[index].held * plan.sizes.head_dim
-        for name in PARTS.values():
+        layout, inner = layouts(plan)[index], plan.sizes.hidden_size
+        parts = dict.fromkeys(PARTS.values(), (layout.held * plan.sizes.head_dim, layout.kv_rank or inner))
+        parts |= {INNER: (layout.kv_rank, inner)} if layout.kv_rank else {}
+        for name, shape in parts.items():
             prefix = f"{family.text_prefix}layers.{index}.{name}"
-            shapes |= {f"{prefix}.weight": (rows, plan.sizes.hidden_size), f"{prefix}.bias": (rows,)}
+            shapes |= {f"{prefix}.weight": shape, f"{prefix}.bias": shape[:1]}
     return shapes
 
 
@@ -60,12 +64,38 @@ class Merged:
         return self.refit.bias(weight, self.checkpoint.read(bias)[self.rows] if bias in self.checkpoint.tensors else None)
 
 
-def merged(checkpoint: "Checkpoint", plan: Plan, refits: Mapping[int, Refit]) -> dict[str, Merged]:
+@dataclass(frozen=True)
+class Given:
+    """A tensor of a refit as it is, in the dtype of a layer's `own`."""
+
+    checkpoint: "Checkpoint"
+    own: str
+    given: Tensor
+
+    @property
+    def dtype(self) -> str:
+        """Safetensors' name of it."""
+        return self.checkpoint.tensors[self.own].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.given.shape)
+
+    def tensor(self) -> Tensor:
+        return self.given.to(self.checkpoint.read(self.own).dtype)
+
+
+def merged(checkpoint: "Checkpoint", plan: Plan, refits: Mapping[int, Refit]) -> dict[str, Merged | Given]:
     """The tensors of refitted layers by name, in the file's order of KV heads. The plan must be normalised."""
     family, sizes = checkpoint.family, checkpoint.sizes
-    found: dict[str, Merged] = {}
+    found: dict[str, Merged | Given] = {}
     for index in refitted_layers(plan, refits):
         layout, prefix = layouts(plan)[index], f"{family.text_prefix}layers.{index}."
+        if inner := refits[index].inner:
+            own = f"{prefix}{family.layer.key}.weight"
+            found |= {
+                f"{prefix}{INNER}.{ending}": Given(checkpoint, own, part) for ending, part in zip(("weight", "bias"), inner, strict=True)
+            }
         for part, name in PARTS.items():
             first, size = family.layer.rows(part, sizes).start, sizes.head_dim
             rows = [first + head * size + element for head in layout.kv_order[: layout.held] for element in range(size)]

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,15 +32,28 @@ def random_plan(sizes: Sizes, seed: int, grids: tuple[Grid, ...]) -> Plan:
     return Plan(sizes, layers, grids, choose.choice(["causal", "symmetric"]))
 
 
+def ranked(plan: Plan, seed: int) -> Plan:
+    """The plan with a random rank in about half of its layers."""
+    choose = random.Random(seed)
+    ranks = [choose.choice([None, choose.randint(1, plan.sizes.hidden_size)]) for _ in plan.layers]
+    return replace(plan, layers=tuple(replace(layer, kv_rank=rank) for layer, rank in zip(plan.layers, ranks, strict=True)))
+
+
 def random_refits(plan: Plan, seed: int) -> dict[int, Refit]:
-    """Maps for most of the layers that hold visual tokens, not far from one that changes nothing."""
+    """Maps for most of the layers that hold visual tokens, not far from one that changes nothing; for all that have a rank."""
     generator, width = torch.Generator().manual_seed(seed), plan.sizes.hidden_size
+    found: dict[int, Refit] = {}
 
     def some(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    held = [index for index, layout in enumerate(layouts(normalise(plan))) if layout.held]
-    return {index: Refit(torch.eye(width) + 0.1 * some(width, width), some(width)) for index in held if index % 4 != seed % 4}
+    for index, layout in enumerate(layouts(normalise(plan))):
+        if rank := layout.kv_rank:
+            scale = width**-0.5
+            found[index] = Refit(scale * some(width, rank), some(width), (scale * some(rank, width), some(rank)))
+        elif layout.held and index % 4 != seed % 4:
+            found[index] = Refit(torch.eye(width) + 0.1 * some(width, width), some(width))
+    return found
 
 
 def permuted(model: Any, plan: Plan, config_class: Any, model_class: Any, names: Layer, refits: Mapping[int, Refit] = {}) -> Any:
@@ -65,6 +79,9 @@ def permuted(model: Any, plan: Plan, config_class: Any, model_class: Any, names:
                     state[f"{prefix}{name}.{ending}"] = state[f"{prefix}{name}.{ending}"][order]
         if refit := refits.get(index):
             held, fused = layout.held * size, names.query == names.key
+            if refit.inner is not None:
+                for ending, tensor in zip(("weight", "bias"), refit.inner, strict=True):
+                    state[f"{prefix}self_attn.visual_kv_proj.{ending}"] = tensor
             for name, kind, first in ((names.key, "k", keys if fused else 0), (names.value, "v", values if fused else 0)):
                 weight = state[f"{prefix}{name}.weight"][first : first + held]
                 bias = state.get(f"{prefix}{name}.bias", torch.zeros(first + held))[first : first + held]

@@ -1,7 +1,7 @@
 """Costs and pictures against figures that can be worked out by hand."""
 
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan
-from yopo_cli.picture import bar_text, head_map, picture
+from yopo_cli.picture import head_map, picture
 from yopo_cli.report import bill, cost_json, cost_table, count_text, dense_bill, share_text
 
 LLAVA_7B = Sizes(4096, 11008, 32, 32, 32, 128)
@@ -29,15 +29,15 @@ def test_counts() -> None:
 
 def test_picture_of_three_layers() -> None:
     layers = (
-        LayerPlan((0, 1), (1, 2), tuple(range(8)), window=3),
+        LayerPlan((0, 1), (1, 2), tuple(range(8)), window=3, kv_rank=12),
         LayerPlan((0, 1, 2, 3), (1, 3), (0,), read_phases=2, self_phases=3),
         LayerPlan((3,), (0,), (5,)),  # the last reading layer: nothing reads what it would update
     )
     lines = picture(Plan(FOUR, layers, (Grid(4, 4),)))
-    assert lines[0].split() == ["layer", "heads", "read", "self", "neurons", "sees", "every", "cost"]
-    assert lines[1].split()[:-1] == ["0", "r#s.", "2", "2", "===...", "8", "3x3", "all"]
-    assert lines[2].split()[:-1] == ["1", "r#r#", "4", "2", "=.....", "1", "1/3", "1/2"]
-    assert lines[3].split()[:-1] == ["2", "...r", "1", "0", "......", "0", "-", "all"]
+    assert lines[0].split() == ["layer", "heads", "read", "self", "neurons", "sees", "every", "rank", "cost"]
+    assert lines[1].split()[:-1] == ["0", "r#s.", "2", "2", "8", "3x3", "all", "12"]
+    assert lines[2].split()[:-1] == ["1", "r#r#", "4", "2", "1", "1/3", "1/2", "all"]
+    assert lines[3].split()[:-1] == ["2", "...r", "1", "0", "0", "-", "all", "all"]
     assert lines[-1] == "visual tokens leave after layer 3 of 3"
     assert "causal" in " ".join(lines)
 
@@ -52,7 +52,3 @@ def test_letters_stand_for_neighbours_where_heads_are_many() -> None:
     layer = LayerPlan((0, 2), (1, 4), ())
     assert head_map(layer, 64)[:4] == "#rs."
     assert len(head_map(layer, 40)) == 20
-
-
-def test_bar_shows_anything_above_nothing() -> None:
-    assert [bar_text(share) for share in (0, 0.001, 0.5, 1)] == ["......", "=.....", "===...", "======"]

@@ -79,6 +79,16 @@ def test_a_small_plan_by_hand() -> None:
     projections, scores, neurons = 2 * 4 * (9 * 4 * 2), 2 * 2 * 2 * 81, 2 * 3 * 9 * 4 * 2
     reading = 2 * 4 * (4 * 2 * 2)  # the first reading head of layer 1 takes phase 1, which has four tokens of the nine
     assert cost(plan).visual == projections + scores + neurons + reading
+    through = replace(plan, layers=(replace(plan.layers[0], kv_rank=3), replace(plan.layers[1], kv_rank=1)))
+    queries, updating, read = 2 * 4 * (9 * 2 * 2), 2 * 3 * (9 * 4 + 2 * 9 * 2), 2 * 1 * (4 * 4 + 2 * 4 * 2)
+    assert cost(through).visual == queries + updating + scores + neurons + read
+
+
+def test_lattices_go_through_a_rank_once() -> None:
+    """Four heads that take turns on 3 x 3 tokens, three each: 9 tokens go through, and one lattice twice, to its two heads."""
+    sizes = Sizes(8, 8, 1, 4, 4, 2)
+    plan = Plan(sizes, (LayerPlan((0, 1, 2, 3), (), (), read_phases=3, kv_rank=2),), (Grid(3, 3),))
+    assert cost(plan).visual == 2 * 2 * (8 * 9 + 2 * 2 * 4 * 3)
 
 
 @pytest.mark.parametrize(("phases", "expected"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)])

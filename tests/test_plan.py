@@ -31,7 +31,7 @@ def plan(*layers: LayerPlan, **changes: Any) -> Plan:
 
 EVERYTHING = LayerPlan((0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3, 4, 5))
 NOTHING = LayerPlan((), (), ())
-MIXED = plan(LayerPlan((0, 2, 3), (1,), (0, 1, 5), 3, 1), LayerPlan((2,), (), (4,), None, 4), NOTHING, locality="symmetric")
+MIXED = plan(LayerPlan((0, 2, 3), (1,), (0, 1, 5), 3, 1, kv_rank=5), LayerPlan((2,), (), (4,), None, 4), NOTHING, locality="symmetric")
 
 
 def test_json_round_trip() -> None:
@@ -49,7 +49,7 @@ def test_ranges(kept: tuple[int, ...], text: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("schema",), 3, "schema is 3, this version reads 1 and 2"),
+        (("schema",), 4, "schema is 4, this version reads 1, 2, 3"),
         (("colour",), 1, "the plan has an unknown key: colour"),
         (("layers", 1, "read_head"), "", "layer 1 has an unknown key: read_head"),
         (("layers", 0), [], "layer 0 is not an object"),
@@ -63,6 +63,7 @@ def test_ranges(kept: tuple[int, ...], text: str) -> None:
         (("layers", 0, "read_phases"), 17, "layer 0: read_phases is 17, not within 1..16"),
         (("layers", 0, "read_phases"), "2", "a value of the wrong type"),
         (("layers", 0, "self_phases"), 0, "layer 0: self_phases is 0, not within 1..16"),
+        (("layers", 0, "kv_rank"), 0, "layer 0: kv_rank is 0, not within 1.."),
         (("layers", 0, "self_phases"), 2, "layer 0: self_phases is 2 beside a window of 3"),
         (("layers",), [], "the plan has 0 layers, the model 3"),
         (("locality",), "both", "locality is 'both'"),
@@ -128,6 +129,8 @@ def test_fields_without_effect_take_their_default() -> None:
     normal = normalise(plan(frozen, whole, EVERYTHING, locality="symmetric", window_frames=2))
     assert normal.layers[0] == replace(frozen, window=None)
     assert normal.layers[1] == replace(whole, read_phases=1)
+    ranked = plan(*(replace(layer, kv_rank=3) for layer in (frozen, EVERYTHING, NOTHING)))
+    assert [layer.kv_rank for layer in normalise(ranked).layers] == [3, 3, None]
     assert (normal.locality, normal.window_frames) == ("causal", None)
     windowed = plan(replace(whole, window=5), EVERYTHING, EVERYTHING, locality="symmetric", window_frames=2)
     assert (normalise(windowed).locality, normalise(windowed).window_frames) == ("symmetric", 2)

@@ -13,13 +13,15 @@ import pytest
 import tiny_families as families
 import torch
 from conversions import assert_stands_alone, load, provenance, text_rows
-from random_plans import permuted, random_plan, random_refits
+from random_plans import permuted, random_plan, random_refits, ranked
 from safetensors.torch import load_file, save_file
 from test_export import assert_equal, decoders
 from test_export_targets import assert_same_answers, decoder
 from test_heal import RECORD, answered
 from test_runtime import PROMPTS, sizes_of
 from tiny import tiny_inputs, tiny_llava
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
 from converters.checkpoint.reader import open_checkpoint, open_converted
@@ -32,14 +34,16 @@ from converters.healing.memory import needed
 from converters.healing.student import Student, collate
 from converters.healing.tuning import tuned_language, tuned_projector
 from converters.healing.written import write_healed
+from converters.measure.bounds import pruned_work, refitted_bytes
 from converters.measure.models import native
+from converters.planning.execution import linear_flops
 from converters.planning.refit import Refit
 from converters.reference import _entering, masked_logits
 from converters.runtime.layout import layouts
 from converters.runtime.modeling_yopo_internvl import YopoInternVLConfig, YopoInternVLForConditionalGeneration
 from converters.runtime.modeling_yopo_llava import YopoLlavaConfig, YopoLlavaForConditionalGeneration
 from converters.runtime.modeling_yopo_qwen2_vl import YopoQwen2VLConfig, YopoQwen2VLForConditionalGeneration
-from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise
+from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, factored, normalise
 from yopo_cli.verification import _tensors as _check_tensors
 
 GRID = Grid(4, 4)
@@ -63,8 +67,9 @@ def llava(model: Any, plan: Plan, refits: dict[int, Refit]) -> Any:
 def test_llava_is_the_masked_reference(seed: int, kv_heads: int) -> None:
     model, config = tiny_llava(layers=4, heads=8, kv_heads=kv_heads, hidden=64, attention_bias=seed % 2 == 0)
     plan = random_plan(sizes_of(config), seed, (GRID,))
-    plain = llava(model, plan, {})
-    same, own = llava(model, plan, identities(plan)), llava(model, plan, random_refits(plan, seed))
+    plain, same = llava(model, plan, {}), llava(model, plan, identities(plan))
+    plan = ranked(plan, seed)
+    own = llava(model, plan, random_refits(plan, seed))
     for name, prompt in PROMPTS.items():
         inputs = tiny_inputs(config, *prompt["prompts"], images=prompt.get("images", 1))
         rows = inputs["attention_mask"].bool() & (inputs["input_ids"] != config.image_token_id)
@@ -77,10 +82,30 @@ def test_llava_is_the_masked_reference(seed: int, kv_heads: int) -> None:
                 assert own(**inputs).logits.equal(plain(**inputs).logits)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_flop_counter_finds_the_predicted_flops(seed: int) -> None:
+    """And the bounds that `bench` prints: a product with a refitted projection is not shared with text."""
+    model, config = tiny_llava(layers=4, heads=8, kv_heads=8 if seed % 2 else 4, hidden=64)
+    plan = normalise(ranked(random_plan(sizes_of(config), seed, (GRID,)), seed))
+    refits = random_refits(plan, seed)
+    own, inputs = llava(model, plan, refits), tiny_inputs(config, (3, 5))
+    visual, embeds = inputs["input_ids"] == config.image_token_id, torch.zeros(1, inputs["input_ids"].shape[1], 64)
+    text_model = own.model.language_model
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        text_model(inputs_embeds=embeds, visual_mask=visual, images=own.model.images)
+    counts = counter.get_flop_counts()["Global"]
+    linear = sum(flops for operator, flops in counts.items() if "bmm" not in str(operator))
+    assert linear == linear_flops(plan, 8)
+    products = pruned_work(plan, 8, 1, 10, 4, tuple(refits)).products
+    assert sum(product.flops for product in products) == linear + 2 * 64 * 10
+    weights = {name: value for name, value in own.state_dict().items() if "visual_" in name}
+    assert refitted_bytes(plan, tuple(refits), 4) == sum(value.nbytes for value in weights.values())
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_second_picture_on_the_same_cache(seed: int) -> None:
     model, config = tiny_llava(layers=4, heads=8, hidden=64)
-    plan = random_plan(sizes_of(config), seed, (GRID,))
+    plan = ranked(random_plan(sizes_of(config), seed, (GRID,)), seed)
     own = llava(model, plan, random_refits(plan, seed))
     one, two = tiny_inputs(config, (3, 5), (3, 5), seed=1), tiny_inputs(config, (4, 3), (4, 3), seed=2)
     inputs = {name: torch.cat([one[name], two[name]], 1) for name in ("input_ids", "attention_mask")}
@@ -96,7 +121,7 @@ def test_a_second_picture_on_the_same_cache(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_qwen2_vl_is_the_masked_reference(seed: int) -> None:
-    plan = random_plan(Sizes(64, 48, 3, 8, 2, 8), seed, (Grid(3, 4),))
+    plan = ranked(random_plan(Sizes(64, 48, 3, 8, 2, 8), seed, (Grid(3, 4),)), seed)
     own = permuted(families.tiny_qwen(), plan, YopoQwen2VLConfig, YopoQwen2VLForConditionalGeneration, Layer(), random_refits(plan, seed))
     inputs, grids = families.qwen_inputs([(1, 3, 4)], [(1, 2, 2), (2, 3, 2)])
     rows = text_rows(inputs)
@@ -107,7 +132,7 @@ def test_qwen2_vl_is_the_masked_reference(seed: int) -> None:
 @pytest.mark.parametrize("text", ["qwen2", "phi3"])
 @pytest.mark.parametrize("seed", range(3))
 def test_internvl_is_the_masked_reference(text: str, seed: int) -> None:
-    plan = random_plan(Sizes(64, 48, 3, 8, 8 if text == "phi3" else 2, 8), seed + 10, (GRID,))
+    plan = ranked(random_plan(Sizes(64, 48, 3, 8, 8 if text == "phi3" else 2, 8), seed + 10, (GRID,)), seed)
     own = permuted(
         families.tiny_internvl(text), plan, YopoInternVLConfig, YopoInternVLForConditionalGeneration,
         FUSED if text == "phi3" else Layer(), random_refits(plan, seed),
@@ -135,8 +160,11 @@ def test_written_and_loaded_it_is_what_was_merged_by_hand(kind: str, tmp_path: P
     model, inputs, grids, by_hand = tiny(kind)
     model.save_pretrained(tmp_path / "dense")
     checkpoint = open_checkpoint(tmp_path / "dense")
-    plan = random_plan(checkpoint.sizes, 3, (GRID,))
+    without = random_plan(checkpoint.sizes, 3, (GRID,))
+    plan = ranked(without, 2)
     refits = random_refits(plan, 1)
+    through = len(factored(normalise(plan)))
+    assert 0 < through < len(refits)
     assert refits
     progress: list[tuple[int, int]] = []
     facts = replace(provenance(tmp_path / "dense"), refit_samples=7)
@@ -146,7 +174,7 @@ def test_written_and_loaded_it_is_what_was_merged_by_hand(kind: str, tmp_path: P
     converted = open_converted(out)
     opened = converted.open_tensors()
     added = sum(info.bytes for info in opened.refitted.values())
-    assert (converted.refitted, len(opened.refitted)) == (tuple(refits), 4 * len(refits))
+    assert (converted.refitted, len(opened.refitted)) == (tuple(refits), 4 * len(refits) + 2 * through)
     assert converted.section["compensation"] == {"method": "refit", "samples": 7, "bytes": added}
     assert opened.tensors.keys() == checkpoint.tensors.keys()
     assert opened.bytes == checkpoint.bytes + added
@@ -160,14 +188,18 @@ def test_written_and_loaded_it_is_what_was_merged_by_hand(kind: str, tmp_path: P
         logits = own(**inputs).logits[rows]
         torch.testing.assert_close(logits, expected(**inputs).logits[rows], **TOLERANCE)
         torch.testing.assert_close(logits, masked_logits(own, inputs, grids=grids)[rows], **TOLERANCE)
-        plain = load(convert(checkpoint, plan, tmp_path / "plain", facts))
+        with pytest.raises(YopoError, match=r"K and V in layers [\d,-]+ have a rank, whose factors have to be fitted"):
+            convert(checkpoint, plan, tmp_path / "plain", facts)
+        plain = load(convert(checkpoint, without, tmp_path / "plain", facts))
         assert (plain(**inputs).logits[rows] - logits).abs().max() > 1e-2
         with own.dense(), plain.dense():
             assert own(**inputs).logits.equal(plain(**inputs).logits)
     assert "refitted in layers" in own.path_report()
     assert_stands_alone(out, dict(inputs))
     assert load(tmp_path / "saved").state_dict().keys() == own.state_dict().keys()
-    assert _check_tensors(converted).endswith(f"and {4 * len(refits)} refitted ones of visual tokens, names and shapes are the model's")
+    assert _check_tensors(converted).endswith(
+        f"and {4 * len(refits) + 2 * through} refitted ones of visual tokens, names and shapes are the model's"
+    )
 
 
 @pytest.fixture
@@ -196,6 +228,17 @@ def test_tensors_that_the_config_does_not_tell_of(refitted: Path, change: dict[s
     assert open_converted(refitted).refitted == (0, 2)
     config = json.loads((refitted / "config.json").read_text())
     config["yopo"] |= change
+    (refitted / "config.json").write_text(json.dumps(config))
+    with pytest.raises(YopoError, match=message):
+        open_converted(refitted).open_tensors()
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"), [(2, r"config.json asks for \[24, 4\]"), (3, r"refitted layers that does not go with its plan: \[0, 2\]")]
+)
+def test_ranks_whose_factors_are_not_there(refitted: Path, layer: int, message: str) -> None:
+    config = json.loads((refitted / "config.json").read_text())
+    config["yopo"]["plan"]["layers"][layer]["kv_rank"] = 4
     (refitted / "config.json").write_text(json.dumps(config))
     with pytest.raises(YopoError, match=message):
         open_converted(refitted).open_tensors()
@@ -257,7 +300,7 @@ def exported(folder: Path, model: Any, seed: int, grid: Grid = GRID) -> Path:
     """A random plan's checkpoint with refits."""
     model.save_pretrained(folder / "base")
     checkpoint = open_checkpoint(folder / "base")
-    plan = random_plan(checkpoint.sizes, seed, (grid,))
+    plan = ranked(random_plan(checkpoint.sizes, seed, (grid,)), seed)
     refits = random_refits(plan, seed)
     assert refits
     return convert(checkpoint, plan, folder / "out", provenance(folder / "base"), refits=refits)

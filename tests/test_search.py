@@ -15,13 +15,13 @@ from converters.planning.answers import answered
 from converters.planning.cost import cost
 from converters.planning.descent import Pace, Step, descend
 from converters.planning.frontier import Frontier
-from converters.planning.moves import Move, exchanges, moved, moves_worth, notches, visual_flops
+from converters.planning.moves import Move, exchanges, moved, moves_worth, notches, rank_notches, visual_flops
 from converters.planning.presets import PRESETS, preset
 from converters.planning.ranks import ranks
 from converters.planning.recipes import RECIPES, make_plan
 from converters.planning.search import Effort, Report, auto_plan, search, stops
 from converters.planning.trial import Trials
-from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan, from_json, normalise, to_json
+from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan, factored, from_json, normalise, to_json
 
 BUDGETS = (0.5, 0.2, 0.06)
 ANSWER_TOKENS = 3
@@ -167,6 +167,21 @@ def test_notches() -> None:
     assert notches(8) == (8, 6, 4, 3, 2, 1, 0)
     assert notches(32) == (32, 24, 16, 12, 8, 6, 4, 2, 0)
     assert notches(1) == (1, 0)
+
+
+def test_ranks_that_are_worth_it() -> None:
+    """K and V of 8 heads of 8: 64 x 128 numbers, or 64 + 128 for each dimension: below 42.7 of them."""
+    assert rank_notches(Sizes(64, 8, 1, 8, 8, 8)) == (24, 16, 8, 4, 2)
+    assert rank_notches(Sizes(64, 8, 1, 8, 2, 8)) == (16, 8, 4, 2)  # below 21.3
+
+
+def test_ranks_need_refits() -> None:
+    model, _, batches, statistics = subject()
+    for refit in (True, False):
+        effort = Effort(25.0, grain=0.05, refit=refit)
+        plan = auto_plan(model, batches, statistics, 0.15, max_answer_tokens=ANSWER_TOKENS, effort=effort)
+        assert bool(factored(plan)) == refit
+        assert 0.146 < cost(plan).share <= 0.15  # a neuron is 0.003
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -4,7 +4,6 @@ from converters.planning.cost import dense_visual_flops, layer_cost
 from converters.runtime.plan import LayerPlan, Plan, Sizes, normalise
 
 MAP_WIDTH = 32
-BAR_WIDTH = 6
 LEGEND = "r read by text, s computed for visual, # both, . none"
 
 
@@ -13,14 +12,13 @@ def picture(plan: Plan) -> list[str]:
     plan = normalise(plan)
     heads = plan.sizes.num_attention_heads
     width = max(5, len(head_map(LayerPlan((), (), ()), heads)))
-    lines = [f"layer {'heads':<{width}} read self {'neurons':>12}   sees every  cost"]
+    lines = [f"layer {'heads':<{width}} read self neurons   sees every rank  cost"]
     layer_dense = dense_visual_flops(plan.sizes, plan.grids) / plan.sizes.num_hidden_layers
     for index, layer in enumerate(plan.layers):
         share = layer_cost(layer, index, plan).total / layer_dense
-        bar = bar_text(len(layer.neurons) / plan.sizes.intermediate_size)
         lines.append(
             f"{index:>5} {head_map(layer, heads):<{width}} {len(layer.read_heads):>4} {len(layer.self_heads):>4} "
-            f"{bar} {len(layer.neurons):>5} {_sees(layer):>6} {_every(layer, plan.sizes):>5} {share:>5.0%}".rstrip()
+            f"{len(layer.neurons):>7} {_sees(layer):>6} {_every(layer, plan.sizes):>5} {_rank(layer, plan.sizes):>4} {share:>5.0%}"
         )
     each = heads // len(head_map(plan.layers[0], heads))
     several = f" ({each} a letter)" if each > 1 else ""
@@ -39,15 +37,13 @@ def _letter(read: bool, own: bool) -> str:
     return "#" if read and own else "r" if read else "s" if own else "."
 
 
-def bar_text(share: float) -> str:
-    """A bar of `=`; anything above nothing shows."""
-    filled = 0 if share == 0 else max(1, round(share * BAR_WIDTH))
-    return "=" * filled + "." * (BAR_WIDTH - filled)
-
-
 def _every(layer: LayerPlan, sizes: Sizes) -> str:
     """How many of the visual tokens a read-only head shows to text."""
     return "-" if not layer.kv_heads(sizes)[1] else _share(layer.read_phases)
+
+
+def _rank(layer: LayerPlan, sizes: Sizes) -> str:
+    return "-" if not any(layer.kv_heads(sizes)) else "all" if layer.kv_rank is None else str(layer.kv_rank)
 
 
 def _sees(layer: LayerPlan) -> str:
@@ -67,6 +63,7 @@ def _notes(plan: Plan) -> list[str]:
     return [
         f"sees: share of the visual tokens that a self head shows a visual token{windows}",
         "every: share of the visual tokens that a read-only head shows text",
+        "rank: dimensions that K and V of visual tokens come through",
         "cost: visual FLOPs as a share of the dense layer's",
         f"visual tokens leave after layer {depth} of {len(plan.layers)}" if depth else "text reads no visual token",
     ]

@@ -17,7 +17,7 @@ from ..families import FAMILIES, Family, Folders, converted_family, family_of
 from ..families.family import Piece
 from ..permutation import permutations
 from ..refitted import refitted_layers, refitted_shapes
-from ..runtime.plan import Grid, Plan, PlanError, Sizes, from_json
+from ..runtime.plan import Grid, Plan, PlanError, Sizes, factored, from_json
 from .header import TensorInfo, read_header
 from .manifest import changed_files, read_manifest
 from .pickled import load_pickled, pickled_header
@@ -195,7 +195,7 @@ def open_converted(path: Path) -> Converted:
     except (PlanError, KeyError, TypeError) as error:
         raise YopoError(f"{path} has a plan that cannot be read: {error}", "A newer version of yopo may have written it.") from None
     converted = Converted(path, config, family, plan, read_manifest(path))
-    if converted.refitted != refitted_layers(plan, set(converted.refitted) & set(range(len(plan.layers)))):
+    if converted.refitted != refitted_layers(plan, {*factored(plan), *converted.refitted} & set(range(len(plan.layers)))):
         raise YopoError(
             f"{path} has a list of refitted layers that does not go with its plan: {list(converted.refitted)}.", "Convert the model again."
         )

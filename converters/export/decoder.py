@@ -14,7 +14,7 @@ from ..runtime.layout import LayerLayout
 from .graph import Graph
 from .heads import Pair, attend, by_head, rotate
 from .slots import Slot, slots
-from .text import TextModel
+from .text import VISUAL, TextModel
 from .visual import Seen, Visual
 from .weights import Weight
 
@@ -107,11 +107,18 @@ class Layer:
         if self.call.visual_rows is None or visual == part:
             return found
         weight = self.model.projection(self.index, visual)
-        refitted = self.heads(visual, rows, weight)
+        refitted = self.heads(visual, self.inner(rows), weight)
         held, count = graph.store.shape(weight)[0] // sizes.head_dim, sizes.num_key_value_heads
         if held < count:
             refitted = graph.op("Concat", refitted, graph.take(found, range(held, count), 2, count), axis=2)
         return graph.op("Where", self.call.visual_rows, refitted, found)
+
+    def inner(self, rows: ir.Value) -> ir.Value:
+        """What K and V of visual rows are made from: the rows, or as few dimensions as the plan has them go through."""
+        weight = self.model.projection(self.index, f"{VISUAL}kv")
+        if weight.name not in self.model.tensors:
+            return rows
+        return self.graph.linear(rows, weight, self.model.bias(self.index, f"{VISUAL}kv"))
 
     def _extended(self, slot: Slot, keys: ir.Value, values: ir.Value, seen: Seen | None) -> Pair:
         """K and V of a slot `[batch, heads, keys, head_dim]`: of earlier calls, then this call's visual rows, then its text rows."""

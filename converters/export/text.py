@@ -11,7 +11,7 @@ from ..checkpoint.reader import Checkpoint
 from ..checkpoint.skeleton import native_config
 from ..errors import YopoError
 from ..families import Family
-from ..refitted import PARTS
+from ..refitted import INNER, PARTS
 from ..runtime.attention import HeadKind, head_kinds
 from ..runtime.layout import LayerLayout, layouts
 from ..runtime.plan import Plan, Sizes, normalise
@@ -101,7 +101,7 @@ class TextModel:
 
     def _part(self, layer: int, part: str, ending: str) -> Weight:
         names = self.family.layer
-        own = PARTS[part.removeprefix(VISUAL)] if part.startswith(VISUAL) else getattr(names, part)
+        own = {**PARTS, "kv": INNER}[part.removeprefix(VISUAL)] if part.startswith(VISUAL) else getattr(names, part)
         name = f"{self.family.text_prefix}layers.{layer}.{own}.{ending}"
         if list(vars(names).values()).count(own) < 2:
             return Weight(name)

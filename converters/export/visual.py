@@ -114,6 +114,7 @@ class Visual:
             if part.phases == TEXT_ONLY:
                 continue
             rows = self.normalised(norm) if part.phases == 1 else self.lattice(norm, part.phases, part.lattice)
+            rows = layer.inner(rows)
             names = (layer.model.visual_part(layer.index, name) for name in ("key", "value"))
             key, value = (layer.heads(name, rows, layer.first_heads(name, part.first, part.last)) for name in names)
             turned = rotate(self.graph, key, self.turn(part.phases, part.lattice), layer.model)

@@ -107,8 +107,10 @@ def decode_bytes(plan: Plan, text: int, batch: int, vocabulary: int, element: in
 
 def refitted_bytes(plan: Plan, refitted: Sequence[int], element: int) -> int:
     """Bytes of the projections that visual tokens of these layers have for themselves."""
-    held = sum(layout.held for index, layout in enumerate(layouts(normalise(plan))) if index in refitted)
-    return 2 * element * held * plan.sizes.head_dim * (plan.sizes.hidden_size + 1)
+    found, hidden = 0, plan.sizes.hidden_size
+    for layout in (layout for index, layout in enumerate(layouts(normalise(plan))) if index in refitted):
+        found += (layout.kv_rank or 0) * (hidden + 1) + 2 * layout.held * plan.sizes.head_dim * ((layout.kv_rank or hidden) + 1)
+    return element * found
 
 
 def _width(sizes: Sizes) -> int:
@@ -124,7 +126,10 @@ def _layer(layout: LayerLayout, plan: Plan, batch: int, text: int, refitted: boo
         yield Product(rows, width, 2 * len(layout.kv_order) * size)
     for part in layout.ranges:
         held = sum(read_tokens(plan.grids, part.phases, part.lattice)) if part.phases != TEXT_ONLY else 0
-        yield Product(batch * ((0 if refitted else text) + held), width, 2 * (part.last - part.first) * size)
+        rank = layout.kv_rank if held else None
+        yield Product(batch * ((0 if refitted else text) + held), rank or width, 2 * (part.last - part.first) * size)
+        if rank:
+            yield Product(batch * held, width, rank)
     yield from (Product(both if kept else 0, kept * size, width), Product(rows, (sizes.num_attention_heads - kept) * size, width))
     rest = sizes.intermediate_size - layout.neurons
     if layout.neurons:

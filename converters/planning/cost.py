@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from ..runtime.lattice import phase_sizes
-from ..runtime.layout import lattices, layouts
+from ..runtime.layout import lattices, layer_layout, layouts
 from ..runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise
 
 REFERENCE_TEXT_TOKENS = 64
@@ -64,12 +64,20 @@ def layer_cost(layer: LayerPlan, index: int, plan: Plan) -> LayerCost:
     tokens, width = plan.visual_tokens, 2 * sizes.hidden_size * sizes.head_dim
     held = sum(sum(read_tokens(plan.grids, layer.self_phases, phase)) for phase in own.values())
     held += sum(sum(read_tokens(plan.grids, layer.read_phases, phase)) for phase in read_only.values())
-    projections = width * 2 * (tokens * len(layer.self_heads) + held)
+    made = width * 2 * held if layer.kv_rank is None else factored_flops(layer.kv_rank, held, index, layer, plan)
+    projections = width * 2 * tokens * len(layer.self_heads) + made
     if layer.self_phases > 1:
         pairs = sum(lattice_pairs(plan.grids, layer.self_phases, own[head // sizes.group]) for head in layer.self_heads)
     else:
         pairs = len(layer.self_heads) * visible_pairs(plan.grids, layer.window, plan.locality, plan.window_frames)
     return LayerCost(projections, 2 * 2 * sizes.head_dim * pairs, 2 * 3 * tokens * sizes.hidden_size * len(layer.neurons))
+
+
+def factored_flops(rank: int, held: int, index: int, layer: LayerPlan, plan: Plan) -> int:
+    """FLOPs of K and V of `held` rows (of a head) through `rank` dimensions: each lattice's tokens go there once, and on to each of
+    its heads."""
+    there = sum(sum(read_tokens(plan.grids, part.phases, part.lattice)) for part in layer_layout(layer, index, plan.sizes).visual_ranges)
+    return 2 * rank * (plan.sizes.hidden_size * there + 2 * plan.sizes.head_dim * held)
 
 
 def cost(plan: Plan, text_tokens: int = REFERENCE_TEXT_TOKENS) -> Cost:

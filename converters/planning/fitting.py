@@ -33,7 +33,7 @@ def fitted(model: Any, batches: Iterable[Any], plan: Plan) -> dict[int, Refit]:
     found = {}
     for index, key in enumerate(keys[: plan.visual_depth]):
         if key is not None:
-            found[index] = _fit(twin, index, pairs)
+            found[index] = _fit(twin, index, pairs, plan.layers[index].kv_rank)
         layers = PrunedLayer(twin, index, plan, found.get(index)), PrunedLayer(twin, index, dense)
         for calls in pairs:
             for layer, call in zip(layers, calls, strict=True):
@@ -62,7 +62,7 @@ def _calls(model: Any, twin: Twin, batches: Iterable[Any]) -> list[tuple[Call, C
     return pairs
 
 
-def _fit(twin: Twin, index: int, pairs: list[tuple[Call, Call]]) -> Refit:
+def _fit(twin: Twin, index: int, pairs: list[tuple[Call, Call]], rank: int | None) -> Refit:
     norm = twin.model.model.language_model.layers[index].input_layernorm
     fitting = Fitting()
     for pruned, dense in pairs:
@@ -71,4 +71,4 @@ def _fit(twin: Twin, index: int, pairs: list[tuple[Call, Call]]) -> Refit:
         assert dense.visual is not None
         there = pruned.streams.visual_slots.flatten() >= 0
         fitting.add(norm(pruned.visual[there]), norm(dense.visual[there]))
-    return fitting.refit()
+    return fitting.refit(rank, twin.kv_weights(index))

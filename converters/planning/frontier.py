@@ -122,6 +122,7 @@ def differing(lower: Plan, upper: Plan) -> list[Knob]:
         found += [
             (index, knob)
             for knob, one, other in (
+                ("rank", less.kv_rank or lower.sizes.hidden_size, more.kv_rank or lower.sizes.hidden_size),
                 ("phases", -less.read_phases, -more.read_phases),
                 ("turns", -less.self_phases, -more.self_phases),
                 ("read", len(less.read_heads), len(more.read_heads)),

@@ -12,12 +12,14 @@ from .ranks import Ranks
 SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.18, 0.125, 0.06, 0.0)
 WINDOWS = (5, 3)
 PHASES = {"phases": "read_phases", "turns": "self_phases"}
+RANKS = (0.375, 0.25, 0.125, 0.0625, 0.03125)
+"""Of the hidden size."""
 
 
 @dataclass(frozen=True, order=True)
 class Move:
     """`knob` of these layers set to `to`: KV heads that text reads (`read`), self heads, neurons, the window's side (0: none), read
-    phases (`phases`), self phases (`turns`); the last two of a window and self phases exclude each other.
+    phases (`phases`), self phases (`turns`), the rank of visual K and V (`rank`; 0: none). A window and self phases exclude each other.
 
     `freeze` empties self heads and neurons. Counts keep the best units by rank, or add the best of the others.
     """
@@ -46,6 +48,8 @@ def _changed(layer: LayerPlan, index: int, move: Move, ranks: Ranks, sizes: Size
         return replace(layer, window=move.to or None, self_phases=1)
     if move.knob == "phases":
         return replace(layer, read_phases=move.to)
+    if move.knob == "rank":
+        return replace(layer, kv_rank=move.to or None)
     if move.knob == "turns":
         return replace(layer, self_phases=move.to, window=None if move.to > 1 else layer.window)
     return replace(layer, self_heads=(), neurons=())
@@ -111,6 +115,7 @@ def moves_down(plan: Plan, layers: tuple[int, ...]) -> Iterator[tuple[Move, ...]
     yield from _phase_moves({index: plan.layers[index].read_phases for index in reading}, "phases")
     computing = [index for index in layers if plan.layers[index].self_heads]
     yield from _phase_moves({index: plan.layers[index].self_phases for index in computing}, "turns")
+    yield from _rank_moves({index: _rank(plan.layers[index], sizes) for index in layers if any(plan.layers[index].kv_heads(sizes))}, sizes)
 
 
 def _phase_moves(stands: Mapping[int, int], knob: str) -> Iterator[tuple[Move, ...]]:
@@ -119,6 +124,26 @@ def _phase_moves(stands: Mapping[int, int], knob: str) -> Iterator[tuple[Move, .
     if phases < MAX_PHASES:
         lowest = tuple(index for index, stand in stands.items() if stand == phases)
         yield tuple(Move(lowest, knob, more) for more in range(phases + 1, MAX_PHASES + 1))
+
+
+@lru_cache
+def rank_notches(sizes: Sizes) -> tuple[int, ...]:
+    """The ranks that K and V of visual tokens stop at, falling: those that cost less than the whole projections."""
+    width = 2 * sizes.num_key_value_heads * sizes.head_dim
+    useful = {max(1, round(share * sizes.hidden_size)) for share in RANKS}
+    return tuple(sorted((rank for rank in useful if rank * (sizes.hidden_size + width) < sizes.hidden_size * width), reverse=True))
+
+
+def _rank(layer: LayerPlan, sizes: Sizes) -> int:
+    return layer.kv_rank or sizes.hidden_size
+
+
+def _rank_moves(stands: Mapping[int, int], sizes: Sizes) -> Iterator[tuple[Move, ...]]:
+    """The layers that have the highest rank have a lower one."""
+    highest = max(stands.values(), default=0)
+    there = tuple(index for index, stand in stands.items() if stand == highest)
+    if lower := [rank for rank in rank_notches(sizes) if rank < highest]:
+        yield tuple(Move(there, "rank", rank) for rank in lower)
 
 
 def _window_moves(plan: Plan, layers: tuple[int, ...]) -> Iterator[tuple[Move, ...]]:
@@ -151,7 +176,7 @@ def moves_worth(plan: Plan, layers: tuple[int, ...], ranks: Ranks, grain: float)
 
 
 def moves_up(plan: Plan, index: int) -> Iterator[Move]:
-    """Moves of one layer of a normalised plan to one notch more, and to the next; a wider window, or none."""
+    """Moves of one layer of a normalised plan to one notch more, and to the next; a wider window, or none; a higher rank, or none."""
     sizes = plan.sizes
     layer, stand = plan.layers[index], counts(plan.layers[index], sizes)
     for knob, total in units(sizes).items():
@@ -163,6 +188,10 @@ def moves_up(plan: Plan, index: int) -> Iterator[Move]:
     for knob, field in PHASES.items():
         now: int = getattr(layer, field)
         yield from (Move((index,), knob, phases) for phases in dict.fromkeys((now - 1, now * 3 // 4, now // 2)) if phases)
+    if layer.kv_rank is not None:
+        yield from (
+            Move((index,), "rank", rank) for rank in [*reversed([rank for rank in rank_notches(sizes) if rank > layer.kv_rank]), 0][:2]
+        )
 
 
 def exchanges(plan: Plan, index: int, ranks: Ranks) -> Iterator[tuple[str, Plan]]:

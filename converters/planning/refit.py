@@ -3,9 +3,13 @@
 Under a plan visual tokens are hardly updated, so what a layer's K and V are made from is not what the dense model has there. How much
 of it is predictable: least squares of the dense model's normalised visual rows on the pruned model's, with an offset, shrunk towards
 no change at all. Merged into copies of the K and V projections that visual rows alone use, it costs bytes and no FLOPs.
+
+What visual rows are is of few dimensions, and what K and V take from them of fewer: where a plan has a rank, both come through so many
+dimensions, those that carry the most of K and V over the samples, and cost less.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,18 +22,26 @@ RIDGE = 1e-3
 """Added to the pruned rows' correlations: directions in which they hardly vary, next to the others, stay as they are."""
 
 
-UPDATES = ("self_heads", "neurons", "window", "self_phases")
+ITERATIONS = 8
+UPDATES = ("self_heads", "neurons", "window", "self_phases", "kv_rank")
 
 
 @dataclass(frozen=True)
 class Refit:
     """A layer's map of normalised visual rows to what the dense model's would be: `rows @ matrix.T + offset`.
 
-    `matrix` `[hidden, hidden]` and `offset` `[hidden]`.
+    `matrix` `[hidden, hidden]` and `offset` `[hidden]`. With `inner`, weight `[rank, hidden]` and bias `[rank]` of a product that rows go
+    through first, `matrix` is `[hidden, rank]`.
     """
 
     matrix: Tensor
     offset: Tensor
+    inner: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Rows `[..., hidden]` after the map."""
+        rows = rows if self.inner is None else rows @ self.inner[0].T + self.inner[1]
+        return rows @ self.matrix.T + self.offset
 
     def weight(self, weight: Tensor) -> Tensor:
         """Of a projection `[out, hidden]` of refitted rows, as one of rows as they are, `W M`; in the same dtype."""
@@ -60,8 +72,13 @@ class Fitting:
         self.squares = self.squares + rows.T @ rows
         self.products = self.products + missing.T @ rows
 
-    def refit(self) -> Refit:
-        """`matrix = 1 + P C^-1`: `C` the pruned rows' covariances with the ridge, `P` those of what they miss with them."""
+    def refit(self, rank: int | None = None, projections: Sequence[Tensor] = ()) -> Refit:
+        """`matrix = 1 + P C^-1`: `C` the pruned rows' covariances with the ridge, `P` those of what they miss with them.
+
+        Of a `rank`: for `C = L L'` the map becomes `matrix L Q Q' L^-1` around the rows' mean, `Q` the first right singular vectors of
+        `W matrix L`, where `W` are the weights of the `projections` `[out, hidden]`, each over the size of its outcome. No other map of
+        this rank leaves less of their outcome out (Eckart and Young).
+        """
         assert isinstance(self.squares, Tensor)
         assert isinstance(self.pruned, Tensor)
         assert isinstance(self.missing, Tensor)
@@ -70,28 +87,49 @@ class Fitting:
         products = self.products / self.count - missing.outer(mean)
         variance = covariance.diagonal().clamp(min=torch.finfo(torch.float32).eps * covariance.diagonal().mean())
         covariance = covariance + RIDGE * variance.diag()
-        change = torch.cholesky_solve(products.T, torch.linalg.cholesky(covariance)).T
+        root = torch.linalg.cholesky(covariance)
+        change = torch.cholesky_solve(products.T, root).T
         matrix = change + torch.eye(len(mean), dtype=change.dtype, device=change.device)
-        return Refit(matrix.float(), (missing - change @ mean).float())
+        if rank is None:
+            return Refit(matrix.float(), (missing - change @ mean).float())
+        spread = matrix @ root
+        outcomes = [weight.double() @ spread for weight in projections]
+        basis = leading_subspace(torch.cat([outcome / outcome.norm() for outcome in outcomes]), rank)
+        inner = torch.linalg.solve_triangular(root.T, basis, upper=True).T
+        return Refit((spread @ basis).float(), (missing + mean).float(), (inner.float(), (-inner @ mean).float()))
+
+
+def leading_subspace(matrix: Tensor, rank: int) -> Tensor:
+    """An orthonormal basis `[columns, rank]` of the first right singular vectors of a matrix, nearly: by subspace iteration (Halko,
+    Martinsson and Tropp, arXiv 0909.4061), which takes products alone, from the same start every time."""
+    square = matrix.T @ matrix
+    start = torch.randn(len(square), rank, generator=torch.Generator().manual_seed(0), dtype=square.dtype)
+    basis = start.to(square.device)
+    for _ in range(ITERATIONS):
+        basis = torch.linalg.qr(square @ basis).Q
+    return basis
 
 
 def visual_keys(plan: Plan, dense: Plan) -> list[str | None]:
     """By layer of a normalised plan, a name for what makes its visual rows what they are, the updates of the layers before it.
 
-    None where the layer holds no K and V of visual rows, and where these are the dense model's.
+    None where the layer holds no K and V of visual rows, and where these are the dense model's and made as there. A rank is part of the
+    name.
     """
     keys: list[str | None] = []
     text, same = f"{plan.locality} {plan.window_frames}", True
     for index, (layer, whole) in enumerate(zip(plan.layers, dense.layers, strict=True)):
         holds = index < plan.visual_depth and (layer.read_heads or layer.self_heads)
-        keys.append(hashlib.sha256(text.encode()).hexdigest()[:32] if holds and not same else None)
+        text = hashlib.sha256(text.encode()).hexdigest()[:32]
+        keys.append(f"{text} {layer.kv_rank}" if holds and not (same and layer.kv_rank is None) else None)
         same = same and all(getattr(layer, name) == getattr(whole, name) for name in UPDATES)
-        text = f"{keys[-1] or text} {_updates(layer)}"
+        text = f"{text} {_updates(layer)}"
     return keys
 
 
 @lru_cache(maxsize=4096)
 def _updates(layer: LayerPlan) -> str:
     """What a layer does to visual rows, to the last bit: what is read decides in which order the heads of self attention stand."""
-    attention = (ranges(layer.self_heads), ranges(layer.read_heads), str(layer.window), str(layer.self_phases), str(layer.read_phases))
+    turns = str(layer.window), str(layer.self_phases), str(layer.read_phases), str(layer.kv_rank)
+    attention = (ranges(layer.self_heads), ranges(layer.read_heads), *turns)
     return ";".join((ranges(layer.neurons), *(attention if layer.self_heads else ())))

@@ -7,10 +7,11 @@ from math import floor
 
 from ..runtime.plan import Plan
 from .cost import dense_visual_flops
-from .moves import PHASES, Move, counts, moved, units, visual_flops
+from .moves import PHASES, Move, counts, moved, rank_notches, units, visual_flops
 from .ranks import Ranks
 
 Knob = tuple[int, str]  # layer, name
+RANK_STEPS = 256  # of the hidden size: ranks are rounded to what products like
 
 
 def limit_of(budget: float, plan: Plan) -> int:
@@ -24,7 +25,7 @@ def spent(plan: Plan, limit: int, ranks: Ranks, knobs: Iterable[Knob]) -> Plan:
     Where neurons cannot use it up, since nothing is read later or all of them are there, reading and self heads grow first.
     """
     neurons = [(layer, "neurons") for layer in _by_neurons(plan)]
-    others = [(layer, knob) for knob in ("phases", "turns", "read", "self") for layer in range(len(plan.layers))]
+    others = [(layer, knob) for knob in ("rank", "phases", "turns", "read", "self") for layer in range(len(plan.layers))]
     for layer, knob in (*knobs, *neurons, *others, *neurons):
         if is_spent(plan, limit):
             break
@@ -53,6 +54,10 @@ def _settings(plan: Plan, layer: int, knob: str) -> range:
     """Settings above the current one, from cheap to dear."""
     if knob in PHASES:
         return range(getattr(plan.layers[layer], PHASES[knob]) - 1, 0, -1)
+    if knob == "rank":
+        rank, highest = plan.layers[layer].kv_rank, max(rank_notches(plan.sizes), default=0)
+        step = max(1, plan.sizes.hidden_size // RANK_STEPS)
+        return range(rank + step, highest + 1, step) if rank else range(0)
     if knob != "read" and layer >= plan.visual_depth - 1:
         return range(0)
     return range(counts(plan.layers[layer], plan.sizes)[knob] + 1, units(plan.sizes)[knob] + 1)

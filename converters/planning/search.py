@@ -108,6 +108,7 @@ def search(
     sizes = family_of(config).sizes(config)
     dense = dense_plan(sizes, grids or statistics.grids)
     effort = effort or usual_effort(sizes.num_hidden_layers)
+    effort = effort if effort.refit else replace(effort, without=(*effort.without, "rank"))  # its factors are fitted
     budgets = sorted(set(budgets), reverse=True)
     presets = {budget: _presets(statistics, dense, budget) for budget in budgets}
     hashes: list[str] = []

@@ -73,8 +73,9 @@ def _values(plan: Plan, prices: Prices) -> Values:
     usual = median(prices.values()) if prices else 0.0
     values: Values = {}
     for layer, kept in enumerate(plan.layers):
-        stands = {**counts(kept, plan.sizes), **{knob: getattr(kept, field) for knob, field in PHASES.items()}}
-        for knob in ("read", "self", "neurons", "phases", "turns", "window", "freeze"):
+        turns = {knob: getattr(kept, field) for knob, field in PHASES.items()}
+        stands = {**counts(kept, plan.sizes), **turns, "rank": kept.kv_rank or plan.sizes.hidden_size}
+        for knob in ("read", "self", "neurons", "phases", "turns", "rank", "window", "freeze"):
             known = {move.to: price for move, price in prices.items() if layer in move.layers and move.knob == knob}
             below = [value for to, value in known.items() if (to > stands[knob] if knob in PHASES else to < stands.get(knob, 0))]
             values["down", layer, knob] = min(below, default=min(known.values(), default=usual))

@@ -56,10 +56,13 @@ class PrunedLayer(SparseTextModel):
         super().__init__()
         self.plan = plan
         self.layouts = (layout := layouts(plan)[index],)
+        assert layout.kv_rank is None or (refit is not None and refit.inner is not None)
         layer = twin.model.model.language_model.layers[index]
         self.layers = [_permuted(layer, twin.projections(index), layout, plan.sizes.head_dim)]
         if refit is not None:
             attention, held = self.layers[0].self_attn, (layout.own + layout.read_only) * plan.sizes.head_dim
+            if refit.inner is not None:
+                attention.visual_kv_proj = Linear(*refit.inner)
             attention.visual_k_proj, attention.visual_v_proj = (
                 Linear(refit.weight(part.weight[:held]), refit.bias(part.weight[:held], None if part.bias is None else part.bias[:held]))
                 for part in (attention.k_proj, attention.v_proj)
@@ -305,7 +308,7 @@ class Trials:
         keys = list(enumerate(visual_keys(plan, self.dense)))[first:]
         return bool(self.fit) and any(key is not None and (index, key) not in self._refits for index, key in keys)
 
-    def _refit(self, index: int, key: str, numbers: Sequence[int], visual: Sequence[Tensor]) -> Refit:
+    def _refit(self, index: int, key: str, numbers: Sequence[int], visual: Sequence[Tensor], rank: int | None) -> Refit:
         """The refit of a layer, from the visual rows that it is given where it is not known yet."""
         found = self._refits.pop((index, key), None)
         if found is None:
@@ -313,7 +316,7 @@ class Trials:
             for number, rows in zip(numbers, visual, strict=True):
                 if number in self.fit:
                     fitting.add(self._normalised(index, number, rows), self._dense_rows.get(index, number).text)
-            found = fitting.refit()
+            found = fitting.refit(rank, self.twin.kv_weights(index))
         self._refits[index, key] = found
         mine = [other for layer, other in self._refits if layer == index]
         if len(mine) > KEPT_REFITS:
@@ -334,7 +337,7 @@ class Trials:
         for index in range(first, len(plan.layers)):
             tell(index, visual)
             key = keys[index] if self.fit else None
-            refit = (refits or {}).get(index) if key is None else self._refit(index, key, numbers, visual)
+            refit = (refits or {}).get(index) if key is None else self._refit(index, key, numbers, visual, plan.layers[index].kv_rank)
             layer = PrunedLayer(self.twin, index, plan, refit)
             for place, (number, call) in enumerate(zip(numbers, calls, strict=True)):
                 if keep and index > first:
@@ -429,4 +432,4 @@ def plan_key(plan: Plan) -> str:
 @lru_cache(maxsize=4096)
 def _layer_key(layer: LayerPlan) -> str:
     kept = ";".join(map(ranges, (layer.read_heads, layer.self_heads, layer.neurons)))
-    return f"{kept};{layer.window};{layer.read_phases};{layer.self_phases}"
+    return f"{kept};{layer.window};{layer.read_phases};{layer.self_phases};{layer.kv_rank}"

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from torch import Tensor
+
 from ..families import Family, family_of
 from ..runtime.cache import Timeline
 from ..runtime.lattice import MAX_PHASES
@@ -50,6 +52,11 @@ class Twin:
         """The linear layers of a decoder layer of the dense model."""
         found: Projections = self.text_class.projections(_Opening(self), self.model.model.language_model.layers[index])
         return found
+
+    def kv_weights(self, index: int) -> tuple[Tensor, Tensor]:
+        """The weights of a layer's K and V projections."""
+        parts = self.projections(index)
+        return parts.key.weight, parts.value.weight
 
 
 class _Opening(SparseTextModel):

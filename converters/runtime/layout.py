@@ -51,6 +51,12 @@ class LayerLayout:
     window: int | None
     read_phases: int
     self_phases: int
+    kv_rank: int | None
+
+    @property
+    def visual_ranges(self) -> tuple[Range, ...]:
+        """The ranges that hold visual tokens: their K and V are one product each."""
+        return tuple(part for part in self.ranges if part.phases != TEXT_ONLY)
 
     @property
     def held(self) -> int:
@@ -123,6 +129,7 @@ def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
         window=layer.window,
         read_phases=layer.read_phases,
         self_phases=layer.self_phases,
+        kv_rank=layer.kv_rank,
     )
 
 

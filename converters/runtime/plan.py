@@ -9,8 +9,9 @@ from typing import Any
 
 from .lattice import MAX_PHASES
 
-SCHEMA = 2
-READABLE = (1, SCHEMA)  # a plan of schema 1 has no `self_phases`: all of them are 1
+SCHEMA = 3
+LATER = {1: ("self_phases", "kv_rank"), 2: ("kv_rank",), SCHEMA: ()}
+"""Schemas that can be read, with what their layers lack: nothing was dealt out or factored so."""
 LOCALITIES = ("causal", "symmetric")
 
 
@@ -58,7 +59,9 @@ class LayerPlan:
     `read_heads`: query heads in which text sees visual keys. `self_heads`: query heads that visual tokens compute for
     themselves. `neurons`: FFN neurons computed for visual tokens. `window`: odd side of the square of grid neighbours that a
     visual query sees, None for all. `read_phases`: lattices that read-only KV heads take in turns; `self_phases`: the same for the
-    KV heads of self heads, whose K and V then exist for one lattice only, for text and visual queries alike.
+    KV heads of self heads, whose K and V then exist for one lattice only, for text and visual queries alike. `kv_rank`: K and V of
+    visual tokens are made through so many dimensions, by factors that are fitted to the model (see `planning.refit`); None: by the
+    whole projections.
     """
 
     read_heads: tuple[int, ...]
@@ -67,6 +70,7 @@ class LayerPlan:
     window: int | None = None
     read_phases: int = 1
     self_phases: int = 1
+    kv_rank: int | None = None
 
     def kv_heads(self, sizes: Sizes) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """KV heads that self heads need, and those that text alone reads."""
@@ -95,6 +99,11 @@ class Plan:
         return sum(grid.tokens for grid in self.grids)
 
 
+def factored(plan: Plan) -> tuple[int, ...]:
+    """Layers whose visual K and V have a rank: they take factors that are fitted."""
+    return tuple(index for index, layer in enumerate(plan.layers) if layer.kv_rank is not None)
+
+
 def dense_plan(sizes: Sizes, grids: tuple[Grid, ...]) -> Plan:
     """The plan that prunes nothing."""
     heads = tuple(range(sizes.num_attention_heads))
@@ -106,7 +115,8 @@ def normalise(plan: Plan) -> Plan:
     """The same function, written without updates that nobody reads, so that equal functions have equal plans.
 
     From layer `visual_depth - 1` on visual tokens need K and V only. A layer without self heads has no window and one self phase,
-    one without read-only KV heads one read phase; a locality without a window anywhere is causal.
+    one without read-only KV heads one read phase, one that holds no visual tokens no rank; a locality without a window anywhere is
+    causal.
     """
     depth = plan.visual_depth
     layers = []
@@ -117,6 +127,8 @@ def normalise(plan: Plan) -> Plan:
             layer = replace(layer, window=None, self_phases=1)
         if not layer.kv_heads(plan.sizes)[1]:
             layer = replace(layer, read_phases=1)
+        if not layer.read_heads and not layer.self_heads:
+            layer = replace(layer, kv_rank=None)
         layers.append(layer)
     windows = any(layer.window for layer in layers)
     return replace(
@@ -151,6 +163,8 @@ def validate(plan: Plan) -> Plan:
         for name, phases in (("read_phases", layer.read_phases), ("self_phases", layer.self_phases)):
             if not 1 <= phases <= MAX_PHASES:
                 raise PlanError(f"layer {index}: {name} is {phases}, not within 1..{MAX_PHASES}")
+        if layer.kv_rank is not None and not 1 <= layer.kv_rank <= sizes.hidden_size:
+            raise PlanError(f"layer {index}: kv_rank is {layer.kv_rank}, not within 1..{sizes.hidden_size}")
         if layer.window is not None and layer.self_phases > 1:
             raise PlanError(
                 f"layer {index}: self_phases is {layer.self_phases} beside a window of {layer.window}, which needs all neighbours"
@@ -197,6 +211,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
                 "window": layer.window,
                 "read_phases": layer.read_phases,
                 "self_phases": layer.self_phases,
+                "kv_rank": layer.kv_rank,
             }
             for layer in plan.layers
         ],
@@ -207,16 +222,16 @@ def from_json(data: Any) -> Plan:
     """Read and validate a plan. Raises PlanError for a newer schema, an unknown or missing key, or impossible values."""
     if not isinstance(data, dict) or "schema" not in data:
         raise PlanError("this is not a plan: it has no schema")
-    if data["schema"] not in READABLE:
-        raise PlanError(f"the plan's schema is {data['schema']!r}, this version reads {' and '.join(map(str, READABLE))}")
+    if data["schema"] not in LATER:
+        raise PlanError(f"the plan's schema is {data['schema']!r}, this version reads {', '.join(map(str, LATER))}")
     _exactly(data, {"schema", "sizes", "grids", "locality", "window_frames", "layers"}, "the plan")
     _exactly(data["sizes"], {field.name for field in fields(Sizes)}, "the plan's sizes")
-    layer_keys = {field.name for field in fields(LayerPlan)} - ({"self_phases"} if data["schema"] == 1 else set())
+    layer_keys = {field.name for field in fields(LayerPlan)} - set(LATER[data["schema"]])
     layers = []
     for index, layer in enumerate(data["layers"]):
         _exactly(layer, layer_keys, f"layer {index}")
         kept = {name: indices(layer[name]) for name in ("read_heads", "self_heads", "neurons")}
-        layers.append(LayerPlan(**kept, window=layer["window"], read_phases=layer["read_phases"], self_phases=layer.get("self_phases", 1)))
+        layers.append(LayerPlan(**{**layer, **kept}))
     try:
         grids = tuple(Grid(*grid) for grid in data["grids"])
         plan = Plan(Sizes(**data["sizes"]), tuple(layers), grids, data["locality"], data["window_frames"])

@@ -35,7 +35,7 @@ from .cache import SparseLayer, Timeline, sparse_layers
 from .choice import choices
 from .layout import TEXT_ONLY, LayerLayout, layouts
 from .pieces import by_pieces, in_place
-from .plan import Plan, from_json, normalise, ranges
+from .plan import Plan, factored, from_json, normalise, ranges
 from .products import added, product
 from .split_linear import SplitLinear
 from .streams import Streams, flat_index, rows_of, split
@@ -165,7 +165,8 @@ class Projections:
 class Shared:
     """One product: rows `[batch * visual; batch * text, hidden]` and their rotary embedding, for KV heads `first` to `last`.
 
-    `visual` rows of each sample, 0 for text alone, in a rectangle of `width`.
+    `visual` rows of each sample, 0 for text alone, in a rectangle of `width`. `sources` are what K and V of the visual rows are made from:
+    these themselves, or as few dimensions as the plan has them go through.
     """
 
     rows: Tensor
@@ -174,6 +175,7 @@ class Shared:
     last: int
     visual: int = 0
     width: int = 0
+    sources: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -185,13 +187,13 @@ class Source:
     visual: Any = None
     text: Tensor | None = None
 
-    def rows(self, part: Shared, batch: int, size: int) -> Tensor:
+    def rows(self, part: Shared, size: int) -> Tensor:
         """Keys or values `[rows, heads * head_dim]` of a product."""
         first, last = part.first * size, part.last * size
         if self.text is None:
             return _linear(part.rows, self.own, first, last)
         text = self.text[:, first:last]
-        return torch.cat([_linear(part.rows[: batch * part.visual], self.visual, first, last), text]) if part.visual else text.clone()
+        return text.clone() if part.sources is None else torch.cat([_linear(part.sources, self.visual, first, last), text])
 
 
 @dataclass(frozen=True)
@@ -222,10 +224,16 @@ class SparseTextModel(nn.Module):
         self.pruned = True
         self.split = False
         self.refitted = tuple(section.get("refitted", ()))
+        if missing := set(factored(self.plan)) - set(self.refitted):
+            raise ValueError(
+                f"The plan gives layers {sorted(missing)} a rank, but they are not among the refitted ones {list(self.refitted)}."
+            )
         for index in self.refitted:
-            width = self.layouts[index].held * self.plan.sizes.head_dim
+            width, inner = self.layouts[index].held * self.plan.sizes.head_dim, self.plan.sizes.hidden_size
+            if rank := self.layouts[index].kv_rank:
+                self.layers[index].self_attn.visual_kv_proj, inner = nn.Linear(inner, rank), rank
             for name in ("visual_k_proj", "visual_v_proj"):
-                setattr(self.layers[index].self_attn, name, nn.Linear(self.plan.sizes.hidden_size, width))
+                setattr(self.layers[index].self_attn, name, nn.Linear(inner, width))
 
     @contextmanager
     def dense(self) -> Iterator[None]:
@@ -439,7 +447,7 @@ class SparseTextModel(nn.Module):
             queries, own_queries = _queries(parts.query, layout, rows, text, call, size)
         source = partial(_source, layer.self_attn, text, call)
         key, value = source(parts.key, "visual_k_proj"), source(parts.value, "visual_v_proj")
-        for part in _shared_rows(layer.input_layernorm, layout, call, text):
+        for part in _shared_rows(layer, layout, call, text):
             if queries is None:
                 queries, own_queries = _queries(parts.query, layout, part.rows, text, call, size)
             keys.append(_projected(part, key, call.batch, size, turned=True))
@@ -543,7 +551,7 @@ def _rows(heads: Tensor) -> Tensor:
     return heads.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def _shared_rows(norm: Any, layout: LayerLayout, call: Call, text: Tensor) -> Iterator[Shared]:
+def _shared_rows(layer: Any, layout: LayerLayout, call: Call, text: Tensor) -> Iterator[Shared]:
     """The products of a layer's K and V: text rows with the visual rows that each range of KV heads holds.
 
     Each one's rows are good until the next is asked for.
@@ -551,6 +559,7 @@ def _shared_rows(norm: Any, layout: LayerLayout, call: Call, text: Tensor) -> It
     if call.visual is None or call.streams is None:
         yield Shared(text, call.text_rotary, 0, len(layout.kv_order))
         return
+    norm, inner = layer.input_layernorm, getattr(layer.self_attn, "visual_kv_proj", None)
     for part in layout.ranges:
         if part.phases == TEXT_ONLY:
             yield Shared(text, call.text_rotary, part.first, part.last)
@@ -558,7 +567,8 @@ def _shared_rows(norm: Any, layout: LayerLayout, call: Call, text: Tensor) -> It
         rows, rotary = call.normalised(norm, text, part.phases, part.lattice), call.rotary(part.phases, part.lattice)
         count = (len(rows) - len(text)) // call.batch
         width = count if part.phases == 1 else call.streams.by_phase(part.phases)[0].shape[-1]
-        yield Shared(rows, rotary, part.first, part.last, count, width)
+        visual = rows[: call.batch * count]
+        yield Shared(rows, rotary, part.first, part.last, count, width, visual if inner is None else _linear(visual, inner))
 
 
 def _source(attention: Any, text: Tensor, call: Call, own: Any, name: str) -> Source:
@@ -569,7 +579,7 @@ def _source(attention: Any, text: Tensor, call: Call, own: Any, name: str) -> So
 
 def _projected(part: Shared, source: Source, batch: int, size: int, turned: bool = False) -> Projected:
     """Keys or values of a product's rows; keys are `turned` by their positions."""
-    both = source.rows(part, batch, size).contiguous().unflatten(-1, (-1, size))
+    both = source.rows(part, size).contiguous().unflatten(-1, (-1, size))
     if turned:
         both = by_pieces(rotate, both, *part.rotary, place=both)
     visual, text = both.tensor_split([batch * part.visual])

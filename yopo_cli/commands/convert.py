@@ -12,7 +12,7 @@ import typer
 
 from converters.errors import YopoError
 from converters.planning.cost import cost
-from converters.runtime.plan import Grid, Plan, dense_plan, to_json
+from converters.runtime.plan import Grid, Plan, dense_plan, factored, to_json
 
 from ..calibration import Calibration, statistics_of
 from ..healing import Request as HealingRequest
@@ -113,6 +113,7 @@ def convert(
         else:
             decided, facts, found_so = _planned(checkpoint, questions, recipe, frontier, reference, budget, refit)
             refit = refit if compensation else found_so
+        refit = refit or (compensation is None and decided is not None and bool(factored(decided)))
         refits = {} if decided is None or dry_run or not refit else questions.refits(decided)
         command = _command(
             model, budget, plan, frontier, cuts, recipe, compensation, calibration, samples, seed, statistics, grid, dtype
