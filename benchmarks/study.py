@@ -67,7 +67,7 @@ class Setting:
     def frontier_file(self, variant: str, seed: int) -> Path:
         """Where a search's result is kept, beside the record."""
         name = f"{Path(self.model).name} {self.questions_from} {self.samples} {variant} {seed}"
-        return self.record.parent / "frontiers" / f"{name.replace(':', '').replace(' ', '-')}.json"
+        return self.record.parent / "frontiers" / f"{name.replace(':', '').replace(',', '').replace(' ', '-')}.json"
 
 
 class Subject:

@@ -107,15 +107,19 @@ ABLATIONS = {
 
 
 def searches(usual: Effort, samples: int) -> dict[str, tuple[Effort, int]]:
-    """Searches with one thing different, and their calibration samples."""
-    once = replace(usual, slack=1e9, fading=1.0, descents=1.0)  # the cheapest by its first price is taken, whatever it is found to cost
+    """Searches with one thing different, and their calibration samples; most of them of plans without ranks."""
+    whole = replace(usual, without=("rank",))
+    once = replace(whole, slack=1e9, fading=1.0, descents=1.0)  # the cheapest by its first price is taken, whatever it is found to cost
     found = {
         "auto": (usual, samples),
-        "auto: prices taken once": (once, samples),
-        "auto: no swaps": (replace(usual, descents=1.0), samples),
         "auto: not interlaced": (replace(usual, without=("phases", "turns")), samples),
         "auto: not refitted": (replace(usual, refit=False), samples),
-        "auto: no self phases": (replace(usual, without=("turns",)), samples),
-        "auto: no windows": (replace(usual, without=("window",)), samples),
+        "auto: no ranks": (whole, samples),
+        "auto: no ranks, prices taken once": (once, samples),
+        "auto: no ranks, no swaps": (replace(whole, descents=1.0), samples),
+        "auto: no ranks, not interlaced": (replace(whole, without=("rank", "phases", "turns")), samples),
+        "auto: no ranks, no self phases": (replace(whole, without=("rank", "turns")), samples),
+        "auto: no ranks, no windows": (replace(whole, without=("rank", "window")), samples),
     }
-    return found | {f"auto: {count} samples": (replace(usual, fewest=min(usual.fewest, count)), count) for count in (8, 16, 32, 64, 256)}
+    counts = (8, 16, 32, 64, 256)
+    return found | {f"auto: no ranks, {count} samples": (replace(whole, fewest=min(whole.fewest, count)), count) for count in counts}
