@@ -7,7 +7,7 @@ from typing import Any
 
 from ..families import Family
 from ..planning.cost import cost, kv_cache_bytes
-from ..runtime.plan import Plan, ranges
+from ..runtime.plan import Plan, factored, ranges
 from .section import Provenance, Refitted
 
 LICENCE_FILES = ("LICEN[SC]E*", "NOTICE*", "USE_POLICY*")
@@ -80,7 +80,7 @@ def card(family: Family, folder: Path, plan: Plan | None, provenance: Provenance
         "command": provenance.command,
         "licence": _licence_text(folder, provenance),
         "text_stays": TEXT_STAYS,
-        "refitted": _refitted_text(refitted, provenance),
+        "refitted": _refitted_text(refitted, plan, provenance),
     }
     # Strings and lists as JSON has them are YAML too.
     front = "".join(f"{key}: {json.dumps(value)}\n" for key, value in front_matter(folder, plan, provenance).items())
@@ -88,11 +88,12 @@ def card(family: Family, folder: Path, plan: Plan | None, provenance: Provenance
     return f"---\n{front}---\n{body}"
 
 
-def _refitted_text(refitted: Refitted | None, provenance: Provenance) -> str:
-    if refitted is None:
+def _refitted_text(refitted: Refitted | None, plan: Plan | None, provenance: Provenance) -> str:
+    if refitted is None or plan is None:
         return ""
-    where = f"layers {ranges(refitted.layers)} ({refitted.bytes / 1e6:.3g} MB, no FLOPs)"
-    return f"\n\nK and V of visual tokens have projections of their own in {where}, fitted on {provenance.refit_samples} samples."
+    where = f"layers {ranges(refitted.layers)} ({refitted.bytes / 1e6:.3g} MB, no FLOPs more)"
+    through = f" In layers {ranges(few)} they come through few dimensions." if (few := factored(plan)) else ""
+    return f"\n\nK and V of visual tokens have projections of their own in {where}, fitted on {provenance.refit_samples} samples.{through}"
 
 
 def front_matter(folder: Path, plan: Plan | None, provenance: Provenance) -> dict[str, Any]:
