@@ -1,5 +1,6 @@
 """The measured search: exact budgets, no worse than presets, the same again, and the same when it was interrupted."""
 
+import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -117,19 +118,23 @@ class InterruptedSearchError(Exception):
     pass
 
 
-def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("last", "stage"), [(4, "dense"), (60, "from dense")])
+def test_an_interrupted_search_goes_on_where_it_was(last: int, stage: str, tmp_path: Path) -> None:
+    """Also while the first step measures all moves: every measurement is told and kept."""
     model, _, batches, statistics = subject()
     state = tmp_path / "state.json"
     reports: list[Report] = []
 
     def interrupt(report: Report) -> None:
         reports.append(report)
-        if len(reports) == 8:
+        if len(reports) == last:
             raise InterruptedSearchError
 
     with pytest.raises(InterruptedSearchError):
         search(model, batches, statistics, BUDGETS, max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state, progress=interrupt)
     assert reports[-1].forwards > reports[0].forwards
+    assert reports[-1].stage == stage
+    assert len({key.split(":")[0] for key in json.loads(state.read_text())["prices"]}) >= last // 2
     assert search(model, batches, statistics, BUDGETS, max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state) == found()
     with pytest.raises(YopoError, match="is of another search: budgets differ"):
         search(model, batches, statistics, (0.5,), max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from ..errors import YopoError
@@ -19,16 +20,16 @@ class Journal:
         self.path = path
         self.search: dict[str, Any] = json.loads(json.dumps(search))
         self.prices: dict[str, float] = self._read() if path is not None and path.exists() else {}
-        self._written = len(self.prices)
+        self._written, self._last = len(self.prices), monotonic()
 
-    def write(self) -> None:
-        """Write what is new, whole or not at all."""
-        if self.path is None or len(self.prices) == self._written:
+    def write(self, patience: float = 0.0) -> None:
+        """Write what is new, whole or not at all; not within so many seconds of the last time: a journal grows long."""
+        if self.path is None or len(self.prices) == self._written or monotonic() < self._last + patience:
             return
         partial = self.path.with_name(self.path.name + ".partial")
         partial.write_text(json.dumps({"schema": SCHEMA, "search": self.search, "prices": self.prices}), encoding="utf-8")
         partial.replace(self.path)
-        self._written = len(self.prices)
+        self._written, self._last = len(self.prices), monotonic()
 
     def _read(self) -> dict[str, float]:
         assert self.path is not None

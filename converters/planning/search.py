@@ -34,6 +34,7 @@ SWAPPED = " and swaps"
 NEGLIGIBLE = 2e-3  # shift of the answers that needs no thought
 ASKED_WEIGHT = 2  # of swaps at a budget that was asked for, against 1 at a stop on the way
 HURRIED = 4.0  # forwards that a descent to the next stop takes at least
+PATIENCE = 5.0  # seconds of measurements that a killed search may lose
 PRESET_SLACK = 0.5  # by which a preset may be worse on the first questions; recipes are measured on all, to be sure
 
 
@@ -121,8 +122,11 @@ def search(
     trials.measured = journal.prices
     order = ranks(statistics, sizes)
     hunt = _Hunt(trials, order, effort, journal, progress)
-    found = hunt.through(budgets, presets)
-    points = tuple(hunt.rising(found))
+    try:
+        found = hunt.through(budgets, presets)
+        points = tuple(hunt.rising(found))
+    finally:
+        journal.write()
     return Frontier(points, tuple(hunt.path), order, trials.forwards, trials.samples, seed, statistics.model, data, effort.refit)
 
 
@@ -189,6 +193,8 @@ class _Hunt:
         self.trials, self.order, self.effort, self.journal, self.progress = trials, order, effort, journal, progress
         self.dense = trials.plan
         self.descents = 0.0
+        self._last = Step(self.dense, 0.0, visual_flops(self.dense)), "dense"
+        trials.heard = self._measured
         self.way = _Way(measured(trials, self.dense), "dense", {})
         self.path = [Point(self.dense, self.way.step.shift, "dense")]
 
@@ -292,7 +298,16 @@ class _Hunt:
         return point
 
     def _told(self, step: Step, stage: str) -> None:
+        self._last = step, stage
         self.journal.write()
+        self._report()
+
+    def _measured(self) -> None:
+        self.journal.write(PATIENCE)
+        self._report()
+
+    def _report(self) -> None:
+        step, stage = self._last
         share = step.flops / dense_visual_flops(self.dense.sizes, self.dense.grids)
         held = self.trials.prefixes
         self.progress(Report(stage, share, step.shift, self.trials.forwards, self.effort.forwards, held.held_bytes, held.disk_bytes))

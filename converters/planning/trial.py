@@ -145,6 +145,7 @@ class Trials:
                 self.questions.append(questions)
                 self.prefixes.put(0, number, state)
         self.prefixes.accept(self.batches)
+        self.heard: Callable[[], None] = lambda: None  # called after every measurement
         self.forwards = OPENING_FORWARDS
         self._counted: set[str] = set()
         self._counts = [Standing(self.plan) for _ in self.questions]
@@ -213,7 +214,9 @@ class Trials:
         key = plan_key(plan)
         self._count(plan, [batch for batch in batches if f"{key}:{batch}" not in self._counted])
         self._counted.update(f"{key}:{batch}" for batch in batches)
-        self._run(plan, [batch for batch in batches if f"{key}:{batch}" not in self.measured])
+        if unknown := [batch for batch in batches if f"{key}:{batch}" not in self.measured]:
+            self._run(plan, unknown)
+            self.heard()
         return sum(self.measured[f"{key}:{batch}"] for batch in batches) / sum(sum(self.questions[batch].lengths) for batch in batches)
 
     def race(self, plan: Plan, rival: Plan, slack: float) -> float:
