@@ -40,6 +40,15 @@ def test_json_round_trip() -> None:
     assert '"read_heads": "0,2-3"' in text
 
 
+@pytest.mark.parametrize("schema", [1, 2])
+def test_older_schemas_are_read(schema: int) -> None:
+    data = to_json(plan(EVERYTHING, EVERYTHING, NOTHING)) | {"schema": schema}
+    for layer in data["layers"]:
+        for name in ("kv_rank", "self_phases")[: 3 - schema]:
+            del layer[name]
+    assert from_json(data) == plan(EVERYTHING, EVERYTHING, NOTHING)
+
+
 @pytest.mark.parametrize(("kept", "text"), [((), ""), ((4,), "4"), ((0, 1, 2, 5, 7, 8), "0-2,5,7-8")])
 def test_ranges(kept: tuple[int, ...], text: str) -> None:
     assert ranges(kept) == text

@@ -9,7 +9,7 @@ from typing import Any, Self
 from ..errors import YopoError
 from ..runtime.plan import Plan, PlanError, from_json, normalise, to_json
 from .cost import cost
-from .moves import visual_flops
+from .moves import rank_of, visual_flops
 from .ranks import Ranks
 from .remainder import Knob, limit_of, spent
 
@@ -122,7 +122,7 @@ def differing(lower: Plan, upper: Plan) -> list[Knob]:
         found += [
             (index, knob)
             for knob, one, other in (
-                ("rank", less.kv_rank or lower.sizes.hidden_size, more.kv_rank or lower.sizes.hidden_size),
+                ("rank", rank_of(less, lower.sizes), rank_of(more, lower.sizes)),
                 ("phases", -less.read_phases, -more.read_phases),
                 ("turns", -less.self_phases, -more.self_phases),
                 ("read", len(less.read_heads), len(more.read_heads)),

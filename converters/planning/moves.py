@@ -115,7 +115,9 @@ def moves_down(plan: Plan, layers: tuple[int, ...]) -> Iterator[tuple[Move, ...]
     yield from _phase_moves({index: plan.layers[index].read_phases for index in reading}, "phases")
     computing = [index for index in layers if plan.layers[index].self_heads]
     yield from _phase_moves({index: plan.layers[index].self_phases for index in computing}, "turns")
-    yield from _rank_moves({index: _rank(plan.layers[index], sizes) for index in layers if any(plan.layers[index].kv_heads(sizes))}, sizes)
+    yield from _rank_moves(
+        {index: rank_of(plan.layers[index], sizes) for index in layers if any(plan.layers[index].kv_heads(sizes))}, sizes
+    )
 
 
 def _phase_moves(stands: Mapping[int, int], knob: str) -> Iterator[tuple[Move, ...]]:
@@ -134,7 +136,8 @@ def rank_notches(sizes: Sizes) -> tuple[int, ...]:
     return tuple(sorted((rank for rank in useful if rank * (sizes.hidden_size + width) < sizes.hidden_size * width), reverse=True))
 
 
-def _rank(layer: LayerPlan, sizes: Sizes) -> int:
+def rank_of(layer: LayerPlan, sizes: Sizes) -> int:
+    """Dimensions that K and V of visual tokens come through: all without a rank."""
     return layer.kv_rank or sizes.hidden_size
 
 

@@ -7,7 +7,7 @@ from statistics import median
 
 from ..runtime.plan import Plan
 from .descent import Pace, Prices, Step
-from .moves import PHASES, Move, counts, exchanges, moved, moves_down, moves_up, visual_flops
+from .moves import PHASES, Move, counts, exchanges, moved, moves_down, moves_up, rank_of, visual_flops
 from .ranks import Ranks
 from .remainder import is_spent, spent
 from .trial import Trials
@@ -74,7 +74,7 @@ def _values(plan: Plan, prices: Prices) -> Values:
     values: Values = {}
     for layer, kept in enumerate(plan.layers):
         turns = {knob: getattr(kept, field) for knob, field in PHASES.items()}
-        stands = {**counts(kept, plan.sizes), **turns, "rank": kept.kv_rank or plan.sizes.hidden_size}
+        stands = {**counts(kept, plan.sizes), **turns, "rank": rank_of(kept, plan.sizes)}
         for knob in ("read", "self", "neurons", "phases", "turns", "rank", "window", "freeze"):
             known = {move.to: price for move, price in prices.items() if layer in move.layers and move.knob == knob}
             below = [value for to, value in known.items() if (to > stands[knob] if knob in PHASES else to < stands.get(knob, 0))]
