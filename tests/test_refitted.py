@@ -75,7 +75,7 @@ def test_llava_is_the_masked_reference(seed: int, kv_heads: int) -> None:
         rows = inputs["attention_mask"].bool() & (inputs["input_ids"] != config.image_token_id)
         with torch.inference_mode():
             before, found = plain(**inputs).logits[rows], own(**inputs).logits[rows]
-            torch.testing.assert_close(same(**inputs).logits[rows], before, **TOLERANCE)
+            torch.testing.assert_close(same(**inputs).logits[rows], before, atol=3e-5, rtol=0)
             torch.testing.assert_close(found, masked_logits(own, inputs)[rows], **TOLERANCE)
             assert found.equal(before) == (name == "text" or not random_refits(plan, seed))
             with own.dense(), plain.dense():
