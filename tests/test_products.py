@@ -22,6 +22,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if "oneDNN" in request.param and not products._has_onednn(torch.bfloat16):
         pytest.skip("no oneDNN here")
     monkeypatch.setattr(products, "LARGE_BYTES", 1)
+    monkeypatch.setattr(products, "BLOCK", 3)
     monkeypatch.setattr(products, "_way", lambda rows, weight: request.param)
     monkeypatch.setattr(pieces, "ROWS", 3)
     return str(request.param)
@@ -92,11 +93,15 @@ def test_the_fastest_way_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert choice.choices() == "a sum: short"
 
 
-def test_the_ways_are_compared_on_the_first_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ways_are_compared_for_each_number_of_rows_and_form(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "CHOICES", {})
     monkeypatch.setattr(products, "LARGE_BYTES", 1)
+    monkeypatch.setattr(products, "FEW_ROWS", 32)
+    wide, deep = torch.ones(8, 4), torch.ones(4, 8)
     with torch.inference_mode():
-        for count in (16, 1, 20):
-            products.product(torch.ones(count, 8), torch.ones(4, 8))
+        for count, weight in ((16, wide), (1, wide), (13, wide), (16, deep), (17, wide), (33, wide), (50, wide)):
+            products.product(torch.ones(count, weight.shape[1]), weight)
     threads = f"(float32, {torch.get_num_threads()} threads)"
-    assert choice.CHOICES.keys() == {f"products of few rows {threads}", f"products of one row {threads}"}
+    sizes = ["up to 16 rows, wide", "one row, wide", "up to 16 rows, deep", "up to 32 rows, wide", "many rows, wide"]
+    assert list(choice.CHOICES) == [f"products of {size} weights {threads}" for size in sizes]
+    assert "weight first" not in choice.CHOICES[f"products of many rows, wide weights {threads}"], "its result would have to be turned"

@@ -25,7 +25,7 @@ from .streams import Image, Streams
 STRIP_ROWS, STRIP_COLUMNS = 8, 24
 """Grid rows and, at most, columns whose queries are computed together under a window: as many as a kernel takes for a block."""
 
-STRIP_BYTES = 1 << 23
+STRIP_BYTES = 1 << 21
 """Keys that are laid out for strips at a time."""
 
 QUERY_BLOCK = 1024
@@ -238,14 +238,14 @@ class WindowRule:
 
 
 def windowed_attention(
-    query: Tensor, key: Tensor, value: Tensor, text_key: Tensor, text_value: Tensor, text_slots: Tensor,
-    streams: Streams, rule: WindowRule, scale: float,
-) -> Tensor:  # fmt: skip
+    query: Tensor, keys: Tensor, values: Tensor, text_slots: Tensor, streams: Streams, rule: WindowRule, scale: float
+) -> Tensor:
     """Visual attention under a window, `[batch, heads, visual rows, head_dim]`.
 
-    In strips; on a GPU, where all images have one grid, by FlexAttention where this was measured to be faster.
+    Keys and values are `[batch * visual rows; batch * text rows, heads, head_dim]`, text being all that there is so far, at
+    `text_slots`. In strips; on a GPU, where all images have one grid, by FlexAttention where this was measured to be faster.
     """
-    given = (query, key, value, text_key, text_value, text_slots, streams, rule, scale)
+    given = (query, keys, values, text_slots, streams, rule, scale)
     if not may_be_flex(query, streams):
         return in_strips(*given)
     ways = {"strips": partial(in_strips, *given), "FlexAttention": partial(in_flex, *given)}
@@ -259,29 +259,30 @@ def may_be_flex(query: Tensor, streams: Streams) -> bool:
     return query.is_cuda and len(streams.grids) == 1
 
 
-def in_flex(
-    query: Tensor, key: Tensor, value: Tensor, text_key: Tensor, text_value: Tensor, text_slots: Tensor,
-    streams: Streams, rule: WindowRule, scale: float,
-) -> Tensor:  # fmt: skip
+def in_flex(query: Tensor, keys: Tensor, values: Tensor, text_slots: Tensor, streams: Streams, rule: WindowRule, scale: float) -> Tensor:
     """The window as a block mask, which all layers of one rule share."""
     if (rule, text_slots.shape[1]) not in streams.block_masks:
         mask = block_mask(text_slots, streams, rule.sees)
         streams.block_masks[rule, text_slots.shape[1]] = mask
     mask = streams.block_masks[rule, text_slots.shape[1]]
-    seen: Tensor = compiled()(query, torch.cat([text_key, key], 2), torch.cat([text_value, value], 2), block_mask=mask, scale=scale)
+    key, value = (_text_first(rows, len(query), query.shape[2]) for rows in (keys, values))
+    seen: Tensor = compiled()(query, key, value, block_mask=mask, scale=scale)
     return seen
 
 
-def in_strips(
-    query: Tensor, key: Tensor, value: Tensor, text_key: Tensor, text_value: Tensor, text_slots: Tensor,
-    streams: Streams, rule: WindowRule, scale: float,
-) -> Tensor:  # fmt: skip
+def _text_first(rows: Tensor, batch: int, visual: int) -> Tensor:
+    """Flat visual and text rows as `[batch, heads, text and visual rows, head_dim]`."""
+    both = rows.tensor_split([batch * visual])
+    return torch.cat([part.unflatten(0, (batch, -1)) for part in reversed(both)], 1).transpose(1, 2)
+
+
+def in_strips(query: Tensor, keys: Tensor, values: Tensor, text_slots: Tensor, streams: Streams, rule: WindowRule, scale: float) -> Tensor:
     """Strips of every image, each with the text before it.
 
     All images of one grid go together: queries `[images * strips, heads, rows, head_dim]` against the keys of text and reach.
     """
     (batch, heads, rows, size), text, device = query.shape, text_slots.shape[1], query.device
-    queries, keys, values = _flat(query), torch.cat([_flat(key), _flat(text_key)]), torch.cat([_flat(value), _flat(text_value)])
+    queries = query.transpose(1, 2).flatten(0, 1)
     out = query.new_zeros(batch * rows, heads, size)
     for grid, images in streams.grids.items():
         cut = strips(grid, rule.window, rule.locality, rule.window_frames)
@@ -291,7 +292,7 @@ def in_strips(
         before = earlier_text(images, streams, text_slots)[:, None, None].expand(-1, *cut.queries.shape, -1)
         mask = torch.cat([before, cut.mask.to(device).expand(len(images), -1, -1, -1)], -1).flatten(0, 1)
         asking, reach = first + cut.queries.to(device), torch.cat([texts, first + cut.keys.to(device)], -1)
-        together = max(1, STRIP_BYTES // (mask.shape[-1] * heads * size * key.itemsize)) if in_place() else len(mask)
+        together = max(1, STRIP_BYTES // (mask.shape[-1] * heads * size * keys.itemsize)) if in_place() else len(mask)
         parts = zip(asking.flatten(0, 1).split(together), reach.flatten(0, 1).split(together), mask.split(together), strict=True)
         seen = [
             attend(_blocks(queries, asks), _blocks(keys, reaches), _blocks(values, reaches), shown[:, None], scale).transpose(1, 2)
@@ -301,11 +302,6 @@ def in_strips(
         token = first[:, :, 0] + torch.arange(grid.tokens, device=device)
         out.index_copy_(0, token.flatten(), torch.cat(seen).flatten(0, 1).index_select(0, place.flatten()).to(out.dtype))
     return out.view(batch, rows, heads, size).transpose(1, 2)
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    """`[batch, heads, rows, head_dim]` as `[batch * rows, heads, head_dim]`."""
-    return tensor.transpose(1, 2).flatten(0, 1)
 
 
 def _blocks(rows: Tensor, index: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Products of rows with a weight, by the library that was fastest for as few rows.
+"""Products of rows with a weight, by the library that was fastest for about as many rows and weights of that form.
 
 A BLAS library copies a weight into a layout of its own in every call. At hundreds of rows that is a few per cent; at the few dozen
 text rows that go through what visual tokens leave out, a third of the time is lost to it. oneDNN reads a weight as it lies when the
-weight comes first and the rows are the small matrix that it copies.
+weight comes first and the rows are the small matrix that it copies. Which library is faster at hundreds of rows is up to the processor.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +19,8 @@ from .pieces import in_place
 LARGE_BYTES = 1 << 20
 FEW_ROWS = 256
 """Beyond, rows are too many to come second: a transposed result would have to be turned."""
+PLAIN = "rows first"
+BLOCK = 512  # rows of a weight
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -31,7 +33,7 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def added(total: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`total` plus the product, in place: nobody else may need it as it was."""
-    if _has_ways(rows, weight):
+    if _has_ways(rows, weight) and (rows.shape[0] <= FEW_ROWS or _way(rows, weight) != PLAIN):
         return total.add_(product(rows, weight, bias).contiguous())
     torch.addmm(total, rows, weight.t(), out=total)
     return total if bias is None else total.add_(bias)
@@ -45,19 +47,23 @@ class Head(nn.Linear):
 
 
 def _has_ways(rows: Tensor, weight: Tensor) -> bool:
-    large = rows.dim() == 2 and 0 < rows.shape[0] <= FEW_ROWS and weight.nbytes >= LARGE_BYTES
+    large = rows.dim() == 2 and rows.shape[0] > 0 and weight.nbytes >= LARGE_BYTES
     return large and rows.device.type == "cpu" and rows.dtype == weight.dtype and in_place()
 
 
 def _way(rows: Tensor, weight: Tensor) -> str:
-    """The fastest way for about as many rows, measured once for a dtype and a number of threads, on the first weight that comes."""
-    size = "one row" if rows.shape[0] == 1 else "few rows"
-    what = f"products of {size} ({str(rows.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads)"
+    """The fastest way for about as many rows and weights of this form, measured once for a dtype and a number of threads, on the first
+    that come."""
+    count = rows.shape[0]
+    size = "one row" if count == 1 else f"up to {1 << (count - 1).bit_length()} rows" if count <= FEW_ROWS else "many rows"
+    form = "wide" if weight.shape[0] >= weight.shape[1] else "deep"
+    what = f"products of {size}, {form} weights ({str(rows.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads)"
     return fastest(what, partial(_trials, rows, weight), rows.device)
 
 
 def _trials(rows: Tensor, weight: Tensor) -> Mapping[str, Callable[[], object]]:
-    return {name: partial(way, rows, weight) for name, way in WAYS.items() if "oneDNN" not in name or _has_onednn(rows.dtype)}
+    names = [name for name in WAYS if rows.shape[0] <= FEW_ROWS or name.startswith(PLAIN)]
+    return {name: partial(WAYS[name], rows, weight) for name in names if "oneDNN" not in name or _has_onednn(rows.dtype)}
 
 
 def _has_onednn(dtype: torch.dtype) -> bool:
@@ -74,9 +80,18 @@ def _onednn(first: Tensor, second: Tensor) -> Tensor:
     return result
 
 
+def _by_blocks(rows: Tensor, weight: Tensor) -> Tensor:
+    """The weight first, some of its rows at a time: a library that copies the weight copies what stays in the cache."""
+    turned, result = rows.t().contiguous(), rows.new_empty(len(weight), len(rows))
+    for part, place in zip(weight.split(BLOCK), result.split(BLOCK), strict=True):
+        torch.mm(part, turned, out=place)
+    return result.t()
+
+
 WAYS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "rows first": functional.linear,
+    PLAIN: functional.linear,
     "weight first": lambda rows, weight: torch.mm(weight, rows.t()).t(),
+    "weight first, by blocks": _by_blocks,
     "rows first, oneDNN": _onednn,
     "weight first, oneDNN": lambda rows, weight: _onednn(weight, rows).t(),
 }

@@ -490,28 +490,13 @@ class SparseTextModel(nn.Module):
             if call.fresh and call.timeline.gapless[1]:
                 return causal_attention(queries, held_keys, held_values, visual_slots, key_slots, scale)
             return full_attention(queries, held_keys, held_values, visual_slots, key_slots, keys.text.shape[1], scale)
-        text_keys, text_values, slots = self._text_seen(layout, call, keys, values, held)
-        near_keys, near_values = (take(part.visual.transpose(1, 2), shared, 1) for part in (keys, values))
-        return windowed_attention(
-            queries, near_keys, near_values, take(text_keys, shared, 1), take(text_values, shared, 1),
-            slots, call.streams, WindowRule(layout.window, self.plan.locality, self.plan.window_frames), scale,
-        )  # fmt: skip
-
-    def _text_seen(
-        self, layout: LayerLayout, call: Call, new_keys: Projected, new_values: Projected, held: dict[int, tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """K and V of all text so far in the KV heads of self heads, and its slots: from the cache when there are earlier calls."""
-        if call.fresh:
-            return new_keys.text.transpose(1, 2)[:, : layout.own], new_values.text.transpose(1, 2)[:, : layout.own], call.text_slots
-        parts: list[tuple[Tensor, Tensor]] = []
-        for kind in head_kinds(layout):
-            places = [place for place, head in enumerate(kind.kv_heads) if head < layout.own]
-            if places:
-                columns = call.timeline.text_columns(kind.phases)
-                keys, values = held[kind.phases]
-                parts.append((take(keys, places, 1)[:, :, columns], take(values, places, 1)[:, :, columns]))
-        slots = call.timeline.all_slots(TEXT_ONLY)[:, 0]
-        return torch.cat([keys for keys, _ in parts], 1), torch.cat([values for _, values in parts], 1), slots
+        near_keys, near_values = (
+            take(_near_rows(layout, call, new, {phases: kind[number] for phases, kind in held.items()}), shared, 1)
+            for number, new in enumerate((keys, values))
+        )
+        slots = call.text_slots if call.fresh else call.timeline.all_slots(TEXT_ONLY)[:, 0]
+        rule = WindowRule(layout.window, self.plan.locality, self.plan.window_frames)
+        return windowed_attention(queries, near_keys, near_values, slots, call.streams, rule, scale)
 
     def _ffn(self, layer: Any, layout: LayerLayout, call: Call) -> None:
         """Feed-forward of one layer; visual rows go through the first `neurons` neurons only."""
@@ -607,6 +592,22 @@ def _rectangle(kind: HeadKind, parts: list[Projected]) -> Tensor:
             rectangle[:, part.shared.visual : width, place] = 0
         rectangle[:, width:, place] = take(part.text, heads, 2)
     return rectangle.transpose(1, 2)
+
+
+def _near_rows(layout: LayerLayout, call: Call, new: Projected, held: dict[int, Tensor]) -> Tensor:
+    """Keys or values of this call's visual rows, then of all text so far, `[batch * rows, KV heads, head_dim]`; those of self heads lead.
+
+    The product's own result, unless there is text in the cache: `held` by kind of KV head.
+    """
+    if call.fresh:
+        return new.both
+    texts = []
+    for kind in head_kinds(layout):
+        places = [place for place, head in enumerate(kind.kv_heads) if head < layout.own]
+        if places:
+            texts.append(take(held[kind.phases], places, 1)[:, :, call.timeline.text_columns(kind.phases)])
+    text = torch.cat(texts, 1).transpose(1, 2).flatten(0, 1)
+    return torch.cat([new.visual.flatten(0, 1)[:, : layout.own], text])
 
 
 def _within(part: Shared, heads: tuple[int, ...]) -> list[int]:
