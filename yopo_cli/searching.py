@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import log
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from converters.runtime.plan import Grid
 from .terminal import say
 
 STATE_SUFFIX = ".search"
+LINE_SECONDS = 30.0  # between lines where there is no terminal to draw a bar in
 
 
 def searched(
@@ -45,12 +47,13 @@ def searched(
 
 
 class SearchBar:
-    """From the dense model down to the smallest budget, in equal steps for equal ratios."""
+    """From the dense model down to the smallest budget, in equal steps for equal ratios; in a log, a line now and then."""
 
     def __init__(self, bar: Progress, smallest: float) -> None:
         self.bar = bar
         self.task = bar.add_task("Answering", total=log(1 / smallest))
         self.disk_bytes = 0
+        self._said = monotonic()
 
     def tell(self, report: Any) -> None:
         """Show a report of `converters.planning.search`."""
@@ -59,6 +62,9 @@ class SearchBar:
         disk = f", {report.disk_bytes / 1e9:.1f} GB on disk" if report.disk_bytes else ""
         text = f"Planning: {report.share:.1%} of visual FLOPs, shift {report.shift:.2g} ({used}{disk})"
         self.bar.update(self.task, completed=log(1 / min(1.0, report.share)), description=text)
+        if not self.bar.console.is_terminal and monotonic() >= self._said + LINE_SECONDS:
+            self._said = monotonic()
+            say(text)
 
 
 @contextmanager
