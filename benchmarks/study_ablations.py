@@ -107,19 +107,20 @@ ABLATIONS = {
 
 
 def searches(usual: Effort, samples: int) -> dict[str, tuple[Effort, int]]:
-    """Searches with one thing different, and their calibration samples; most of them of plans without ranks."""
+    """Searches with one thing different, and their calibration samples; some of plans without ranks."""
     whole = replace(usual, without=("rank",))
-    once = replace(whole, slack=1e9, fading=1.0, descents=1.0)  # the cheapest by its first price is taken, whatever it is found to cost
+    once = {"slack": 1e9, "fading": 1.0, "descents": 1.0}  # the cheapest by its first price is taken, whatever it is found to cost
     found = {
         "auto": (usual, samples),
+        "auto: no swaps": (replace(usual, swaps=False), samples),
+        "auto: prices taken once, no swaps": (replace(usual, **once, swaps=False), samples),
         "auto: not interlaced": (replace(usual, without=("phases", "turns")), samples),
+        "auto: no self phases": (replace(usual, without=("turns",)), samples),
+        "auto: no windows": (replace(usual, without=("window",)), samples),
         "auto: not refitted": (replace(usual, refit=False), samples),
         "auto: no ranks": (whole, samples),
-        "auto: no ranks, prices taken once": (once, samples),
-        "auto: no ranks, no swaps": (replace(whole, descents=1.0), samples),
+        "auto: no ranks, prices taken once": (replace(whole, **once), samples),
         "auto: no ranks, not interlaced": (replace(whole, without=("rank", "phases", "turns")), samples),
-        "auto: no ranks, no self phases": (replace(whole, without=("rank", "turns")), samples),
-        "auto: no ranks, no windows": (replace(whole, without=("rank", "window")), samples),
     }
     counts = (8, 16, 32, 64, 256)
     return found | {f"auto: no ranks, {count} samples": (replace(whole, fewest=min(whole.fewest, count)), count) for count in counts}

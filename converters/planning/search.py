@@ -45,7 +45,7 @@ class Effort:
 
     Descents measure on a share `high` of the samples above a budget of `low_budget`, on a share `low` below, on `fewest` at least.
     Between budgets the search stops where less than a share `stride` of the last stop is left. Knobs `without` are left alone. Plans
-    are measured with K and V of visual tokens refitted unless told otherwise.
+    are measured with K and V of visual tokens refitted, and improved by swaps, unless told otherwise.
     """
 
     forwards: float
@@ -61,6 +61,7 @@ class Effort:
     stride: float = 0.6
     without: tuple[str, ...] = ()
     refit: bool = True
+    swaps: bool = True
 
 
 @dataclass(frozen=True)
@@ -288,7 +289,7 @@ class _Hunt:
         """The plan of a budget, improved by this share of the forwards that are left, but for those needed elsewhere."""
         way = self.way
         allowance = (self.effort.forwards - self.trials.forwards - needed) * share
-        if way.step.shift >= NEGLIGIBLE and allowance > 0:
+        if self.effort.swaps and way.step.shift >= NEGLIGIBLE and allowance > 0:
             limit, pace = limit_of(budget, self.dense), Pace(allowance, without=self.effort.without)
             step = swap(self.trials, way.step, limit, self.order, way.prices, pace, lambda step: self._told(step, "swaps"))
             if step is not way.step:
