@@ -11,6 +11,7 @@ expected answer if and only if each of its tokens is the likeliest one after tho
 import argparse
 import json
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -260,7 +261,8 @@ def run(options: argparse.Namespace) -> None:
         options.model, options.set, options.questions, options.samples, tuple(map(float, options.budgets.split(","))), options.record
     )
     done = known(options.record, setting)
-    left = [cell for cell in cells(setting, options.methods.split(","), tuple(map(int, options.seeds.split(",")))) if cell not in done]
+    methods, seeds = re.split(r",(?! )", options.methods), tuple(map(int, options.seeds.split(",")))  # names may have a comma and a space
+    left = [cell for cell in cells(setting, methods, seeds) if cell not in done]
     subject = Subject(setting)
     for cell in left:
         began = time.process_time()
