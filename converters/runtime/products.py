@@ -21,6 +21,7 @@ FEW_ROWS = 256
 """Beyond, rows are too many to come second: a transposed result would have to be turned."""
 PLAIN = "rows first"
 BLOCK = 512  # rows of a weight
+MEASURED_ROWS = 1024  # at most: the first call is not to be many times as long as the others
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -63,7 +64,7 @@ def _way(rows: Tensor, weight: Tensor) -> str:
 
 def _trials(rows: Tensor, weight: Tensor) -> Mapping[str, Callable[[], object]]:
     names = [name for name in WAYS if rows.shape[0] <= FEW_ROWS or name.startswith(PLAIN)]
-    return {name: partial(WAYS[name], rows, weight) for name in names if "oneDNN" not in name or _has_onednn(rows.dtype)}
+    return {name: partial(WAYS[name], rows[:MEASURED_ROWS], weight) for name in names if "oneDNN" not in name or _has_onednn(rows.dtype)}
 
 
 def _has_onednn(dtype: torch.dtype) -> bool:
