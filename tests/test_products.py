@@ -28,9 +28,13 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
+@pytest.mark.parametrize("few", [2, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 7)])
-def test_every_way_is_the_product(way: str, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
+def test_every_way_is_the_product(
+    way: str, bias: torch.Tensor | None, dtype: torch.dtype, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "FEW_ROWS", few)
     torch.manual_seed(0)
     wide, weight = torch.randn(5, 70, dtype=dtype), torch.randn(7, 64, dtype=dtype)
     bias = bias if bias is None else bias.to(dtype)

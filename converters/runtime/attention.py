@@ -273,7 +273,7 @@ def in_flex(query: Tensor, keys: Tensor, values: Tensor, text_slots: Tensor, str
 def _text_first(rows: Tensor, batch: int, visual: int) -> Tensor:
     """Flat visual and text rows as `[batch, heads, text and visual rows, head_dim]`."""
     both = rows.tensor_split([batch * visual])
-    return torch.cat([part.unflatten(0, (batch, -1)) for part in reversed(both)], 1).transpose(1, 2)
+    return torch.cat([part.unflatten(0, (batch, len(part) // batch)) for part in reversed(both)], 1).transpose(1, 2)
 
 
 def in_strips(query: Tensor, keys: Tensor, values: Tensor, text_slots: Tensor, streams: Streams, rule: WindowRule, scale: float) -> Tensor:
