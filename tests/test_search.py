@@ -214,6 +214,16 @@ def test_knobs_that_are_left_alone() -> None:
     assert {(layer.read_phases, layer.window) for layer in plan.layers} == {(1, None)}
 
 
+@pytest.mark.parametrize("swaps", [True, False])
+def test_swaps_are_left_alone_where_told(swaps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _, batches, statistics = subject()
+    tried: list[Plan] = []
+    monkeypatch.setattr("converters.planning.search.NEGLIGIBLE", 0.0)
+    monkeypatch.setattr("converters.planning.search.swap", lambda trials, step, *rest: (tried.append(step.plan), step)[1])
+    auto_plan(model, batches, statistics, 0.3, max_answer_tokens=ANSWER_TOKENS, effort=Effort(30.0, grain=0.05, swaps=swaps))
+    assert bool(tried) == swaps
+
+
 def test_same_seed_same_plan() -> None:
     model, _, batches, statistics = subject()
     options: dict[str, Any] = {"max_answer_tokens": ANSWER_TOKENS, "effort": Effort(20.0, grain=0.05)}
