@@ -26,7 +26,7 @@ STRIP_ROWS, STRIP_COLUMNS = 8, 24
 """Grid rows and, at most, columns whose queries are computed together under a window: as many as a kernel takes for a block."""
 
 STRIP_BYTES = 1 << 21
-"""Keys that are laid out for strips at a time."""
+"""Keys that are laid out for strips at a time, on a CPU: memory that is used again is not asked for anew."""
 
 QUERY_BLOCK = 1024
 """Visual queries that are computed together without a window."""
@@ -292,7 +292,8 @@ def in_strips(query: Tensor, keys: Tensor, values: Tensor, text_slots: Tensor, s
         before = earlier_text(images, streams, text_slots)[:, None, None].expand(-1, *cut.queries.shape, -1)
         mask = torch.cat([before, cut.mask.to(device).expand(len(images), -1, -1, -1)], -1).flatten(0, 1)
         asking, reach = first + cut.queries.to(device), torch.cat([texts, first + cut.keys.to(device)], -1)
-        together = max(1, STRIP_BYTES // (mask.shape[-1] * heads * size * keys.itemsize)) if in_place() else len(mask)
+        few = max(1, STRIP_BYTES // (mask.shape[-1] * heads * size * keys.itemsize))
+        together = few if in_place() and device.type == "cpu" else len(mask)
         parts = zip(asking.flatten(0, 1).split(together), reach.flatten(0, 1).split(together), mask.split(together), strict=True)
         seen = [
             attend(_blocks(queries, asks), _blocks(keys, reaches), _blocks(values, reaches), shown[:, None], scale).transpose(1, 2)

@@ -34,7 +34,7 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def added(total: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`total` plus the product, in place: nobody else may need it as it was."""
-    if _has_ways(rows, weight) and (rows.shape[0] <= FEW_ROWS or _way(rows, weight) != PLAIN):
+    if _has_ways(rows, weight) and _way(rows, weight) != PLAIN:
         return total.add_(product(rows, weight, bias).contiguous())
     torch.addmm(total, rows, weight.t(), out=total)
     return total if bias is None else total.add_(bias)
