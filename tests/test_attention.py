@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from converters.runtime import attention
-from converters.runtime.attention import WindowRule, attend, causal_attention, full_attention
+from converters.runtime.attention import WindowRule, attend, by_kernel, by_products, causal_attention, full_attention
 from converters.runtime.plan import Grid
 from converters.runtime.streams import Image, Streams
 
@@ -66,3 +66,55 @@ def test_flex_attention_is_the_strips(locality: str, window_frames: int | None, 
         torch.testing.assert_close(seen[0], expected[0])
         torch.testing.assert_close(seen[1, :, :24], expected[1, :, :24])
     assert len(streams.block_masks) == 1
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("masked", [None, (3, 1), (1, 4), (3, 4)])
+def test_products_are_the_kernel(kv_heads: int, masked: tuple[int, int] | None) -> None:
+    """Keys and values as strips have them, heads after rows; a query that sees nothing is finite, and nobody's."""
+    torch.manual_seed(0)
+    query, (key, value) = torch.randn(3, 4, 5, 8), torch.randn(2, 3, 7, kv_heads, 8).transpose(2, 3)
+    mask = None if masked is None else torch.rand(*masked, 5, 7) < 0.6
+    if mask is not None:
+        mask[0, 0, 0] = False
+    given = query, key, value, mask, 0.3
+    expected, found = by_kernel(*given), by_products(*given)
+    sees = torch.ones(3, 4, 5, dtype=torch.bool) if mask is None else mask.any(-1).expand(3, 4, 5)
+    torch.testing.assert_close(found[sees], expected[sees])
+    assert sees.all() == (mask is None)
+    assert found.isfinite().all()
+
+
+def test_products_round_less_than_eager_attention_does() -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 4, count, 128, dtype=torch.bfloat16) for count in (64, 200, 200))
+    mask = torch.rand(1, 1, 64, 200) < 0.7
+    exact = by_kernel(query.double(), key.double(), value.double(), mask, 128**-0.5)
+    scores = (query @ key.mT * 128**-0.5).masked_fill(~mask, -torch.inf)
+    eager = scores.softmax(-1, dtype=torch.float32).to(torch.bfloat16) @ value
+    assert (by_products(query, key, value, mask, 128**-0.5) - exact).norm() < (eager - exact).norm()
+
+
+def test_bfloat16_on_a_cpu_has_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not few queries, other types, scores too many to be kept, nor where gradients flow."""
+    asked: list[str] = []
+
+    def products(what: str, *rest: object) -> str:
+        asked.append(what)
+        return "products"
+
+    monkeypatch.setattr(attention, "fastest", products)
+    monkeypatch.setattr(attention, "by_products", lambda query, *rest: query * 0)
+    heads = torch.ones(1, 2, 70, 8, dtype=torch.bfloat16)
+
+    def goes_by_products(query: Tensor, keys: Tensor) -> bool:
+        return not attend(query, keys, keys, None, 0.5).any()
+
+    with torch.no_grad():
+        assert goes_by_products(heads[:, :, :16], heads)
+        assert not goes_by_products(heads[:, :, :15], heads)
+        assert not goes_by_products(heads.float(), heads.float())
+        monkeypatch.setattr(attention, "SCORE_BYTES", 2 * 70 * 70 * 2 - 1)
+        assert not goes_by_products(heads, heads)
+    assert asked == [f"attention of up to 16 queries and 128 keys ({torch.get_num_threads()} threads)"]
+    assert not goes_by_products(heads[:, :, :16], heads)
