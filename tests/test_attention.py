@@ -1,5 +1,7 @@
 """Visual attention without a window: what skips the half that is never seen, against the one masked rectangle."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -68,9 +70,10 @@ def test_flex_attention_is_the_strips(locality: str, window_frames: int | None, 
     assert len(streams.block_masks) == 1
 
 
+@pytest.mark.parametrize("keys_first", [True, False])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("masked", [None, (3, 1), (1, 4), (3, 4)])
-def test_products_are_the_kernel(kv_heads: int, masked: tuple[int, int] | None) -> None:
+def test_products_are_the_kernel(keys_first: bool, kv_heads: int, masked: tuple[int, int] | None) -> None:
     """Keys and values as strips have them, heads after rows; a query that sees nothing is finite, and nobody's."""
     torch.manual_seed(0)
     query, (key, value) = torch.randn(3, 4, 5, 8), torch.randn(2, 3, 7, kv_heads, 8).transpose(2, 3)
@@ -78,7 +81,7 @@ def test_products_are_the_kernel(kv_heads: int, masked: tuple[int, int] | None) 
     if mask is not None:
         mask[0, 0, 0] = False
     given = query, key, value, mask, 0.3
-    expected, found = by_kernel(*given), by_products(*given)
+    expected, found = by_kernel(*given), by_products(*given, keys_first=keys_first)
     sees = torch.ones(3, 4, 5, dtype=torch.bool) if mask is None else mask.any(-1).expand(3, 4, 5)
     torch.testing.assert_close(found[sees], expected[sees])
     assert sees.all() == (mask is None)
@@ -95,26 +98,31 @@ def test_products_round_less_than_eager_attention_does() -> None:
     assert (by_products(query, key, value, mask, 128**-0.5) - exact).norm() < (eager - exact).norm()
 
 
-def test_bfloat16_on_a_cpu_has_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """But not few queries, other types, scores too many to be kept, nor where gradients flow."""
-    asked: list[str] = []
+def test_which_attention_has_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few queries of any type, many in bfloat16; not scores too many to be kept, nor where gradients flow."""
+    asked: dict[str, list[str]] = {}
 
-    def products(what: str, *rest: object) -> str:
-        asked.append(what)
-        return "products"
+    def second(what: str, ways: Callable[[], dict[str, object]], device: torch.device) -> str:
+        asked[what] = list(ways())
+        return asked[what][1]
 
-    monkeypatch.setattr(attention, "fastest", products)
-    monkeypatch.setattr(attention, "by_products", lambda query, *rest: query * 0)
-    heads = torch.ones(1, 2, 70, 8, dtype=torch.bfloat16)
+    monkeypatch.setattr(attention, "fastest", second)
+    monkeypatch.setattr(attention, "by_products", lambda query, *rest, keys_first=False: query * 0)
+    heads, halves = torch.ones(1, 2, 70, 8), torch.ones(1, 2, 70, 8, dtype=torch.bfloat16)
 
     def goes_by_products(query: Tensor, keys: Tensor) -> bool:
         return not attend(query, keys, keys, None, 0.5).any()
 
     with torch.no_grad():
-        assert goes_by_products(heads[:, :, :16], heads)
-        assert not goes_by_products(heads[:, :, :15], heads)
-        assert not goes_by_products(heads.float(), heads.float())
+        assert goes_by_products(heads[:, :, :1], heads)
+        assert goes_by_products(halves[:, :, :15], halves)
+        assert goes_by_products(halves[:, :, :16], halves)
+        assert not goes_by_products(heads[:, :, :16], heads)
         monkeypatch.setattr(attention, "SCORE_BYTES", 2 * 70 * 70 * 2 - 1)
-        assert not goes_by_products(heads, heads)
-    assert asked == [f"attention of up to 16 queries and 128 keys ({torch.get_num_threads()} threads)"]
-    assert not goes_by_products(heads[:, :, :16], heads)
+        assert not goes_by_products(halves, halves)
+    assert not goes_by_products(halves[:, :, :16], halves)
+    threads = f"{torch.get_num_threads()} threads"
+    assert asked == {
+        f"attention of up to 1 queries and 128 keys (float32, {threads})": ["kernel", "products, keys first"],
+        f"attention of up to 16 queries and 128 keys (bfloat16, {threads})": ["kernel", "products"],
+    }

@@ -4,7 +4,7 @@ Everything is ordinary scaled dot-product attention on rectangles; nothing is co
 and blocks and the padding of ragged batches.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import groupby, product
@@ -29,8 +29,10 @@ STRIP_BYTES = 1 << 21
 """Keys that are laid out for strips at a time, on a CPU: memory that is used again is not asked for anew."""
 
 FEW_QUERIES = 16
+"""Below, there are fewer queries than products like as rows."""
+
 SCORE_BYTES = 1 << 26
-"""From how many queries on, and up to how many bytes of scores, attention may go by products."""
+"""Up to how many bytes of scores attention may go by products."""
 
 QUERY_BLOCK = 1024
 """Visual queries that are computed together without a window."""
@@ -95,21 +97,25 @@ def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, causal: bool = False) -> Tensor:
     """Scaled dot-product attention `[batch, heads, queries, head_dim]`; fewer KV heads than query heads are shared in groups.
 
-    `mask` is True where a key is seen. By PyTorch's kernel; in bfloat16 on a CPU by whole products where this was measured to be faster.
+    `mask` is True where a key is seen. By PyTorch's kernel; on a CPU by two products where this was measured to be faster.
     """
-    if causal or not _may_be_products(query, key):
+    ways = {} if causal else _products(query, key)
+    if not ways:
         return by_kernel(query, key, value, mask, scale, causal)
-    ways = {name: partial(way, query, key, value, mask, scale) for name, way in (("kernel", by_kernel), ("products", by_products))}
-    count, seen = (1 << (tensor.shape[2] - 1).bit_length() for tensor in (query, key))
-    what = f"attention of up to {count} queries and {seen} keys ({torch.get_num_threads()} threads)"
-    return ways[fastest(what, lambda: ways, query.device)]()
+    ways = {name: partial(way, query, key, value, mask, scale) for name, way in {"kernel": by_kernel, **ways}.items()}
+    queries, keys = (1 << (tensor.shape[2] - 1).bit_length() for tensor in (query, key))
+    kind = f"{str(query.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads"
+    return ways[fastest(f"attention of up to {queries} queries and {keys} keys ({kind})", lambda: ways, query.device)]()
 
 
-def _may_be_products(query: Tensor, key: Tensor) -> bool:
-    """Whether there is a choice: in other types the kernel computes as fast as products do."""
+def _products(query: Tensor, key: Tensor) -> dict[str, Callable[..., Tensor]]:
+    """Other ways than the kernel. In float32 that computes many queries as fast as products do."""
     scores = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2] * query.itemsize
-    small = query.device.type == "cpu" and query.dtype == torch.bfloat16 and in_place()
-    return small and query.shape[2] >= FEW_QUERIES and 0 < scores <= SCORE_BYTES
+    if query.device.type != "cpu" or not 0 < scores <= SCORE_BYTES or not in_place():
+        return {}
+    if query.shape[2] < FEW_QUERIES:
+        return {"products, keys first": partial(by_products, keys_first=True)}
+    return {"products": by_products} if query.dtype == torch.bfloat16 else {}
 
 
 def by_kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, causal: bool = False) -> Tensor:
@@ -118,16 +124,20 @@ def by_kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped)
 
 
-def by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Attention as two products, scores rounded to the type of the tensors. A query that sees nothing gets a mean, for nobody."""
+def by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, keys_first: bool = False) -> Tensor:
+    """Attention as two products, scores rounded to the type of the tensors. A query that sees nothing gets a mean, for nobody.
+
+    Keys first, they are read as they lie, which pays for few queries.
+    """
     (batch, heads, count, size), kv_heads, seen = query.shape, key.shape[1], key.shape[2]
-    rows = batch * kv_heads, heads // kv_heads * count
-    queries, keys, values = query.reshape(*rows, size), key.contiguous().view(rows[0], seen, size), value.reshape(rows[0], seen, size)
-    if mask is None:
-        scores = torch.baddbmm(query.new_empty(*rows, seen), queries, keys.mT, beta=0, alpha=scale)
-    else:
-        unseen = query.new_zeros(mask.shape).masked_fill_(~mask, torch.finfo(query.dtype).min / 2)
-        scores = unseen.expand(batch, heads, count, seen).contiguous().view(*rows, seen).baddbmm_(queries, keys.mT, alpha=scale)
+    queries = query.reshape(batch * kv_heads, heads // kv_heads * count, size)
+    keys, values = (tensor.reshape(batch * kv_heads, seen, size) for tensor in (key, value))
+    first, second = (keys, queries) if keys_first else (queries, keys.contiguous())
+    scores = torch.baddbmm(query.new_empty(len(first), first.shape[1], second.shape[1]), first, second.mT, beta=0, alpha=scale)
+    scores = scores.mT if keys_first else scores
+    if mask is not None:
+        shown = mask.unflatten(1, (kv_heads, -1) if mask.shape[1] > 1 else (1, 1))
+        scores.view(batch, kv_heads, -1, count, seen).masked_fill_(~shown, torch.finfo(query.dtype).min)
     return torch.bmm(scores.softmax(-1), values).view(batch, heads, count, size)
 
 
