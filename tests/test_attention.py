@@ -99,7 +99,7 @@ def test_products_round_less_than_eager_attention_does() -> None:
 
 
 def test_which_attention_has_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few queries of any type, many in bfloat16; not scores too many to be kept, nor where gradients flow."""
+    """Few queries of any type, many in bfloat16; not few keys, scores too many to be kept, nor where gradients flow."""
     asked: dict[str, list[str]] = {}
 
     def second(what: str, ways: Callable[[], dict[str, object]], device: torch.device) -> str:
@@ -107,6 +107,7 @@ def test_which_attention_has_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         return asked[what][1]
 
     monkeypatch.setattr(attention, "fastest", second)
+    monkeypatch.setattr(attention, "KEY_BYTES", 2 * 70 * 8 * 2)
     monkeypatch.setattr(attention, "by_products", lambda query, *rest, keys_first=False: query * 0)
     heads, halves = torch.ones(1, 2, 70, 8), torch.ones(1, 2, 70, 8, dtype=torch.bfloat16)
 
@@ -118,8 +119,10 @@ def test_which_attention_has_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         assert goes_by_products(halves[:, :, :15], halves)
         assert goes_by_products(halves[:, :, :16], halves)
         assert not goes_by_products(heads[:, :, :16], heads)
-        monkeypatch.setattr(attention, "SCORE_BYTES", 2 * 70 * 70 * 2 - 1)
-        assert not goes_by_products(halves, halves)
+        for name, bound in (("KEY_BYTES", halves.nbytes + 1), ("SCORE_BYTES", 2 * 16 * 70 * 2 - 1)):
+            with monkeypatch.context() as bounded:
+                bounded.setattr(attention, name, bound)
+                assert not goes_by_products(halves[:, :, :16], halves)
     assert not goes_by_products(halves[:, :, :16], halves)
     threads = f"{torch.get_num_threads()} threads"
     assert asked == {

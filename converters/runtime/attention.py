@@ -31,8 +31,8 @@ STRIP_BYTES = 1 << 21
 FEW_QUERIES = 16
 """Below, there are fewer queries than products like as rows."""
 
-SCORE_BYTES = 1 << 26
-"""Up to how many bytes of scores attention may go by products."""
+KEY_BYTES, SCORE_BYTES = 1 << 18, 1 << 26
+"""From how many bytes of keys on, and up to how many of scores, attention may go by products. Small models answer alike every time."""
 
 QUERY_BLOCK = 1024
 """Visual queries that are computed together without a window."""
@@ -111,7 +111,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
 def _products(query: Tensor, key: Tensor) -> dict[str, Callable[..., Tensor]]:
     """Other ways than the kernel. In float32 that computes many queries as fast as products do."""
     scores = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2] * query.itemsize
-    if query.device.type != "cpu" or not 0 < scores <= SCORE_BYTES or not in_place():
+    if query.device.type != "cpu" or key.nbytes < KEY_BYTES or not 0 < scores <= SCORE_BYTES or not in_place():
         return {}
     if query.shape[2] < FEW_QUERIES:
         return {"products, keys first": partial(by_products, keys_first=True)}
