@@ -70,11 +70,15 @@ def test_flex_attention_is_the_strips(locality: str, window_frames: int | None, 
     assert len(streams.block_masks) == 1
 
 
+@pytest.mark.parametrize("together", [0, 1, 3, 4])
 @pytest.mark.parametrize("keys_first", [True, False])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("masked", [None, (3, 1), (1, 4), (3, 4)])
-def test_products_are_the_kernel(keys_first: bool, kv_heads: int, masked: tuple[int, int] | None) -> None:
+def test_products_are_the_kernel(
+    keys_first: bool, kv_heads: int, masked: tuple[int, int] | None, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Keys and values as strips have them, heads after rows; a query that sees nothing is finite, and nobody's."""
+    monkeypatch.setattr(attention, "LAID_OUT_BYTES", together * 3 * 7 * max(8, 4 // kv_heads * 5) * 4)
     torch.manual_seed(0)
     query, (key, value) = torch.randn(3, 4, 5, 8), torch.randn(2, 3, 7, kv_heads, 8).transpose(2, 3)
     mask = None if masked is None else torch.rand(*masked, 5, 7) < 0.6

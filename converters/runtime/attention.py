@@ -7,7 +7,7 @@ and blocks and the padding of ragged batches.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import groupby, product
+from itertools import groupby, product, repeat
 from math import ceil
 
 import torch
@@ -25,8 +25,8 @@ from .streams import Image, Streams
 STRIP_ROWS, STRIP_COLUMNS = 8, 24
 """Grid rows and, at most, columns whose queries are computed together under a window: as many as a kernel takes for a block."""
 
-STRIP_BYTES = 1 << 21
-"""Keys that are laid out for strips at a time, on a CPU: memory that is used again is not asked for anew."""
+LAID_OUT_BYTES = 1 << 21
+"""Keys that are laid out at a time, on a CPU: memory that is used again is not asked for anew."""
 
 FEW_QUERIES = 16
 """Below, there are fewer queries than products like as rows."""
@@ -127,8 +127,18 @@ def by_kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
 def by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, keys_first: bool = False) -> Tensor:
     """Attention as two products, scores rounded to the type of the tensors. A query that sees nothing gets a mean, for nobody.
 
-    Keys first, they are read as they lie, which pays for few queries.
+    Keys first, they are read as they lie, which pays for few queries. A few heads at a time: a copy of all keys would be new memory.
     """
+    (batch, heads, count, size), kv_heads, seen = query.shape, key.shape[1], key.shape[2]
+    group = heads // kv_heads
+    few = max(1, LAID_OUT_BYTES // (batch * seen * max(size, group * count) * key.itemsize))
+    masks = mask.split(few * group, 1) if mask is not None and mask.shape[1] > 1 else repeat(mask)
+    parts = zip(query.split(few * group, 1), key.split(few, 1), value.split(few, 1), masks)
+    return torch.cat([_two_products(*part, scale, keys_first) for part in parts], 1)
+
+
+def _two_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, keys_first: bool) -> Tensor:
+    """`by_products` of heads that go together."""
     (batch, heads, count, size), kv_heads, seen = query.shape, key.shape[1], key.shape[2]
     queries = query.reshape(batch * kv_heads, heads // kv_heads * count, size)
     keys, values = (tensor.reshape(batch * kv_heads, seen, size) for tensor in (key, value))
@@ -339,7 +349,7 @@ def in_strips(query: Tensor, keys: Tensor, values: Tensor, text_slots: Tensor, s
         before = earlier_text(images, streams, text_slots)[:, None, None].expand(-1, *cut.queries.shape, -1)
         mask = torch.cat([before, cut.mask.to(device).expand(len(images), -1, -1, -1)], -1).flatten(0, 1)
         asking, reach = first + cut.queries.to(device), torch.cat([texts, first + cut.keys.to(device)], -1)
-        few = max(1, STRIP_BYTES // (mask.shape[-1] * heads * size * keys.itemsize))
+        few = max(1, LAID_OUT_BYTES // (mask.shape[-1] * heads * size * keys.itemsize))
         together = few if in_place() and device.type == "cpu" else len(mask)
         parts = zip(asking.flatten(0, 1).split(together), reach.flatten(0, 1).split(together), mask.split(together), strict=True)
         seen = [
