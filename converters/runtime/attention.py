@@ -7,7 +7,7 @@ and blocks and the padding of ragged batches.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import groupby, product, repeat
+from itertools import groupby, product
 from math import ceil
 
 import torch
@@ -132,8 +132,8 @@ def by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, 
     (batch, heads, count, size), kv_heads, seen = query.shape, key.shape[1], key.shape[2]
     group = heads // kv_heads
     few = max(1, LAID_OUT_BYTES // (batch * seen * max(size, group * count) * key.itemsize))
-    masks = mask.split(few * group, 1) if mask is not None and mask.shape[1] > 1 else repeat(mask)
-    parts = zip(query.split(few * group, 1), key.split(few, 1), value.split(few, 1), masks)
+    masks = mask.split(few * group, 1) if mask is not None and mask.shape[1] > 1 else [mask] * ceil(kv_heads / few)
+    parts = zip(query.split(few * group, 1), key.split(few, 1), value.split(few, 1), masks, strict=True)
     return torch.cat([_two_products(*part, scale, keys_first) for part in parts], 1)
 
 
