@@ -1,4 +1,4 @@
-"""Visual attention without a window: what skips the half that is never seen, against the one masked rectangle."""
+"""Attention against the one masked rectangle and the kernel: what skips the half that is never seen, and what goes by products."""
 
 from collections.abc import Callable
 
