@@ -103,11 +103,11 @@ def test_products_round_less_than_eager_attention_does() -> None:
 
 
 def test_which_attention_has_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few queries of any type, many in bfloat16; not few keys, scores too many to be kept, nor where gradients flow."""
+    """Only bfloat16; not few keys, scores too many to be kept, nor where gradients flow."""
     asked: dict[str, list[str]] = {}
 
     def second(what: str, ways: Callable[[], dict[str, object]], device: torch.device) -> str:
-        asked[what] = list(ways())
+        assert asked.setdefault(what, list(ways())) == list(ways())
         return asked[what][1]
 
     monkeypatch.setattr(attention, "fastest", second)
@@ -119,17 +119,15 @@ def test_which_attention_has_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         return not attend(query, keys, keys, None, 0.5).any()
 
     with torch.no_grad():
-        assert goes_by_products(heads[:, :, :1], heads)
-        assert goes_by_products(halves[:, :, :15], halves)
-        assert goes_by_products(halves[:, :, :16], halves)
-        assert not goes_by_products(heads[:, :, :16], heads)
-        for name, bound in (("KEY_BYTES", halves.nbytes + 1), ("SCORE_BYTES", 2 * 16 * 70 * 2 - 1)):
+        assert not goes_by_products(heads[:, :, :1], heads)
+        assert not goes_by_products(heads, heads)
+        for count in (1, 15, 16, 17):
+            assert goes_by_products(halves[:, :, :count], halves)
+        for name, bound in (("KEY_BYTES", halves.nbytes + 1), ("SCORE_BYTES", 2 * 17 * 70 * 2 - 1)):
             with monkeypatch.context() as bounded:
                 bounded.setattr(attention, name, bound)
-                assert not goes_by_products(halves[:, :, :16], halves)
-    assert not goes_by_products(halves[:, :, :16], halves)
-    threads = f"{torch.get_num_threads()} threads"
-    assert asked == {
-        f"attention of up to 1 queries and 128 keys (float32, {threads})": ["kernel", "products, keys first"],
-        f"attention of up to 16 queries and 128 keys (bfloat16, {threads})": ["kernel", "products"],
-    }
+                assert not goes_by_products(halves[:, :, :17], halves)
+    assert not goes_by_products(halves[:, :, :17], halves)
+    ways = {1: "products, keys first", 16: "products, keys first", 32: "products"}  # 15 and 16 are measured together
+    threads = f"({torch.get_num_threads()} threads)"
+    assert asked == {f"attention of up to {count} queries and 128 keys {threads}": ["kernel", way] for count, way in ways.items()}

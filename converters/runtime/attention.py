@@ -29,7 +29,7 @@ LAID_OUT_BYTES = 1 << 21
 """Keys that are laid out at a time, on a CPU: memory that is used again is not asked for anew."""
 
 FEW_QUERIES = 16
-"""Below, there are fewer queries than products like as rows."""
+"""Up to these, there are fewer queries than products like as rows. A power of two: what is measured is kept by powers of two."""
 
 KEY_BYTES, SCORE_BYTES = 1 << 18, 1 << 26
 """From how many bytes of keys on, and up to how many of scores, attention may go by products. Small models answer alike every time."""
@@ -97,25 +97,26 @@ def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, causal: bool = False) -> Tensor:
     """Scaled dot-product attention `[batch, heads, queries, head_dim]`; fewer KV heads than query heads are shared in groups.
 
-    `mask` is True where a key is seen. By PyTorch's kernel; on a CPU by two products where this was measured to be faster.
+    `mask` is True where a key is seen. By PyTorch's kernel; in bfloat16 on a CPU by two products where this was measured to be faster.
     """
     ways = {} if causal else _products(query, key)
     if not ways:
         return by_kernel(query, key, value, mask, scale, causal)
     ways = {name: partial(way, query, key, value, mask, scale) for name, way in {"kernel": by_kernel, **ways}.items()}
     queries, keys = (1 << (tensor.shape[2] - 1).bit_length() for tensor in (query, key))
-    kind = f"{str(query.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads"
-    return ways[fastest(f"attention of up to {queries} queries and {keys} keys ({kind})", lambda: ways, query.device)]()
+    what = f"attention of up to {queries} queries and {keys} keys ({torch.get_num_threads()} threads)"
+    return ways[fastest(what, lambda: ways, query.device)]()
 
 
 def _products(query: Tensor, key: Tensor) -> dict[str, Callable[..., Tensor]]:
-    """Other ways than the kernel. In float32 that computes many queries as fast as products do."""
+    """Other ways than the kernel, which in float32 computes as fast as products do."""
     scores = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2] * query.itemsize
-    if query.device.type != "cpu" or key.nbytes < KEY_BYTES or not 0 < scores <= SCORE_BYTES or not in_place():
+    kept = key.nbytes >= KEY_BYTES and 0 < scores <= SCORE_BYTES
+    if query.device.type != "cpu" or query.dtype != torch.bfloat16 or not kept or not in_place():
         return {}
-    if query.shape[2] < FEW_QUERIES:
+    if query.shape[2] <= FEW_QUERIES:
         return {"products, keys first": partial(by_products, keys_first=True)}
-    return {"products": by_products} if query.dtype == torch.bfloat16 else {}
+    return {"products": by_products}
 
 
 def by_kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, causal: bool = False) -> Tensor:
