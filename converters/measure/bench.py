@@ -111,7 +111,7 @@ def measure(dense: Any, contenders: Sequence[Contender], setting: Setting, ceili
 
 @dataclass(frozen=True)
 class Look:
-    """What the first prefill shows, which is also the warm-up: bytes of K and V, the memory it took, and a state to go on decoding."""
+    """What a prefill shows once its ways are chosen: bytes of K and V, the memory it took, and a state to go on decoding."""
 
     kv_bytes: int
     peak_bytes: int | None
@@ -119,6 +119,7 @@ class Look:
 
 
 def _first_look(side: Side, device: torch.device, setting: Setting) -> Look:
+    side.prefill()  # which chooses ways by measurement, with memory of its own
     states: list[Any] = []
     peak = peak_bytes(lambda: states.append(side.prefill()), device)
     return Look(side.held(states[0]), peak, states[0] if setting.steps else None)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-ROWS = 32
+ROWS = 64
 
 
 def in_place() -> bool:

@@ -83,9 +83,9 @@ def _onednn(first: Tensor, second: Tensor) -> Tensor:
 
 def _by_blocks(rows: Tensor, weight: Tensor) -> Tensor:
     """The weight first, some of its rows at a time: a library that copies the weight copies what stays in the cache."""
-    turned, result = rows.t().contiguous(), rows.new_empty(len(weight), len(rows))
+    result = rows.new_empty(len(weight), len(rows))
     for part, place in zip(weight.split(BLOCK), result.split(BLOCK), strict=True):
-        torch.mm(part, turned, out=place)
+        torch.mm(part, rows.t(), out=place)
     return result.t()
 
 
