@@ -1,6 +1,7 @@
 """From what was asked of `yopo bench` to models, plans, schedules, and their figures in tables and JSON."""
 
 import json
+import logging
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -80,6 +81,8 @@ class Bench:
         from converters.measure.ceiling import measure_ceiling
 
         _check(self.asked)
+        if self.asked.compiled:
+            logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # not where transformers' own code breaks a graph, on both sides
         if self.asked.threads:
             torch.set_num_threads(self.asked.threads)
         self.threads = torch.get_num_threads()
