@@ -24,7 +24,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(products, "LARGE_BYTES", 1)
     monkeypatch.setattr(products, "BLOCK", 3)
     monkeypatch.setattr(products, "_way", lambda rows, weight: request.param)
-    monkeypatch.setattr(pieces, "ROWS", 3)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 512)
     return str(request.param)
 
 
@@ -77,7 +77,7 @@ def test_a_model_by_every_way_is_the_masked_reference(seed: int, way: str) -> No
 
 
 def test_pieces_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "ROWS", 3)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 3 * 2 * 4)
     one, other = torch.randn(7, 2), torch.randn(7, 1)
     for context in (torch.inference_mode, torch.enable_grad):
         with context():

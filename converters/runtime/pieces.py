@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-ROWS = 64
+PIECE_BYTES = 1 << 19
 
 
 def in_place() -> bool:
@@ -17,9 +17,10 @@ def in_place() -> bool:
 
 def by_pieces(work: Callable[..., Tensor], *rows: Tensor, place: Tensor | None = None) -> Tensor:
     """`work(*rows)`, of the shape of the first of `rows`, which all have as many, or of `place`: there, on a CPU where that may be."""
-    if not in_place() or rows[0].device.type != "cpu" or (place is None and len(rows[0]) <= ROWS):
+    if not in_place() or rows[0].device.type != "cpu" or (place is None and rows[0].nbytes <= PIECE_BYTES):
         return work(*rows)
     out = torch.empty_like(rows[0]) if place is None else place
-    for part, *pieces in zip(out.split(ROWS), *(one.split(ROWS) for one in rows), strict=True):
+    count = max(1, PIECE_BYTES * len(out) // max(1, out.nbytes))
+    for part, *pieces in zip(out.split(count), *(one.split(count) for one in rows), strict=True):
         part.copy_(work(*pieces))
     return out
