@@ -11,7 +11,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from converters.runtime.products import WAYS, has_onednn
+from converters.runtime.products import ways
 
 SHAPES = ((11008, 4096), (4096, 11008), (4096, 4096))
 """Rows and columns of a weight."""
@@ -39,13 +39,12 @@ def main() -> None:
     torch.manual_seed(0)
     with torch.inference_mode():
         for dtype in (torch.float32, torch.bfloat16):
-            ways = {name: way for name, way in WAYS.items() if "oneDNN" not in name or has_onednn(dtype)}
             for shape in SHAPES:
                 first = torch.randn(*shape, dtype=dtype)
                 weights = [first.clone() for _ in range(COLD_BYTES // first.nbytes)]
                 for count in asked.rows:
                     rows = torch.randn(count, shape[1], dtype=dtype)
-                    rates = ", ".join(f"{name} {rate(way, rows, weights):.0f}" for name, way in ways.items())
+                    rates = ", ".join(f"{name} {rate(way, rows, weights):.0f}" for name, way in ways(dtype).items())
                     print(f"{str(dtype).removeprefix('torch.')} {list(shape)}, {count} rows: {rates}", flush=True)
 
 

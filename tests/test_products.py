@@ -19,7 +19,7 @@ from converters.runtime.plan import Grid
 
 @pytest.fixture(params=products.WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if "oneDNN" in request.param and not products.has_onednn(torch.bfloat16):
+    if "oneDNN" in request.param and not products._has_onednn(torch.bfloat16):
         pytest.skip("no oneDNN here")
     monkeypatch.setattr(products, "LARGE_BYTES", 1)
     monkeypatch.setattr(products, "BLOCK", 3)

@@ -63,11 +63,16 @@ def _way(rows: Tensor, weight: Tensor) -> str:
 
 
 def _trials(rows: Tensor, weight: Tensor) -> Mapping[str, Callable[[], object]]:
-    names = [name for name in WAYS if rows.shape[0] <= FEW_ROWS or name.startswith(PLAIN)]
-    return {name: partial(WAYS[name], rows[:MEASURED_ROWS], weight) for name in names if "oneDNN" not in name or has_onednn(rows.dtype)}
+    few = rows.shape[0] <= FEW_ROWS
+    return {name: partial(way, rows[:MEASURED_ROWS], weight) for name, way in ways(rows.dtype).items() if few or name.startswith(PLAIN)}
 
 
-def has_onednn(dtype: torch.dtype) -> bool:
+def ways(dtype: torch.dtype) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """The ways that there are for a type in this build and on this processor."""
+    return {name: way for name, way in WAYS.items() if "oneDNN" not in name or _has_onednn(dtype)}
+
+
+def _has_onednn(dtype: torch.dtype) -> bool:
     """Whether PyTorch was built with oneDNN, and this processor computes the type in it."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
