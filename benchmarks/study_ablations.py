@@ -109,11 +109,11 @@ ABLATIONS = {
 def searches(usual: Effort, samples: int) -> dict[str, tuple[Effort, int]]:
     """Searches with one thing different, and their calibration samples; some of plans without ranks."""
     whole = replace(usual, without=("rank",))
-    once = {"slack": 1e9, "fading": 1.0, "descents": 1.0}  # the cheapest by its first price is taken, whatever it is found to cost
+    once = {"slack": 1e9, "fading": 1.0}  # the cheapest by its first price is taken, whatever it is found to cost
     found = {
         "auto": (usual, samples),
-        "auto: no swaps": (replace(usual, swaps=False), samples),
-        "auto: prices taken once, no swaps": (replace(usual, **once, swaps=False), samples),
+        "auto: not floated": (replace(usual, floats=False), samples),
+        "auto: prices taken once, not floated": (replace(usual, **once, floats=False), samples),
         "auto: not interlaced": (replace(usual, without=("phases", "turns")), samples),
         "auto: no self phases": (replace(usual, without=("turns",)), samples),
         "auto: no windows": (replace(usual, without=("window",)), samples),
@@ -123,4 +123,4 @@ def searches(usual: Effort, samples: int) -> dict[str, tuple[Effort, int]]:
         "auto: no ranks, not interlaced": (replace(whole, without=("rank", "phases", "turns")), samples),
     }
     counts = (8, 16, 32, 64, 256)
-    return found | {f"auto: no ranks, {count} samples": (replace(whole, fewest=min(whole.fewest, count)), count) for count in counts}
+    return found | {f"auto: no ranks, {count} samples": (whole, count) for count in counts}

@@ -103,7 +103,8 @@ def _layer(
 
     attention = layer.self_attn
     normed = layer.input_layernorm(rows)
-    parts = _refitted(attention, normed, visual, _qkv(attention, normed, sizes))
+    elements = heads.repeat_interleave(sizes.head_dim)
+    parts = _refitted(attention, normed, visual, _qkv(attention, normed, sizes), elements)
     query, key, value = (part.unflatten(-1, (-1, sizes.head_dim)).transpose(1, 2) for part in parts)
     query, key = _rotated(query, rotary), _rotated(key, rotary)
     key, value = key.repeat_interleave(sizes.group, 1), value.repeat_interleave(sizes.group, 1)
@@ -128,14 +129,21 @@ def _qkv(attention: Any, rows: Tensor, sizes: Sizes) -> Sequence[Tensor]:
     return [projection(rows) for projection in (attention.q_proj, attention.k_proj, attention.v_proj)]
 
 
-def _refitted(attention: Any, rows: Tensor, visual: Tensor, parts: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The same with K and V of visual rows from their own projections, where a layer has them; these lack the heads that nobody reads."""
+def _refitted(attention: Any, rows: Tensor, visual: Tensor, parts: Sequence[Tensor], computed: Tensor) -> Sequence[Tensor]:
+    """The same with K and V of visual rows from their own projections, where a layer has them; these lack the heads that nobody reads.
+
+    Queries may have one too, of the `computed` elements alone.
+    """
     if not hasattr(attention, "visual_k_proj"):
         return parts
     query, *own = parts
     rows = attention.visual_kv_proj(rows) if hasattr(attention, "visual_kv_proj") else rows
     made = attention.visual_k_proj(rows), attention.visual_v_proj(rows)
     whole = [torch.cat([part, other[..., part.shape[-1] :]], -1) for part, other in zip(made, own, strict=True)]
+    if hasattr(attention, "visual_q_proj"):
+        alone = torch.zeros_like(query)
+        alone[..., computed] = attention.visual_q_proj(rows)
+        query = alone.where(visual[..., None], query)
     return [query, *(part.where(visual[..., None], other) for part, other in zip(whole, own, strict=True))]
 
 

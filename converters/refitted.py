@@ -1,4 +1,5 @@
-"""Refitted projections: weights of their own for K and V of visual tokens, into which a layer's refit is merged."""
+"""Refitted projections: weights of their own for K and V of visual tokens, and for queries that have a rank, into which a layer's refit
+is merged."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,13 +9,13 @@ from torch import Tensor
 
 from .families import Family
 from .planning.refit import Refit
-from .runtime.layout import layouts
+from .runtime.layout import LayerLayout, layouts
 from .runtime.plan import Plan
 
 if TYPE_CHECKING:
     from .checkpoint.reader import Checkpoint
 
-PARTS = {"key": "self_attn.visual_k_proj", "value": "self_attn.visual_v_proj"}
+PARTS = {"key": "self_attn.visual_k_proj", "value": "self_attn.visual_v_proj", "query": "self_attn.visual_q_proj"}
 INNER = "self_attn.visual_kv_proj"
 """Where a plan has a rank, visual rows go through this one first, and the others start from what it gives."""
 
@@ -30,12 +31,19 @@ def refitted_shapes(family: Family, plan: Plan, layers: Iterable[int]) -> dict[s
     shapes: dict[str, tuple[int, ...]] = {}
     for index in layers:
         layout, inner = layouts(plan)[index], plan.sizes.hidden_size
-        parts = dict.fromkeys(PARTS.values(), (layout.held * plan.sizes.head_dim, layout.kv_rank or inner))
+        parts = {PARTS[part]: (len(heads) * plan.sizes.head_dim, layout.kv_rank or inner) for part, heads in _heads(layout).items()}
         parts |= {INNER: (layout.kv_rank, inner)} if layout.kv_rank else {}
         for name, shape in parts.items():
             prefix = f"{family.text_prefix}layers.{index}.{name}"
             shapes |= {f"{prefix}.weight": shape, f"{prefix}.bias": shape[:1]}
     return shapes
+
+
+def _heads(layout: LayerLayout) -> dict[str, list[int]]:
+    """The dense model's heads that each refitted projection of a layer has, in the file's order."""
+    held = list(layout.kv_order[: layout.held])
+    heads = {"key": held, "value": held}
+    return heads | ({"query": [layout.query_order[place] for place in layout.computing]} if layout.ranked_queries else {})
 
 
 @dataclass(frozen=True)
@@ -96,9 +104,9 @@ def merged(checkpoint: "Checkpoint", plan: Plan, refits: Mapping[int, Refit]) ->
             found |= {
                 f"{prefix}{INNER}.{ending}": Given(checkpoint, own, part) for ending, part in zip(("weight", "bias"), inner, strict=True)
             }
-        for part, name in PARTS.items():
-            first, size = family.layer.rows(part, sizes).start, sizes.head_dim
-            rows = [first + head * size + element for head in layout.kv_order[: layout.held] for element in range(size)]
+        for part, heads in _heads(layout).items():
+            first, size, name = family.layer.rows(part, sizes).start, sizes.head_dim, PARTS[part]
+            rows = [first + head * size + element for head in heads for element in range(size)]
             own = prefix + getattr(family.layer, part)
             found[f"{prefix}{name}.weight"] = Merged(checkpoint, own, rows, refits[index], bias=False)
             found[f"{prefix}{name}.bias"] = Merged(checkpoint, own, rows, refits[index], bias=True)

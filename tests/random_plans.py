@@ -33,10 +33,11 @@ def random_plan(sizes: Sizes, seed: int, grids: tuple[Grid, ...]) -> Plan:
 
 
 def ranked(plan: Plan, seed: int) -> Plan:
-    """The plan with a random rank in about half of its layers."""
+    """The plan with a random rank in about half of its layers, through which about half of these have their queries as well."""
     choose = random.Random(seed)
     ranks = [choose.choice([None, choose.randint(1, plan.sizes.hidden_size)]) for _ in plan.layers]
-    return replace(plan, layers=tuple(replace(layer, kv_rank=rank) for layer, rank in zip(plan.layers, ranks, strict=True)))
+    layers = [replace(layer, kv_rank=rank, ranked_queries=choose.random() < 0.5) for layer, rank in zip(plan.layers, ranks, strict=True)]
+    return replace(plan, layers=tuple(layers))
 
 
 def random_refits(plan: Plan, seed: int) -> dict[int, Refit]:
@@ -78,13 +79,18 @@ def permuted(model: Any, plan: Plan, config_class: Any, model_class: Any, names:
                 if f"{prefix}{name}.{ending}" in state:
                     state[f"{prefix}{name}.{ending}"] = state[f"{prefix}{name}.{ending}"][order]
         if refit := refits.get(index):
-            held, fused = layout.held * size, names.query == names.key
+            held, fused = list(range(layout.held * size)), names.query == names.key
             if refit.inner is not None:
                 for ending, tensor in zip(("weight", "bias"), refit.inner, strict=True):
                     state[f"{prefix}self_attn.visual_kv_proj.{ending}"] = tensor
-            for name, kind, first in ((names.key, "k", keys if fused else 0), (names.value, "v", values if fused else 0)):
-                weight = state[f"{prefix}{name}.weight"][first : first + held]
-                bias = state.get(f"{prefix}{name}.bias", torch.zeros(first + held))[first : first + held]
+            parts = [(names.key, "k", keys if fused else 0, held), (names.value, "v", values if fused else 0, held)]
+            if layout.ranked_queries:
+                computed = [place * size + element for place, computes in enumerate(layout.computes) if computes for element in range(size)]
+                parts.append((names.query, "q", 0, computed))
+            for name, kind, first, places in parts:
+                chosen = [first + place for place in places]
+                weight = state[f"{prefix}{name}.weight"][chosen]
+                bias = state[f"{prefix}{name}.bias"][chosen] if f"{prefix}{name}.bias" in state else torch.zeros(len(chosen))
                 state[f"{prefix}self_attn.visual_{kind}_proj.weight"] = weight @ refit.matrix
                 state[f"{prefix}self_attn.visual_{kind}_proj.bias"] = weight @ refit.offset + bias
         for name, order in ((names.output, queries), (names.down, neurons)):

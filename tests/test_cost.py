@@ -82,6 +82,8 @@ def test_a_small_plan_by_hand() -> None:
     through = replace(plan, layers=(replace(plan.layers[0], kv_rank=3), replace(plan.layers[1], kv_rank=1)))
     queries, updating, read = 2 * 4 * (9 * 2 * 2), 2 * 3 * (9 * 4 + 2 * 9 * 2), 2 * 1 * (4 * 4 + 2 * 4 * 2)
     assert cost(through).visual == queries + updating + scores + neurons + read
+    ranked = replace(through, layers=(replace(through.layers[0], ranked_queries=True), through.layers[1]))
+    assert cost(through).visual - cost(ranked).visual == 2 * 9 * 2 * (4 - 3)  # 9 tokens, 2 numbers of one head, width 4 and rank 3
 
 
 def test_lattices_go_through_a_rank_once() -> None:
@@ -89,6 +91,17 @@ def test_lattices_go_through_a_rank_once() -> None:
     sizes = Sizes(8, 8, 1, 4, 4, 2)
     plan = Plan(sizes, (LayerPlan((0, 1, 2, 3), (), (), read_phases=3, kv_rank=2),), (Grid(3, 3),))
     assert cost(plan).visual == 2 * 2 * (8 * 9 + 2 * 2 * 4 * 3)
+
+
+def test_for_queries_all_tokens_go_through_a_rank() -> None:
+    """Head 0 computes, on one lattice of three, and two others are read on another: 9 tokens go through once, for all of them."""
+    sizes = Sizes(8, 8, 2, 4, 4, 2)
+    layer = LayerPlan((0, 1, 2), (0,), (), read_phases=3, self_phases=3, kv_rank=2, ranked_queries=True)
+    plan = Plan(sizes, (layer, LayerPlan((0,), (), (), read_phases=3)), (Grid(3, 3),))
+    through, queries, kv, outputs = 8 * 9 * 2, 9 * 2 * 2, 2 * 3 * 3 * 2 * 2, 9 * 2 * 8
+    assert layer_cost(layer, 0, plan).projections == 2 * (through + queries + kv + outputs)
+    whole = replace(layer, ranked_queries=False)  # queries of all tokens; three lattices of three tokens go through, each for itself
+    assert layer_cost(whole, 0, plan).projections == 2 * (9 * 8 * 2 + 3 * 3 * 8 * 2 + kv + outputs)
 
 
 @pytest.mark.parametrize(("phases", "expected"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)])

@@ -31,7 +31,12 @@ def plan(*layers: LayerPlan, **changes: Any) -> Plan:
 
 EVERYTHING = LayerPlan((0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3, 4, 5))
 NOTHING = LayerPlan((), (), ())
-MIXED = plan(LayerPlan((0, 2, 3), (1,), (0, 1, 5), 3, 1, kv_rank=5), LayerPlan((2,), (), (4,), None, 4), NOTHING, locality="symmetric")
+MIXED = plan(
+    LayerPlan((0, 2, 3), (1,), (0, 1, 5), 3, 1, kv_rank=5, ranked_queries=True),
+    LayerPlan((2,), (), (4,), None, 4),
+    NOTHING,
+    locality="symmetric",
+)
 
 
 def test_json_round_trip() -> None:
@@ -40,11 +45,11 @@ def test_json_round_trip() -> None:
     assert '"read_heads": "0,2-3"' in text
 
 
-@pytest.mark.parametrize("schema", [1, 2])
+@pytest.mark.parametrize("schema", [1, 2, 3])
 def test_older_schemas_are_read(schema: int) -> None:
     data = to_json(plan(EVERYTHING, EVERYTHING, NOTHING)) | {"schema": schema}
     for layer in data["layers"]:
-        for name in ("kv_rank", "self_phases")[: 3 - schema]:
+        for name in ("ranked_queries", "kv_rank", "self_phases")[: 4 - schema]:
             del layer[name]
     assert from_json(data) == plan(EVERYTHING, EVERYTHING, NOTHING)
 
@@ -58,7 +63,7 @@ def test_ranges(kept: tuple[int, ...], text: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("schema",), 4, "schema is 4, this version reads 1, 2, 3"),
+        (("schema",), 5, "schema is 5, this version reads 1, 2, 3, 4"),
         (("colour",), 1, "the plan has an unknown key: colour"),
         (("layers", 1, "read_head"), "", "layer 1 has an unknown key: read_head"),
         (("layers", 0), [], "layer 0 is not an object"),
@@ -73,6 +78,7 @@ def test_ranges(kept: tuple[int, ...], text: str) -> None:
         (("layers", 0, "read_phases"), "2", "a value of the wrong type"),
         (("layers", 0, "self_phases"), 0, "layer 0: self_phases is 0, not within 1..16"),
         (("layers", 0, "kv_rank"), 0, "layer 0: kv_rank is 0, not within 1.."),
+        (("layers", 0, "ranked_queries"), 1, "layer 0: ranked_queries is 1, not true or false"),
         (("layers", 0, "self_phases"), 2, "layer 0: self_phases is 2 beside a window of 3"),
         (("layers",), [], "the plan has 0 layers, the model 3"),
         (("locality",), "both", "locality is 'both'"),
@@ -138,8 +144,9 @@ def test_fields_without_effect_take_their_default() -> None:
     normal = normalise(plan(frozen, whole, EVERYTHING, locality="symmetric", window_frames=2))
     assert normal.layers[0] == replace(frozen, window=None)
     assert normal.layers[1] == replace(whole, read_phases=1)
-    ranked = plan(*(replace(layer, kv_rank=3) for layer in (frozen, EVERYTHING, NOTHING)))
-    assert [layer.kv_rank for layer in normalise(ranked).layers] == [3, 3, None]
+    ranked = normalise(plan(*(replace(layer, kv_rank=3, ranked_queries=True) for layer in (frozen, EVERYTHING, EVERYTHING, NOTHING))))
+    assert [(layer.kv_rank, layer.ranked_queries) for layer in ranked.layers] == [(3, False), (3, True), (3, False), (None, False)]
+    assert not normalise(plan(*[replace(EVERYTHING, ranked_queries=True)] * 2)).layers[0].ranked_queries
     assert (normal.locality, normal.window_frames) == ("causal", None)
     windowed = plan(replace(whole, window=5), EVERYTHING, EVERYTHING, locality="symmetric", window_frames=2)
     assert (normalise(windowed).locality, normalise(windowed).window_frames) == ("symmetric", 2)

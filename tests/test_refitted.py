@@ -70,6 +70,8 @@ def test_llava_is_the_masked_reference(seed: int, kv_heads: int) -> None:
     plain, same = llava(model, plan, {}), llava(model, plan, identities(plan))
     plan = ranked(plan, seed)
     own = llava(model, plan, random_refits(plan, seed))
+    # A matrix of queries whose kept heads do not lead is split, unless these go through a rank: then text's products are others.
+    split = any(layout.ranked_queries and layout.computing != tuple(range(len(layout.computing))) for layout in layouts(normalise(plan)))
     for name, prompt in PROMPTS.items():
         inputs = tiny_inputs(config, *prompt["prompts"], images=prompt.get("images", 1))
         rows = inputs["attention_mask"].bool() & (inputs["input_ids"] != config.image_token_id)
@@ -77,9 +79,10 @@ def test_llava_is_the_masked_reference(seed: int, kv_heads: int) -> None:
             before, found = plain(**inputs).logits[rows], own(**inputs).logits[rows]
             torch.testing.assert_close(same(**inputs).logits[rows], before, atol=3e-5, rtol=0)
             torch.testing.assert_close(found, masked_logits(own, inputs)[rows], **TOLERANCE)
-            assert found.equal(before) == (name == "text" or not random_refits(plan, seed))
+            same_text = name == "text" or not random_refits(plan, seed)
+            assert torch.allclose(found, before, **TOLERANCE) if split and same_text else found.equal(before) == same_text
             with own.dense(), plain.dense():
-                assert own(**inputs).logits.equal(plain(**inputs).logits)
+                torch.testing.assert_close(own(**inputs).logits, plain(**inputs).logits, atol=1e-4 if split else 0, rtol=0)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -174,7 +177,10 @@ def test_written_and_loaded_it_is_what_was_merged_by_hand(kind: str, tmp_path: P
     converted = open_converted(out)
     opened = converted.open_tensors()
     added = sum(info.bytes for info in opened.refitted.values())
-    assert (converted.refitted, len(opened.refitted)) == (tuple(refits), 4 * len(refits) + 2 * through)
+    queries = sum(layer.ranked_queries for layer in normalise(plan).layers)
+    assert queries
+    added_tensors = 4 * len(refits) + 2 * through + 2 * queries
+    assert (converted.refitted, len(opened.refitted)) == (tuple(refits), added_tensors)
     assert converted.section["compensation"] == {"method": "refit", "samples": 7, "bytes": added}
     assert opened.tensors.keys() == checkpoint.tensors.keys()
     assert opened.bytes == checkpoint.bytes + added
@@ -198,9 +204,7 @@ def test_written_and_loaded_it_is_what_was_merged_by_hand(kind: str, tmp_path: P
     assert "refitted in layers" in own.path_report()
     assert_stands_alone(out, dict(inputs))
     assert load(tmp_path / "saved").state_dict().keys() == own.state_dict().keys()
-    assert _check_tensors(converted).endswith(
-        f"and {4 * len(refits) + 2 * through} refitted ones of visual tokens, names and shapes are the model's"
-    )
+    assert _check_tensors(converted).endswith(f"and {added_tensors} refitted ones of visual tokens, names and shapes are the model's")
 
 
 @pytest.fixture

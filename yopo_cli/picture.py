@@ -12,13 +12,13 @@ def picture(plan: Plan) -> list[str]:
     plan = normalise(plan)
     heads = plan.sizes.num_attention_heads
     width = max(5, len(head_map(LayerPlan((), (), ()), heads)))
-    lines = [f"layer {'heads':<{width}} read self neurons   sees every rank  cost"]
+    lines = [f"layer {'heads':<{width}} read self neurons  sees every  rank  cost"]
     layer_dense = dense_visual_flops(plan.sizes, plan.grids) / plan.sizes.num_hidden_layers
     for index, layer in enumerate(plan.layers):
         share = layer_cost(layer, index, plan).total / layer_dense
         lines.append(
             f"{index:>5} {head_map(layer, heads):<{width}} {len(layer.read_heads):>4} {len(layer.self_heads):>4} "
-            f"{len(layer.neurons):>7} {_sees(layer):>6} {_every(layer, plan.sizes):>5} {_rank(layer, plan.sizes):>4} {share:>5.0%}"
+            f"{len(layer.neurons):>7} {_sees(layer):>5} {_every(layer, plan.sizes):>5} {_rank(layer, plan.sizes):>5} {share:>5.0%}"
         )
     each = heads // len(head_map(plan.layers[0], heads))
     several = f" ({each} a letter)" if each > 1 else ""
@@ -43,7 +43,9 @@ def _every(layer: LayerPlan, sizes: Sizes) -> str:
 
 
 def _rank(layer: LayerPlan, sizes: Sizes) -> str:
-    return "-" if not any(layer.kv_heads(sizes)) else "all" if layer.kv_rank is None else str(layer.kv_rank)
+    if not any(layer.kv_heads(sizes)):
+        return "-"
+    return "all" if layer.kv_rank is None else f"{layer.kv_rank}{'q' if layer.ranked_queries else ''}"
 
 
 def _sees(layer: LayerPlan) -> str:
@@ -63,7 +65,7 @@ def _notes(plan: Plan) -> list[str]:
     return [
         f"sees: share of the visual tokens that a self head shows a visual token{windows}",
         "every: share of the visual tokens that a read-only head shows text",
-        "rank: dimensions that K and V of visual tokens come through",
+        "rank: dimensions that K and V of visual tokens come through; q: queries too",
         "cost: visual FLOPs as a share of the dense layer's",
         f"visual tokens leave after layer {depth} of {len(plan.layers)}" if depth else "text reads no visual token",
     ]

@@ -96,6 +96,7 @@ def _layer(layout: LayerLayout) -> dict[str, Any]:
         "read_phases": layout.read_phases,
         "self_phases": layout.self_phases,
         "kv_rank": layout.kv_rank,
+        "ranked_queries": layout.ranked_queries,
         "read_heads": sum(layout.reads),
         "self_heads": sum(layout.computes),
         "kv_heads": {"self_and_read": layout.own_read, "self_only": layout.own - layout.own_read, "read_only": layout.read_only},

@@ -3,7 +3,7 @@
 What surrounds the layers (inputs, masks, where the rows come from) is the caller's: see `Call`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -45,6 +45,8 @@ class Call:
     """Of the masked graph: changes a layer's `heads` or `neurons` before their last product, or its `attention` or `ffn` after it."""
     visual_rows: ir.Value | None = None
     """Of the masked graph: which of the text rows are visual ones, `[batch, text rows, 1, 1]`."""
+    computing: Sequence[Sequence[int]] = ()
+    """Of the masked graph: by layer, the query heads that visual rows compute."""
 
 
 def run(graph: Graph, model: TextModel, call: Call) -> dict[Slot, Pair]:
@@ -89,7 +91,7 @@ class Layer:
         graph, model, call = self.graph, self.model, self.call
         text = graph.normalised(call.text, graph.weight(self.norm("input_layernorm")), model.epsilon)
         turn = graph.unsqueeze(call.rotary[0], 2), graph.unsqueeze(call.rotary[1], 2)
-        queries = self.heads("query", text, model.projection(self.index, "query"))
+        queries = self._queries(text)
         keys, values = (self._keys_or_values(part, text) for part in ("key", "value"))
         queries, keys = rotate(graph, queries, turn, model), rotate(graph, keys, turn, model)
         seen = self.visual.project(self, self.layout) if self.visual is not None and self.layout is not None else None
@@ -99,6 +101,19 @@ class Layer:
         if self.visual is not None and self.layout is not None and seen is not None:
             self.visual.attend(self, self.layout, seen, keys, values)
         return present
+
+    def _queries(self, rows: ir.Value) -> ir.Value:
+        """`[batch, text rows, heads, head_dim]`; of visual rows in the masked graph through their rank where they have one."""
+        graph, model, visual = self.graph, self.model, self.model.visual_part(self.index, "query")
+        found = self.heads("query", rows, model.projection(self.index, "query"))
+        if self.call.visual_rows is None or visual == "query":
+            return found
+        ranked, count = self.heads(visual, self.inner(rows), model.projection(self.index, visual)), model.sizes.num_attention_heads
+        order = sorted(range(count), key=lambda head: head not in self.call.computing[self.index])
+        if rest := order[len(self.call.computing[self.index]) :]:
+            ranked = graph.op("Concat", ranked, graph.take(found, rest, 2, count), axis=2)
+        ranked = graph.take(ranked, sorted(range(count), key=order.__getitem__), 2, count)
+        return graph.op("Where", self.call.visual_rows, ranked, found)
 
     def _keys_or_values(self, part: str, rows: ir.Value) -> ir.Value:
         """`[batch, text rows, KV heads, head_dim]`; of visual rows in the masked graph by their own projection where they have one."""
@@ -174,7 +189,7 @@ class Layer:
     def output(self, found: ir.Value, layout: LayerLayout) -> ir.Value:
         """The output projection of visual rows' heads `[..., kept heads, head_dim]`, `[rows, hidden]`."""
         weight, size = self.model.projection(self.index, "output"), self.model.sizes.head_dim
-        kept = _kept_first(layout)[: sum(layout.computes)]
+        kept = list(layout.computing)
         if kept != list(range(len(layout.computes))):
             weight = Weight(weight.name, columns=_elements(kept, size))
         return self.graph.linear(self.graph.reshape(found, -1, len(kept) * size), weight, self.model.bias(self.index, "output"))
@@ -198,11 +213,11 @@ class Layer:
         heads = self.model.sizes.num_attention_heads if part == "query" else self.model.sizes.num_key_value_heads
         return whole if (first, last) == (0, heads) else whole.part(first * size, last * size)
 
-    def kept_queries(self, layout: LayerLayout, kept: int) -> Weight:
+    def kept_queries(self, layout: LayerLayout) -> Weight:
         """Of the query projection, the heads that visual rows compute: the first ones, or copied where groups keep several apart."""
-        order, size = _kept_first(layout)[:kept], self.model.sizes.head_dim
-        if order == list(range(kept)):
-            return self.first_heads("query", 0, kept)
+        order, size = list(layout.computing), self.model.sizes.head_dim
+        if order == list(range(len(order))):
+            return self.first_heads("query", 0, len(order))
         whole = self.model.projection(self.index, "query")
         return Weight(whole.name, whole.first, whole.last, rows=_elements(order, size))
 
@@ -215,11 +230,6 @@ class Layer:
 
     def _edited(self, part: str, rows: ir.Value) -> ir.Value:
         return rows if self.call.edit is None else self.call.edit(self.index, part, rows)
-
-
-def _kept_first(layout: LayerLayout) -> list[int]:
-    """Query heads of the file, those that visual rows compute first."""
-    return sorted(range(len(layout.computes)), key=lambda head: not layout.computes[head])
 
 
 def _elements(heads: list[int], size: int) -> tuple[int, ...]:

@@ -40,7 +40,11 @@ def masked(graph: Graph, model: TextModel, grid: Grid) -> None:
     past = {slot: past_pair(graph, dense, slot) for slot in slots(dense)}
     text = graph.reshape(embeds, -1, model.sizes.hidden_size)
     turns, visual_rows = rotary(graph, model, positions), graph.unsqueeze(scene.visual(new), 2, 3)
-    call = Call(graph.axis(embeds, 0), text, turns, _NoMasks(), past, attend=scene.attend, edit=scene.edit, visual_rows=visual_rows)
+    computing = [layout.computing for layout in model.layouts if layout is not None]
+    call = Call(
+        graph.axis(embeds, 0), text, turns, _NoMasks(), past,
+        attend=scene.attend, edit=scene.edit, visual_rows=visual_rows, computing=computing,
+    )  # fmt: skip
     present = run(graph, dense, call)
     outputs(graph, dense, call, present, {0: keys}, "total_keys")
 

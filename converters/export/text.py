@@ -74,7 +74,7 @@ class TextModel:
         return self._part(layer, part, "weight")
 
     def visual_part(self, layer: int, part: str) -> str:
-        """The projection by which visual rows have their `key` or `value`: in a refitted layer one of their own."""
+        """The projection by which visual rows have their `query`, `key` or `value`: one of their own where they have it."""
         own = f"{VISUAL}{part}"
         return own if self.projection(layer, own).name in self.tensors else part
 

@@ -106,15 +106,23 @@ class Visual:
 
     def project(self, layer: "Layer", layout: LayerLayout) -> Seen:
         """Products of one layer: K and V in the heads that hold visual rows, queries in the heads that these compute."""
-        norm, queries, parts = layer.norm("input_layernorm"), None, dict[int, list[Pair]]()
-        if kept := sum(layout.computes):
-            weight = layer.kept_queries(layout, kept)
-            queries = rotate(self.graph, layer.heads("query", self.normalised(norm), weight), self.turn(1, 0), layer.model)
+        norm, queries, ranked, parts = layer.norm("input_layernorm"), None, None, dict[int, list[Pair]]()
+        if layout.computing:
+            own, rows = layer.model.visual_part(layer.index, "query"), self.normalised(norm)
+            if layout.ranked_queries:
+                rows = ranked = layer.inner(rows)
+            weight = layer.kept_queries(layout) if ranked is None else layer.model.projection(layer.index, own)
+            queries = rotate(self.graph, layer.heads(own, rows, weight), self.turn(1, 0), layer.model)
         for part in layout.ranges:
             if part.phases == TEXT_ONLY:
                 continue
-            rows = self.normalised(norm) if part.phases == 1 else self.lattice(norm, part.phases, part.lattice)
-            rows = layer.inner(rows)
+            if ranked is None:
+                rows = layer.inner(self.normalised(norm) if part.phases == 1 else self.lattice(norm, part.phases, part.lattice))
+            elif part.phases == 1:
+                rows = ranked
+            else:
+                width = layout.kv_rank or 0
+                rows = self.graph.reshape(self._of_lattice(ranked, part.phases, part.lattice, width), -1, width)
             names = (layer.model.visual_part(layer.index, name) for name in ("key", "value"))
             key, value = (layer.heads(name, rows, layer.first_heads(name, part.first, part.last)) for name in names)
             turned = rotate(self.graph, key, self.turn(part.phases, part.lattice), layer.model)
@@ -139,7 +147,7 @@ class Visual:
         if seen.queries is None:
             return
         sizes = layer.model.sizes
-        shared = [head // sizes.group for head, computes in enumerate(layout.computes) if computes]
+        shared = [head // sizes.group for head in layout.computing]
         held = sum(part.last - part.first for part in layout.ranges if part.phases == layout.self_phases)
         own = [self.graph.take(part, shared, 2, held) for part in seen.held[layout.self_phases]]
         text = [self.graph.take(part, shared, 2, sizes.num_key_value_heads) for part in (keys, values)]

@@ -109,7 +109,8 @@ def refitted_bytes(plan: Plan, refitted: Sequence[int], element: int) -> int:
     """Bytes of the projections that visual tokens of these layers have for themselves."""
     found, hidden = 0, plan.sizes.hidden_size
     for layout in (layout for index, layout in enumerate(layouts(normalise(plan))) if index in refitted):
-        found += (layout.kv_rank or 0) * (hidden + 1) + 2 * layout.held * plan.sizes.head_dim * ((layout.kv_rank or hidden) + 1)
+        heads = 2 * layout.held + (len(layout.computing) if layout.ranked_queries else 0)
+        found += (layout.kv_rank or 0) * (hidden + 1) + heads * plan.sizes.head_dim * ((layout.kv_rank or hidden) + 1)
     return element * found
 
 
@@ -119,16 +120,20 @@ def _width(sizes: Sizes) -> int:
 
 def _layer(layout: LayerLayout, plan: Plan, batch: int, text: int, refitted: bool) -> Iterator[Product]:
     sizes = plan.sizes
-    size, width, rows, both = sizes.head_dim, sizes.hidden_size, batch * text, batch * (text + plan.visual_tokens)
-    kept = sum(layout.computes)
-    yield from (Product(both, width, kept * size), Product(rows, width, (sizes.num_attention_heads - kept) * size))
+    size, width, rows, visual = sizes.head_dim, sizes.hidden_size, batch * text, batch * plan.visual_tokens
+    kept, both = len(layout.computing), rows + visual
+    if layout.ranked_queries and layout.kv_rank:
+        yield from (Product(visual, width, layout.kv_rank), Product(visual, layout.kv_rank, kept * size))
+        yield Product(rows, width, sizes.num_attention_heads * size)
+    else:
+        yield from (Product(both, width, kept * size), Product(rows, width, (sizes.num_attention_heads - kept) * size))
     if refitted:
         yield Product(rows, width, 2 * len(layout.kv_order) * size)
     for part in layout.ranges:
         held = sum(read_tokens(plan.grids, part.phases, part.lattice)) if part.phases != TEXT_ONLY else 0
         rank = layout.kv_rank if held else None
         yield Product(batch * ((0 if refitted else text) + held), rank or width, 2 * (part.last - part.first) * size)
-        if rank:
+        if rank and not layout.ranked_queries:
             yield Product(batch * held, width, rank)
     yield from (Product(both if kept else 0, kept * size, width), Product(rows, (sizes.num_attention_heads - kept) * size, width))
     rest = sizes.intermediate_size - layout.neurons

@@ -64,8 +64,14 @@ def layer_cost(layer: LayerPlan, index: int, plan: Plan) -> LayerCost:
     tokens, width = plan.visual_tokens, 2 * sizes.hidden_size * sizes.head_dim
     held = sum(sum(read_tokens(plan.grids, layer.self_phases, phase)) for phase in own.values())
     held += sum(sum(read_tokens(plan.grids, layer.read_phases, phase)) for phase in read_only.values())
-    made = width * 2 * held if layer.kv_rank is None else factored_flops(layer.kv_rank, held, index, layer, plan)
-    projections = width * 2 * tokens * len(layer.self_heads) + made
+    computed = tokens * len(layer.self_heads)
+    if layer.kv_rank is None:
+        made = width * (2 * held + computed)
+    elif layer.ranked_queries:  # all tokens go there, once
+        made = 2 * layer.kv_rank * (sizes.hidden_size * tokens + sizes.head_dim * (2 * held + computed))
+    else:
+        made = factored_flops(layer.kv_rank, held, index, layer, plan) + width * computed
+    projections = made + width * computed
     if layer.self_phases > 1:
         pairs = sum(lattice_pairs(plan.grids, layer.self_phases, own[head // sizes.group]) for head in layer.self_heads)
     else:

@@ -1,6 +1,7 @@
 """A descent: from a plan down to a budget, always by the move that changes the answers least for what it saves.
 
-Prices are measured lazily: they fade with age, and only the one that looks cheapest is measured again, until the cheapest is fresh.
+Prices are measured lazily: they fade with age, and only the one that looks cheapest is measured again, until the cheapest is fresh. A
+move is looked at on few questions first, and measured on all before it is taken.
 """
 
 from collections.abc import Iterator
@@ -53,20 +54,20 @@ def measured(trials: Trials | Some, plan: Plan, move: Move | None = None) -> Ste
     return Step(plan, trials.shift(plan), visual_flops(plan), move)
 
 
-def descend(trials: Trials | Some, start: Step, limit: int, ranks: Ranks, pace: Pace, prices: Prices) -> Iterator[Step]:
+def descend(few: Some, start: Step, limit: int, ranks: Ranks, pace: Pace, prices: Prices) -> Iterator[Step]:
     """The steps below `start` down to the first plan of at most `limit` visual FLOPs, or until no move saves anything.
 
     `prices` are those of an earlier descent, or empty; they are kept up to date.
     """
-    trials.settle(start.plan)
-    step, began = start, trials.forwards
+    few.settle(start.plan)
+    step, began = start, few.forwards
     while step.flops > limit:
         done = log(start.flops / step.flops) / log(start.flops / max(1, limit))
-        used = trials.forwards - began
-        chosen = _cheapest(trials, step, ranks, prices, _hurried(pace, used, pace.forwards * (0.1 + 0.9 * done)))
+        used = few.forwards - began
+        chosen = _cheapest(few, step, limit, ranks, prices, _hurried(pace, used, pace.forwards * (0.1 + 0.9 * done)))
         if chosen is None:
             return
-        trials.settle(chosen.plan)
+        few.settle(chosen.plan)
         step = chosen
         yield step
 
@@ -78,23 +79,31 @@ def _hurried(pace: Pace, used: float, schedule: float) -> Pace:
     return replace(pace, trials=8, slack=max(pace.slack, 1.0)) if used > schedule else pace
 
 
-def _cheapest(trials: Trials | Some, step: Step, ranks: Ranks, prices: Prices, pace: Pace) -> Step | None:
-    """The step that the cheapest move makes; None where nothing can be saved."""
+def _cheapest(few: Some, step: Step, limit: int, ranks: Ranks, prices: Prices, pace: Pace) -> Step | None:
+    """The step that the cheapest move makes, for what it saves above the limit; None where nothing can be saved."""
     plans = _open_moves(step, ranks, pace)
     _guess(prices, plans)
+    beyond = {move: max(1.0, (step.flops - visual_flops(plan)) / (step.flops - limit)) for move, plan in plans.items()}
     fresh: set[Move] = set()
+    sure: set[Move] = set()
     while plans:
         enough = len(fresh & plans.keys()) >= pace.trials and min(prices.values()) > -inf
-        best = min(fresh if enough else plans, key=lambda move: (prices[move], move))
-        if best not in fresh:
-            prices[best] = (trials.shift(plans[best]) - step.shift) / (step.flops - visual_flops(plans[best]))
-            fresh.add(best)
-        following = min((prices[move] for move in plans if move != best), default=inf)
-        if enough or _stands(prices[best], following, pace.slack):
+        best = min(fresh if enough else plans, key=lambda move: (prices[move] * beyond[move], move))
+        if best not in sure:
+            prices[best] = price(few if best not in fresh else few.trials, step, plans[best])
+            (sure if best in fresh else fresh).add(best)
+        following = min((prices[move] * beyond[move] for move in plans if move != best), default=inf)
+        if best in sure and (enough or _stands(prices[best] * beyond[best], following, pace.slack)):
             for move in prices:
                 prices[move] *= pace.fading if prices[move] > 0 and move not in fresh else 1
-            return measured(trials, plans[best], best)
+            return measured(few.trials, plans[best], best)
     return None
+
+
+def price(trials: Trials | Some, step: Step, plan: Plan) -> float:
+    """By how much more than the plan of a step another one changes the answers, per FLOP that it saves; of one that costs more, by how
+    much less, per FLOP."""
+    return (trials.shift(plan) - trials.shift(step.plan)) / (step.flops - visual_flops(plan))
 
 
 def _stands(price: float, following: float, slack: float) -> bool:

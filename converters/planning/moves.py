@@ -30,10 +30,11 @@ class Move:
 
 
 def moved(plan: Plan, move: Move, ranks: Ranks) -> Plan:
-    """The plan after a move, normalised."""
+    """The plan after a move, normalised. Where there is a rank, queries go through it as well: they cost less so."""
     layers = list(plan.layers)
     for index in move.layers:
-        layers[index] = _changed(layers[index], index, move, ranks, plan.sizes)
+        changed = _changed(layers[index], index, move, ranks, plan.sizes)
+        layers[index] = replace(changed, ranked_queries=changed.kv_rank is not None)
     return normalise(replace(plan, layers=tuple(layers)))
 
 
@@ -178,46 +179,31 @@ def moves_worth(plan: Plan, layers: tuple[int, ...], ranks: Ranks, grain: float)
                 yield moves[-1], lower
 
 
-def moves_up(plan: Plan, index: int) -> Iterator[Move]:
-    """Moves of one layer of a normalised plan to one notch more, and to the next; a wider window, or none; a higher rank, or none."""
+def moves_up(plan: Plan, layers: tuple[int, ...]) -> Iterator[Move]:
+    """Moves of neighbouring layers of a normalised plan to one notch more, and to the next; a wider window, or none; a higher rank, or
+    none. Of the layers those move that have less."""
     sizes = plan.sizes
-    layer, stand = plan.layers[index], counts(plan.layers[index], sizes)
+    stands = {index: counts(plan.layers[index], sizes) for index in layers}
     for knob, total in units(sizes).items():
-        if stand[knob] < total and (knob == "read" or index < plan.visual_depth - 1):
-            for count in [count for count in reversed(notches(total)) if count > stand[knob]][:2]:
-                yield Move((index,), knob, count)
-    if layer.window is not None and layer.self_heads:
-        yield from (Move((index,), "window", side) for side in (*reversed(WINDOWS), 0) if side > layer.window or not side)
+        open_ones = {index: stand[knob] for index, stand in stands.items() if knob == "read" or index < plan.visual_depth - 1}
+        lowest = min(open_ones.values(), default=total)
+        for count in [count for count in reversed(notches(total)) if count > lowest][:2]:
+            yield Move(tuple(index for index, stand in open_ones.items() if stand < count), knob, count)
+    windows = {index: plan.layers[index].window or 0 for index in layers if plan.layers[index].window and plan.layers[index].self_heads}
+    if windows:
+        sides = [side for side in (*reversed(WINDOWS), 0) if side > min(windows.values()) or not side]
+        yield from (Move(tuple(index for index, own in windows.items() if own < side or not side), "window", side) for side in sides)
     for knob, field in PHASES.items():
-        now: int = getattr(layer, field)
-        yield from (Move((index,), knob, phases) for phases in dict.fromkeys((now - 1, now * 3 // 4, now // 2)) if phases)
-    if layer.kv_rank is not None:
-        yield from (
-            Move((index,), "rank", rank) for rank in [*reversed([rank for rank in rank_notches(sizes) if rank > layer.kv_rank]), 0][:2]
-        )
-
-
-def exchanges(plan: Plan, index: int, ranks: Ranks) -> Iterator[tuple[str, Plan]]:
-    """Plans of the same cost in which one head of a layer makes room for another, with the knob: the worst kept ones go first."""
-    sizes, layer = plan.sizes, plan.layers[index]
-    kept = set(layer.self_heads)
-    order = by_group(ranks.self_heads[index], sizes.group)
-    for head, other in _pairs(order, kept):
-        yield "self", _with_layer(plan, index, replace(layer, self_heads=tuple(sorted(kept - {head} | {other}))))
-    reading = {head // sizes.group for head in layer.read_heads}
-    for kv_head, other in _pairs(ranks.read_kv_heads[index], reading):
-        whole = tuple(range(other * sizes.group, (other + 1) * sizes.group))
-        stay = tuple(head for head in layer.read_heads if head // sizes.group != kv_head)
-        yield "read", _with_layer(plan, index, replace(layer, read_heads=tuple(sorted(stay + whole))))
-
-
-def _pairs(order: Sequence[int], kept: set[int]) -> list[tuple[int, int]]:
-    """Kept units, the worst first, each with the others, the best first."""
-    return [(unit, other) for unit in reversed(order) if unit in kept for other in order if other not in kept]
-
-
-def _with_layer(plan: Plan, index: int, layer: LayerPlan) -> Plan:
-    return normalise(replace(plan, layers=(*plan.layers[:index], layer, *plan.layers[index + 1 :])))
+        now = {index: getattr(plan.layers[index], field) for index in layers}
+        most = max(now.values())
+        for phases in dict.fromkeys((most - 1, most * 3 // 4, most // 2)):
+            if phases:
+                yield Move(tuple(index for index, own in now.items() if own > phases), knob, phases)
+    through = {index: rank for index in layers if (rank := plan.layers[index].kv_rank) is not None}
+    if through:
+        lowest = min(through.values())
+        for rank in [*reversed([rank for rank in rank_notches(sizes) if rank > lowest]), 0][:2]:
+            yield Move(tuple(index for index, own in through.items() if own < rank or not rank), "rank", rank)
 
 
 def visual_flops(plan: Plan) -> int:

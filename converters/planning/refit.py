@@ -23,7 +23,7 @@ RIDGE = 1e-3
 
 
 ITERATIONS = 8
-UPDATES = ("self_heads", "neurons", "window", "self_phases", "kv_rank")
+UPDATES = ("self_heads", "neurons", "window", "self_phases", "kv_rank", "ranked_queries")
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,6 @@ def visual_keys(plan: Plan, dense: Plan) -> list[str | None]:
 @lru_cache(maxsize=4096)
 def _updates(layer: LayerPlan) -> str:
     """What a layer does to visual rows, to the last bit: what is read decides in which order the heads of self attention stand."""
-    turns = str(layer.window), str(layer.self_phases), str(layer.read_phases), str(layer.kv_rank)
-    attention = (ranges(layer.self_heads), ranges(layer.read_heads), *turns)
+    how = layer.window, layer.self_phases, layer.read_phases, layer.kv_rank, layer.ranked_queries
+    attention = (ranges(layer.self_heads), ranges(layer.read_heads), *map(str, how))
     return ";".join((ranges(layer.neurons), *(attention if layer.self_heads else ())))

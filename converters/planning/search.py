@@ -1,14 +1,14 @@
 """The search: measured plans for every budget, from the dense model down, training-free and forward only.
 
-From each starting point a descent passes every budget, and stops between; there what is left is spent, what recipes and presets
-reach at the same budget is measured too, and the best plan known is improved by swaps: the result is never worse than any of them on
-the calibration samples. Descents look at a part of the samples, swaps and choices at all.
+From each starting point a descent passes every budget; there what is left is spent, what recipes and presets reach at the same budget
+is measured too, and the best plan known floats, down and up again: the result is never worse than any of them on the calibration
+samples. Ways down and up look at a part of the samples, and measure on all what they take.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from math import ceil, inf, isfinite, log
+from math import ceil, inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..runtime.plan import Grid, Plan, dense_plan, normalise
 from .answers import MAX_ANSWER_TOKENS, Answered, answered
 from .cost import dense_visual_flops
 from .descent import Pace, Prices, Step, descend, measured
+from .floating import float_at, hope
 from .frontier import Frontier, Point, differing
 from .journal import Journal
 from .moves import visual_flops
@@ -27,41 +28,34 @@ from .presets import PRESETS, preset
 from .ranks import Ranks, ranks
 from .recipes import RECIPES, make_plan
 from .remainder import is_spent, limit_of, spent
-from .swaps import swap
-from .trial import MEMORY_BYTES, Some, Trials
+from .trial import MEMORY_BYTES, Trials
 
-SWAPPED = " and swaps"
-NEGLIGIBLE = 2e-3  # shift of the answers that needs no thought
-ASKED_WEIGHT = 2  # of swaps at a budget that was asked for, against 1 at a stop on the way
-HURRIED = 4.0  # forwards that a descent to the next stop takes at least
+FLOATED = ", floated"
+TURNS = "phases", "turns"
+"""Where K and V may come through fewer dimensions, turns gain nothing more, and descents that may take them go astray more often."""
+NEGLIGIBLE = 0.03  # shift of the answers that needs no thought
+ONE_DESCENT = 0.4  # of the forwards that are left, what one descent may use before it hurries
 PATIENCE = 5.0  # seconds of measurements that a killed search may lose
 PRESET_SLACK = 0.5  # by which a preset may be worse on the first questions; recipes are measured on all, to be sure
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to search: forward-equivalents in all, the share of them for descents (less where they measure on some samples only),
-    and how descents go (see `Pace`).
+    """How much to search: forward-equivalents in all, and how descents go (see `Pace`).
 
-    Descents measure on a share `high` of the samples above a budget of `low_budget`, on a share `low` below, on `fewest` at least.
-    Between budgets the search stops where less than a share `stride` of the last stop is left. Knobs `without` are left alone. Plans
-    are measured with K and V of visual tokens refitted, and improved by swaps, unless told otherwise.
+    Moves are looked at on the first `few` samples. Knobs `without` are left alone. Plans are measured with K and V of visual tokens
+    refitted, and float, unless told otherwise.
     """
 
     forwards: float
     block: int = 1
-    descents: float = 0.65
     slack: float = 0.05
     fading: float = 0.98
     grain: float = 0.01
-    high: float = 0.25
-    low: float = 0.5
-    low_budget: float = 0.2
-    fewest: int = 48
-    stride: float = 0.6
+    few: int = 48
     without: tuple[str, ...] = ()
     refit: bool = True
-    swaps: bool = True
+    floats: bool = True
 
 
 @dataclass(frozen=True)
@@ -110,7 +104,8 @@ def search(
     sizes = family_of(config).sizes(config)
     dense = dense_plan(sizes, grids or statistics.grids)
     effort = effort or usual_effort(sizes.num_hidden_layers)
-    effort = effort if effort.refit else replace(effort, without=(*effort.without, "rank"))  # its factors are fitted
+    left_alone = TURNS if effort.refit and "rank" not in effort.without else ("rank",)  # factors are fitted
+    effort = replace(effort, without=tuple(dict.fromkeys((*effort.without, *left_alone))))
     budgets = sorted(set(budgets), reverse=True)
     presets = {budget: _presets(statistics, dense, budget) for budget in budgets}
     hashes: list[str] = []
@@ -159,15 +154,6 @@ def _presets(statistics: Statistics, dense: Plan, budget: float) -> dict[str, Pl
     return found
 
 
-def stops(budgets: Sequence[float], stride: float) -> list[float]:
-    """The budgets, falling, and stops between them and above, so that none is less than a share `stride` of the one before."""
-    found = [1.0]
-    for budget in sorted(budgets, reverse=True):
-        between = ceil(log(budget / found[-1]) / log(stride) - 1e-9)
-        found += [found[-1] * (budget / found[-1]) ** (part / between) for part in range(1, between)] + [budget]
-    return found[1:]
-
-
 def reading_plan(dense: Plan) -> Plan:
     """Freeze all, read all: visual tokens are never updated, text reads all of them in every head of every layer."""
     return normalise(replace(dense, layers=tuple(replace(layer, self_heads=(), neurons=()) for layer in dense.layers)))
@@ -193,6 +179,7 @@ class _Hunt:
     def __init__(self, trials: Trials, order: Ranks, effort: Effort, journal: Journal, progress: Progress) -> None:
         self.trials, self.order, self.effort, self.journal, self.progress = trials, order, effort, journal, progress
         self.dense = trials.plan
+        self.few = trials.some(effort.few)
         self.descents = 0.0
         self._last = Step(self.dense, 0.0, visual_flops(self.dense)), "dense"
         trials.heard = self._measured
@@ -200,38 +187,22 @@ class _Hunt:
         self.path = [Point(self.dense, self.way.step.shift, "dense")]
 
     def through(self, budgets: Sequence[float], presets: Mapping[float, Mapping[str, Plan]]) -> list[Point]:
-        """The plans of the budgets, by way of the stops between."""
+        """The plans of the budgets, which fall."""
         found = []
-        left = stops(budgets, self.effort.stride)
-        while left:
-            stop = left[0]
-            self._reach(stop, presets.get(stop, {}), left[-1])
-            weights = [ASKED_WEIGHT if other in presets else 1 for other in left]
-            share, left = weights[0] / sum(weights), left[1:]
-            point = self._swapped(stop, share, self._needed(left, presets))
-            found += [point] if stop in presets else []
+        for done, budget in enumerate(budgets, 1):
+            self._reach(budget, presets[budget])
+            # Descents to come are taken to cost half of what those so far did, for there is less and less to take; looking back can cost
+            # two forwards a budget, since states are made again.
+            needed = self.descents / done * (len(budgets) - done) / 2 + 2 * len(budgets) + 1
+            found.append(self._floated(budget, 1 / (len(budgets) - done + 1), needed))
         return found
 
-    def _needed(self, left: Sequence[float], presets: Mapping[float, Mapping[str, Plan]]) -> float:
-        """Forwards that are not for swaps: for the descents to the stops left, for looking at presets there, for looking back.
-
-        A look can cost two: the states before it may have to be made again.
-        """
-        looks = sum(1 + len(presets[stop]) / len(self.trials.batches) for stop in left if stop in presets)
-        planned = self._for_descents(self._some(min(presets))) - self.descents if left else 0.0
-        return max(planned, HURRIED * len(left)) + looks + 2 * len(presets) + 1
-
-    def _for_descents(self, some: Some) -> float:
-        """Forwards of all samples that descents may use in all."""
-        return self.effort.forwards * self.effort.descents * self.trials.samples_of(some.batches) / self.trials.samples
-
-    def _reach(self, budget: float, presets: Mapping[str, Plan], smallest: float) -> None:
+    def _reach(self, budget: float, presets: Mapping[str, Plan]) -> None:
         """Go down to a budget by the best way there is."""
         limit, began = limit_of(budget, self.dense), self.trials.forwards
-        some = self._some(budget)
-        allowance = self._for_descents(some) * _progress(budget, smallest) - self.descents
+        allowance = (self.effort.forwards - began) * ONE_DESCENT
         starts = self._starts(limit)
-        ways = [self._down(some, way, limit, allowance / len(starts)) for way in starts]
+        ways = [self._down(way, limit, allowance / len(starts)) for way in starts]
         ways = [replace(way, step=measured(self.trials, way.step.plan)) for way in ways]
         best = self._best(ways, limit)
         for name, plan in presets.items():
@@ -246,11 +217,6 @@ class _Hunt:
         """The one that changes the answers least of those within the limit, of those that use it up where there is one."""
         fitting = [way for way in ways if way.step.flops <= limit]
         return min([way for way in fitting if is_spent(way.step.plan, limit)] or fitting, key=lambda way: way.step.shift)
-
-    def _some(self, budget: float) -> Some:
-        """The samples that descents measure on."""
-        effort = self.effort
-        return self.trials.some(max(effort.fewest, self.trials.samples * (effort.high if budget > effort.low_budget else effort.low)))
 
     def rising(self, points: Sequence[Point]) -> list[Point]:
         """The same points, each at least as good as the smaller ones with the rest of its budget spent."""
@@ -273,27 +239,31 @@ class _Hunt:
             return [self.way]
         return [self.way, _Way(self.way.step, "reading", {}).at(plan)]
 
-    def _down(self, some: Some, way: _Way, limit: int, allowance: float) -> _Way:
-        """The way after its descent, with the rest of the budget spent where the last step took it from."""
+    def _pace(self) -> Pace:
         effort = self.effort
-        pace = Pace(max(0.0, allowance), effort.block, effort.grain, slack=effort.slack, fading=effort.fading, without=effort.without)
-        before = step = measured(some, way.step.plan)
-        for following in descend(some, step, limit, self.order, pace, way.prices):
+        return Pace(block=effort.block, grain=effort.grain, slack=effort.slack, fading=effort.fading, without=effort.without)
+
+    def _down(self, way: _Way, limit: int, allowance: float) -> _Way:
+        """The way after its descent, with the rest of the budget spent where the last step took it from."""
+        pace = replace(self._pace(), forwards=max(0.0, allowance))
+        hope(way.prices)
+        before = step = measured(self.trials, way.step.plan)
+        for following in descend(self.few, step, limit, self.order, pace, way.prices):
             before, step = step, following
             self.path.append(Point(step.plan, step.shift, way.origin))
             self._told(step, f"from {way.origin}")
         rest = spent(step.plan, limit, self.order, differing(step.plan, before.plan)) if step.flops <= limit else step.plan
         return way.at(rest)
 
-    def _swapped(self, budget: float, share: float, needed: float) -> Point:
+    def _floated(self, budget: float, share: float, needed: float) -> Point:
         """The plan of a budget, improved by this share of the forwards that are left, but for those needed elsewhere."""
         way = self.way
-        allowance = (self.effort.forwards - self.trials.forwards - needed) * share
-        if self.effort.swaps and way.step.shift >= NEGLIGIBLE and allowance > 0:
-            limit, pace = limit_of(budget, self.dense), Pace(allowance, without=self.effort.without)
-            step = swap(self.trials, way.step, limit, self.order, way.prices, pace, lambda step: self._told(step, "swaps"))
+        left = self.effort.forwards - self.trials.forwards - needed
+        if self.effort.floats and way.step.shift >= NEGLIGIBLE and left > 0:
+            where = limit_of(budget, self.dense), self.order, self._pace()
+            step = float_at(self.few, way.step, *where, left * share, left, way.prices, lambda step: self._told(step, "floating"))
             if step is not way.step:
-                self.way = replace(way, step=step, origin=way.origin.removesuffix(SWAPPED) + SWAPPED)
+                self.way = replace(way, step=step, origin=way.origin.removesuffix(FLOATED) + FLOATED)
         point = Point(self.way.step.plan, self.way.step.shift, self.way.origin, budget)
         self.path.append(point)
         return point
@@ -312,8 +282,3 @@ class _Hunt:
         share = step.flops / dense_visual_flops(self.dense.sizes, self.dense.grids)
         held = self.trials.prefixes
         self.progress(Report(stage, share, step.shift, self.trials.forwards, self.effort.forwards, held.held_bytes, held.disk_bytes))
-
-
-def _progress(budget: float, smallest: float) -> float:
-    """How much of the descents' forwards may be used up when a budget is reached: the first look at all moves costs the most."""
-    return 0.2 + 0.8 * log(1 / budget) / log(1 / smallest)

@@ -60,13 +60,14 @@ class PrunedLayer(SparseTextModel):
         layer = twin.model.model.language_model.layers[index]
         self.layers = [_permuted(layer, twin.projections(index), layout, plan.sizes.head_dim)]
         if refit is not None:
-            attention, held = self.layers[0].self_attn, (layout.own + layout.read_only) * plan.sizes.head_dim
+            attention, held = self.layers[0].self_attn, layout.held * plan.sizes.head_dim
             if refit.inner is not None:
                 attention.visual_kv_proj = Linear(*refit.inner)
             attention.visual_k_proj, attention.visual_v_proj = (
-                Linear(refit.weight(part.weight[:held]), refit.bias(part.weight[:held], None if part.bias is None else part.bias[:held]))
-                for part in (attention.k_proj, attention.v_proj)
+                _refitted(part, slice(held), refit) for part in (attention.k_proj, attention.v_proj)
             )
+            if layout.ranked_queries:
+                attention.visual_q_proj = _refitted(attention.q_proj, _elements(layout.computing, plan.sizes.head_dim), refit)
         self.split_weights()
 
     def run(self, call: Call) -> None:
@@ -405,6 +406,12 @@ def _permuted(layer: Any, parts: Projections, layout: LayerLayout, head_dim: int
     return SimpleNamespace(self_attn=attention, mlp=ffn, **norms)
 
 
+def _refitted(linear: Linear, rows: Any, refit: Refit) -> Linear:
+    """These rows of a projection as those of one of rows before a refit."""
+    weight, bias = linear.weight[rows], None if linear.bias is None else linear.bias[rows]
+    return Linear(refit.weight(weight), refit.bias(weight, bias))
+
+
 def _ordered(linear: Any, order: Sequence[int], dim: int) -> Linear:
     if list(order) == list(range(len(order))):
         return Linear(linear.weight, linear.bias)
@@ -435,4 +442,4 @@ def plan_key(plan: Plan) -> str:
 @lru_cache(maxsize=4096)
 def _layer_key(layer: LayerPlan) -> str:
     kept = ";".join(map(ranges, (layer.read_heads, layer.self_heads, layer.neurons)))
-    return f"{kept};{layer.window};{layer.read_phases};{layer.self_phases};{layer.kv_rank}"
+    return f"{kept};{layer.window};{layer.read_phases};{layer.self_phases};{layer.kv_rank};{layer.ranked_queries}"

@@ -52,6 +52,7 @@ class LayerLayout:
     read_phases: int
     self_phases: int
     kv_rank: int | None
+    ranked_queries: bool
 
     @property
     def visual_ranges(self) -> tuple[Range, ...]:
@@ -62,6 +63,11 @@ class LayerLayout:
     def held(self) -> int:
         """Leading KV heads that hold visual tokens."""
         return self.own + self.read_only
+
+    @property
+    def computing(self) -> tuple[int, ...]:
+        """Places in the file of the query heads that visual tokens compute."""
+        return tuple(place for place, computes in enumerate(self.computes) if computes)
 
     @property
     def cached_own(self) -> int:
@@ -130,6 +136,7 @@ def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
         read_phases=layer.read_phases,
         self_phases=layer.self_phases,
         kv_rank=layer.kv_rank,
+        ranked_queries=layer.ranked_queries,
     )
 
 

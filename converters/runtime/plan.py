@@ -9,8 +9,9 @@ from typing import Any
 
 from .lattice import MAX_PHASES
 
-SCHEMA = 3
-LATER = {1: ("self_phases", "kv_rank"), 2: ("kv_rank",), SCHEMA: ()}
+SCHEMA = 4
+_ADDED = {2: "self_phases", 3: "kv_rank", SCHEMA: "ranked_queries"}
+LATER = {schema: tuple(name for since, name in _ADDED.items() if since > schema) for schema in range(1, SCHEMA + 1)}
 """Schemas that can be read, with what their layers lack: nothing was dealt out or factored so."""
 LOCALITIES = ("causal", "symmetric")
 
@@ -61,7 +62,7 @@ class LayerPlan:
     visual query sees, None for all. `read_phases`: lattices that read-only KV heads take in turns; `self_phases`: the same for the
     KV heads of self heads, whose K and V then exist for one lattice only, for text and visual queries alike. `kv_rank`: K and V of
     visual tokens are made through so many dimensions, by factors that are fitted to the model (see `planning.refit`); None: by the
-    whole projections.
+    whole projections. `ranked_queries`: so are the queries of self heads, through the same dimensions.
     """
 
     read_heads: tuple[int, ...]
@@ -71,6 +72,7 @@ class LayerPlan:
     read_phases: int = 1
     self_phases: int = 1
     kv_rank: int | None = None
+    ranked_queries: bool = False
 
     def kv_heads(self, sizes: Sizes) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """KV heads that self heads need, and those that text alone reads."""
@@ -115,8 +117,8 @@ def normalise(plan: Plan) -> Plan:
     """The same function, written without updates that nobody reads, so that equal functions have equal plans.
 
     From layer `visual_depth - 1` on visual tokens need K and V only. A layer without self heads has no window and one self phase,
-    one without read-only KV heads one read phase, one that holds no visual tokens no rank; a locality without a window anywhere is
-    causal.
+    one without read-only KV heads one read phase, one that holds no visual tokens no rank, and one that lacks either no ranked
+    queries; a locality without a window anywhere is causal.
     """
     depth = plan.visual_depth
     layers = []
@@ -129,6 +131,8 @@ def normalise(plan: Plan) -> Plan:
             layer = replace(layer, read_phases=1)
         if not layer.read_heads and not layer.self_heads:
             layer = replace(layer, kv_rank=None)
+        if not layer.self_heads or layer.kv_rank is None:
+            layer = replace(layer, ranked_queries=False)
         layers.append(layer)
     windows = any(layer.window for layer in layers)
     return replace(
@@ -165,6 +169,8 @@ def validate(plan: Plan) -> Plan:
                 raise PlanError(f"layer {index}: {name} is {phases}, not within 1..{MAX_PHASES}")
         if layer.kv_rank is not None and not 1 <= layer.kv_rank <= sizes.hidden_size:
             raise PlanError(f"layer {index}: kv_rank is {layer.kv_rank}, not within 1..{sizes.hidden_size}")
+        if not isinstance(layer.ranked_queries, bool):
+            raise PlanError(f"layer {index}: ranked_queries is {layer.ranked_queries!r}, not true or false")
         if layer.window is not None and layer.self_phases > 1:
             raise PlanError(
                 f"layer {index}: self_phases is {layer.self_phases} beside a window of {layer.window}, which needs all neighbours"
@@ -212,6 +218,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
                 "read_phases": layer.read_phases,
                 "self_phases": layer.self_phases,
                 "kv_rank": layer.kv_rank,
+                "ranked_queries": layer.ranked_queries,
             }
             for layer in plan.layers
         ],

@@ -102,7 +102,7 @@ class Call:
         if self.unit is None:
             place = None if self.places is None else self.places[0]
             self.unit = by_pieces(partial(_unit, epsilon=norm.variance_epsilon), self.visual, place=place)
-        index = torch.arange(len(self.visual), device=text.device) if phases == 1 else self._of_phase(phases, phase)
+        index = torch.arange(len(self.visual), device=text.device) if phases == 1 else self.of_phase(phases, phase)
         work = partial(_scaled, self.unit, norm.weight)
         if self.places is None:
             return torch.cat([work(index), text])
@@ -111,7 +111,7 @@ class Call:
         rows[len(index) :] = text
         return rows
 
-    def _of_phase(self, phases: int, phase: int) -> Tensor:
+    def of_phase(self, phases: int, phase: int) -> Tensor:
         """Which of the flat visual rows are of a phase."""
         assert self.streams is not None
         index = self.streams.by_phase(phases)[0][:, phase, : self.streams.phase_size(phases, phase)]
@@ -123,7 +123,7 @@ class Call:
             assert self.visual_rotary is not None
             visual = self.visual_rotary
             if phases > 1:
-                index = self._of_phase(phases, phase)
+                index = self.of_phase(phases, phase)
                 visual = visual[0].index_select(0, index), visual[1].index_select(0, index)
             cosine, sine = (torch.cat(pair) for pair in zip(visual, self.text_rotary, strict=True))
             self.rotaries[phases, phase] = cosine, sine
@@ -234,6 +234,9 @@ class SparseTextModel(nn.Module):
                 self.layers[index].self_attn.visual_kv_proj, inner = nn.Linear(inner, rank), rank
             for name in ("visual_k_proj", "visual_v_proj"):
                 setattr(self.layers[index].self_attn, name, nn.Linear(inner, width))
+            if self.layouts[index].ranked_queries:
+                queries = len(self.layouts[index].computing) * self.plan.sizes.head_dim
+                self.layers[index].self_attn.visual_q_proj = nn.Linear(inner, queries)
 
     @contextmanager
     def dense(self) -> Iterator[None]:
@@ -255,7 +258,7 @@ class SparseTextModel(nn.Module):
             count = sum(layout.computes) * size
             if 0 < count < len(elements):
                 attention.o_proj = SplitLinear(attention.o_proj, elements, count, dim=1)
-            if count and kept_first != sorted(kept_first):
+            if count and not layout.ranked_queries and kept_first != sorted(kept_first):
                 attention.q_proj = SplitLinear(attention.q_proj, elements, count, dim=0)
             if 0 < layout.neurons < len(layout.neuron_order):
                 ffn.down_proj = SplitLinear(ffn.down_proj, tuple(range(len(layout.neuron_order))), layout.neurons, dim=1)
@@ -441,13 +444,17 @@ class SparseTextModel(nn.Module):
         text = layer.input_layernorm(call.text)
         keys: list[Projected] = []
         values: list[Projected] = []
-        queries, own_queries = None, None
-        if layout.self_phases > 1 and call.visual is not None:  # no KV head takes all visual rows
+        queries, own_queries, ranked = None, None, None
+        if layout.ranked_queries and call.visual is not None:
+            rows = call.normalised(layer.input_layernorm, text)
+            ranked = _linear(rows[: len(call.visual)], layer.self_attn.visual_kv_proj)
+            queries, own_queries = _ranked_queries(layer.self_attn, parts.query, ranked, text, call)
+        elif layout.self_phases > 1 and call.visual is not None:  # no KV head takes all visual rows
             rows = call.normalised(layer.input_layernorm, text)
             queries, own_queries = _queries(parts.query, layout, rows, text, call, size)
         source = partial(_source, layer.self_attn, text, call)
         key, value = source(parts.key, "visual_k_proj"), source(parts.value, "visual_v_proj")
-        for part in _shared_rows(layer, layout, call, text):
+        for part in _shared_rows(layer, layout, call, text, ranked):
             if queries is None:
                 queries, own_queries = _queries(parts.query, layout, part.rows, text, call, size)
             keys.append(_projected(part, key, call.batch, size, turned=True))
@@ -479,7 +486,7 @@ class SparseTextModel(nn.Module):
         """What visual queries `[batch, kept heads, rows, head_dim]` see."""
         assert call.streams is not None
         group = len(layout.query_order) // len(layout.kv_order)
-        shared = [head // group for head, computes in enumerate(layout.computes) if computes]
+        shared = [head // group for head in layout.computing]
         if layout.self_phases > 1:
             held_keys, held_values = (take(tensor, shared, 1) for tensor in held[layout.self_phases])
             lattices, key_slots = [layout.lattices[head] for head in shared], call.timeline.all_slots(layout.self_phases)
@@ -536,10 +543,10 @@ def _rows(heads: Tensor) -> Tensor:
     return heads.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def _shared_rows(layer: Any, layout: LayerLayout, call: Call, text: Tensor) -> Iterator[Shared]:
+def _shared_rows(layer: Any, layout: LayerLayout, call: Call, text: Tensor, ranked: Tensor | None) -> Iterator[Shared]:
     """The products of a layer's K and V: text rows with the visual rows that each range of KV heads holds.
 
-    Each one's rows are good until the next is asked for.
+    Each one's rows are good until the next is asked for. `ranked` are all visual rows in the dimensions of a rank, where they are there.
     """
     if call.visual is None or call.streams is None:
         yield Shared(text, call.text_rotary, 0, len(layout.kv_order))
@@ -549,11 +556,15 @@ def _shared_rows(layer: Any, layout: LayerLayout, call: Call, text: Tensor) -> I
         if part.phases == TEXT_ONLY:
             yield Shared(text, call.text_rotary, part.first, part.last)
             continue
-        rows, rotary = call.normalised(norm, text, part.phases, part.lattice), call.rotary(part.phases, part.lattice)
-        count = (len(rows) - len(text)) // call.batch
+        if ranked is None:
+            rows = call.normalised(norm, text, part.phases, part.lattice)
+            visual = rows[: len(rows) - len(text)]
+            visual = visual if inner is None else _linear(visual, inner)
+        else:
+            rows, visual = text, ranked if part.phases == 1 else ranked.index_select(0, call.of_phase(part.phases, part.lattice))
+        count = len(visual) // call.batch
         width = count if part.phases == 1 else call.streams.by_phase(part.phases)[0].shape[-1]
-        visual = rows[: call.batch * count]
-        yield Shared(rows, rotary, part.first, part.last, count, width, visual if inner is None else _linear(visual, inner))
+        yield Shared(rows, call.rotary(part.phases, part.lattice), part.first, part.last, count, width, visual)
 
 
 def _source(attention: Any, text: Tensor, call: Call, own: Any, name: str) -> Source:
@@ -634,6 +645,15 @@ def _queries(projection: Any, layout: LayerLayout, rows: Tensor, text: Tensor, c
     return (
         _turned(text_queries, call.text_rotary, call.batch, size),
         _turned(both[:count], call.visual_rotary, call.batch, size),
+    )
+
+
+def _ranked_queries(attention: Any, projection: Any, ranked: Tensor, text: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    """The same where those of visual rows are made from the dimensions of a rank."""
+    assert call.visual_rotary is not None
+    return (
+        _turned(_linear(text, projection), call.text_rotary, call.batch, attention.head_dim),
+        _turned(_linear(ranked, attention.visual_q_proj), call.visual_rotary, call.batch, attention.head_dim),
     )
 
 
