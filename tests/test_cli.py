@@ -511,7 +511,7 @@ class TestPlan:
         assert f"yopo convert demo --budget 0.2 --frontier {file}" in (tmp_path / "out" / "README.md").read_text()
         assert "below the frontier" in fails("convert", "demo", "-b", 0.01, "--frontier", file, "--dry-run")
         assert shown["compensation"]["samples"] == 128  # the plans of a frontier were measured with refits
-        bare = ("convert", "demo", "-b", 0.2, "--frontier", file, "--compensation", "none", "-o", tmp_path / "bare")
+        bare = ("convert", "demo", "-b", 0.12, "--frontier", file, "--compensation", "none", "-o", tmp_path / "bare")
         assert "have a rank, whose factors have to be fitted" in " ".join(run(*bare, code=1).stderr.split())
         assert not (tmp_path / "bare").exists()
 
