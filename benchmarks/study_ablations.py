@@ -114,8 +114,6 @@ def searches(usual: Effort, samples: int) -> dict[str, tuple[Effort, int]]:
         "auto": (usual, samples),
         "auto: not floated": (replace(usual, floats=False), samples),
         "auto: prices taken once, not floated": (replace(usual, **once, floats=False), samples),
-        "auto: not interlaced": (replace(usual, without=("phases", "turns")), samples),
-        "auto: no self phases": (replace(usual, without=("turns",)), samples),
         "auto: no windows": (replace(usual, without=("window",)), samples),
         "auto: not refitted": (replace(usual, refit=False), samples),
         "auto: no ranks": (whole, samples),
