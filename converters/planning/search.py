@@ -32,7 +32,7 @@ from .trial import MEMORY_BYTES, Trials
 
 FLOATED = ", floated"
 TURNS = "phases", "turns"
-"""Where K and V may come through fewer dimensions, turns gain nothing more, and descents that may take them go astray more often."""
+"""Left alone where K and V may come through fewer dimensions: most descents did as well without (`benchmarks/planner.md`)."""
 NEGLIGIBLE = 0.03  # shift of the answers that needs no thought
 ONE_DESCENT = 0.4  # of the forwards that are left, what one descent may use before it hurries
 PATIENCE = 5.0  # seconds of measurements that a killed search may lose
