@@ -7,7 +7,7 @@ floating selection: Pudil, Novovicova and Kittler, Pattern Recognition Letters 1
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from math import inf
+from math import inf, isfinite
 
 from ..runtime.plan import Plan
 from .descent import Pace, Prices, Step, descend, measured, price
@@ -21,7 +21,6 @@ OPTIMISM = 3.0  # times cheaper, and times more of a gain, what was measured at 
 GRAIN = 0.02  # of the plan: what a step saves or adds at least
 NEAR = 0.1  # a move just measured is taken where the next one looks no more than that better
 SLACK = 0.1  # by which the first questions may be worse than before
-TOLERANCE = 1e-3  # of the shift: a smaller gain is taken for noise
 
 Tell = Callable[[Step], None]
 
@@ -33,8 +32,9 @@ def float_at(
     """The best plan found within the limit. `start.shift` is that of all questions.
 
     The way is gone again while it may end within so many forwards, and given up after the `most`. `prices` of moves down are those known
-    so far, and are kept up to date; what moves up gain differs by orders of magnitude between budgets, and is measured anew. `tell` hears
-    of every step.
+    so far, and are kept up to date; what moves up gain differs by orders of magnitude between budgets, and is measured anew. A plan counts
+    as better beyond the standard error of the difference: hundreds are tried, and less is fitted to the questions. `tell` hears of every
+    step.
     """
     trials, best, depths, gains = few.trials, start, list(DEPTHS), Prices()
     until, end = trials.forwards + forwards, trials.forwards + most
@@ -53,7 +53,7 @@ def float_at(
                 break
         plan = spent(step.plan, limit, ranks, ())
         shift = trials.race(plan, best.plan, SLACK) if is_spent(plan, limit) else inf
-        if shift < best.shift * (1 - TOLERANCE):
+        if isfinite(shift) and shift < best.shift - trials.error(plan, best.plan):
             best = Step(plan, shift, visual_flops(plan))
         else:
             depths.pop(0)

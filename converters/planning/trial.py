@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import inf
+from math import inf, sqrt
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -227,6 +227,18 @@ class Trials:
             if last < len(self.batches) - 1 and self.shift(plan, so_far) > self.shift(rival, so_far) * (1 + slack):
                 return inf
         return self.shift(plan)
+
+    def error(self, plan: Plan, rival: Plan) -> float:
+        """The standard error of the difference of two plans' shifts, from how it differs between batches; both are measured on all.
+
+        That of a ratio of sums over batches, the tokens of which differ (Cochran, Sampling Techniques, 1977, section 6.4); 0 of one batch.
+        """
+        keys = [plan_key(normalise(one)) for one in (plan, rival)]
+        tokens = [sum(questions.lengths) for questions in self.questions]
+        more = [self.measured[f"{keys[0]}:{batch}"] - self.measured[f"{keys[1]}:{batch}"] for batch in self.batches]
+        mean, batches = sum(more) / sum(tokens), len(tokens)
+        squares = sum((one - mean * many) ** 2 for one, many in zip(more, tokens, strict=True))
+        return sqrt(squares * batches / max(1, batches - 1)) / sum(tokens)
 
     def _count(self, plan: Plan, batches: Iterable[int]) -> None:
         """Count a run of these batches as if nothing was known before, whatever is really run."""
