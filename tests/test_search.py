@@ -64,8 +64,12 @@ class Toy:
     def race(self, plan: Plan, rival: Plan, slack: float) -> float:
         return self.shift(plan)
 
-    def __init__(self) -> None:
+    def error(self, plan: Plan, rival: Plan) -> float:
+        return self.uncertain
+
+    def __init__(self, uncertain: float = 0.0) -> None:
         self.known: dict[Plan, float] = {}
+        self.uncertain = uncertain
 
     def shift(self, plan: Plan) -> float:
         if plan not in self.known:
@@ -164,6 +168,15 @@ def test_floating_needs_forwards() -> None:
     toy = Toy()
     assert float_at(toy, start, start.flops, order, Pace(grain=0.02), 3.0, 1e9, {}) is start  # type: ignore[arg-type]
     assert toy.forwards == 0
+
+
+def test_what_may_be_chance_is_no_gain() -> None:
+    """The plan of above, of about half of the shift, against what is uncertain."""
+    order, start, _ = toy_start(3, 1, 2, 16, 1.0)
+    pace = Pace(grain=0.02, without=("rank",))
+    unsure, surer = Toy(start.shift * 0.9), Toy(start.shift * 0.3)
+    assert float_at(unsure, start, start.flops, order, pace, 1e9, 1e9, {}) is start  # type: ignore[arg-type]
+    assert float_at(surer, start, start.flops, order, pace, 1e9, 1e9, {}).shift < start.shift * 0.7  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import exp, inf, sqrt
+from statistics import stdev
 from typing import Any
 
 import pytest
@@ -126,6 +127,22 @@ def test_some_batches_count_for_what_they_are() -> None:
     trials.shift(good)
     assert trials.race(bad, good, slack=0) == inf
     assert trials.race(good, bad, slack=0) == trials.shift(good)
+
+
+def test_the_error_of_a_difference() -> None:
+    """Of batches of as many tokens each that of a mean; none is known of a single batch."""
+    model, config = tiny_llava(layers=3)
+    answers = [answered(model, tiny_inputs(config, (3, 5), (1, 2), seed=seed), 2) for seed in range(3)]
+    trials = Trials(model, answers, dense_plan(sizes_of(config), GRIDS))
+    assert {sum(batch.lengths) for batch in trials.questions} == {4}
+    one, other = (random_plan(trials.plan.sizes, seed, GRIDS) for seed in range(2))
+    assert trials.shift(one) != trials.shift(other)
+    differences = [trials.shift(one, [batch]) - trials.shift(other, [batch]) for batch in range(3)]
+    assert trials.error(one, other) == trials.error(other, one) == pytest.approx(stdev(differences) / sqrt(3))
+    assert trials.error(one, one) == 0
+    single = Trials(model, answers[:1], trials.plan)
+    assert single.shift(one) != single.shift(other)
+    assert single.error(one, other) == 0
 
 
 def test_equal_functions_have_one_key() -> None:
