@@ -36,6 +36,7 @@ TURNS = "phases", "turns"
 NEGLIGIBLE = 0.03  # shift of the answers that needs no thought
 ONE_DESCENT = 0.4  # of the forwards that are left, what one descent may use before it hurries
 PATIENCE = 5.0  # seconds of measurements that a killed search may lose
+LOOK_BACK = 2  # forwards that measuring a plan of another budget can cost, since states are made again
 PRESET_SLACK = 0.5  # by which a preset may be worse on the first questions; recipes are measured on all, to be sure
 
 
@@ -191,9 +192,8 @@ class _Hunt:
         found = []
         for done, budget in enumerate(budgets, 1):
             self._reach(budget, presets[budget])
-            # Descents to come are taken to cost half of what those so far did, for there is less and less to take; looking back can cost
-            # two forwards a budget, since states are made again.
-            needed = self.descents / done * (len(budgets) - done) / 2 + 2 * len(budgets) + 1
+            # Descents to come are taken to cost half of what those so far did, for there is less and less to take.
+            needed = self.descents / done * (len(budgets) - done) / 2 + LOOK_BACK * len(budgets) + 1
             found.append(self._floated(budget, 1 / (len(budgets) - done + 1), needed))
         return found
 
@@ -219,11 +219,14 @@ class _Hunt:
         return min([way for way in fitting if is_spent(way.step.plan, limit)] or fitting, key=lambda way: way.step.shift)
 
     def rising(self, points: Sequence[Point]) -> list[Point]:
-        """The same points, each at least as good as the smaller ones with the rest of its budget spent."""
+        """The same points, each at least as good as the smaller ones with the rest of its budget spent, while there are forwards left."""
         found = [points[-1]]
         for point in reversed(points[:-1]):
             smaller = found[0]
             assert point.asked is not None
+            if self.trials.forwards + LOOK_BACK > self.effort.forwards:
+                found.insert(0, point)
+                continue
             step = measured(
                 self.trials, spent(smaller.plan, limit_of(point.asked, self.dense), self.order, differing(smaller.plan, self.dense))
             )
