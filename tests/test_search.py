@@ -16,13 +16,14 @@ from converters.planning.answers import answered
 from converters.planning.cost import cost
 from converters.planning.descent import Pace, Step, descend
 from converters.planning.floating import ascend, float_at
-from converters.planning.frontier import Frontier
+from converters.planning.frontier import Frontier, Point
+from converters.planning.journal import Journal
 from converters.planning.moves import Move, moved, moves_up, moves_worth, notches, rank_notches, visual_flops
 from converters.planning.presets import PRESETS, preset
 from converters.planning.ranks import ranks
 from converters.planning.recipes import RECIPES, make_plan
 from converters.planning.remainder import is_spent
-from converters.planning.search import Effort, Report, auto_plan, search
+from converters.planning.search import Effort, Report, _Hunt, auto_plan, search
 from converters.planning.trial import Trials
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan, factored, from_json, normalise, to_json
 
@@ -203,7 +204,20 @@ def test_never_worse_than_a_recipe(kv_heads: int) -> None:
 
 
 def test_the_effort_is_kept() -> None:
-    assert found().forwards <= EFFORT.forwards
+    """With so few forwards but for the end of the last descent, which has to reach its budget."""
+    assert found().forwards < EFFORT.forwards * 1.05
+
+
+def test_looking_back_ends_with_the_forwards() -> None:
+    """Points that a plan of a smaller budget would better stay as they are when there is nothing left to measure it with."""
+    model, _, batches, statistics = subject()
+    sizes = sizes_of(model.config)
+    dense = normalise(dense_plan(sizes, statistics.grids))
+    trials = Trials(model, [answered(model, batch, ANSWER_TOKENS) for batch in batches], dense, fitting=True)
+    points = [Point(found().at(0.5).plan, 1.0, "bad", 0.5), Point(found().at(0.2).plan, 0.5, "good", 0.2)]
+    for forwards, kept in ((100.0, False), (trials.forwards + 1, True)):
+        hunt = _Hunt(trials, ranks(statistics, sizes), Effort(forwards), Journal(None, {}), lambda report: None)
+        assert (hunt.rising(points)[0] is points[0]) == kept
 
 
 class InterruptedSearchError(Exception):
