@@ -100,9 +100,8 @@ def test_for_queries_all_tokens_go_through_a_rank() -> None:
     plan = Plan(sizes, (layer, LayerPlan((0,), (), (), read_phases=3)), (Grid(3, 3),))
     through, queries, kv, outputs = 8 * 9 * 2, 9 * 2 * 2, 2 * 3 * 3 * 2 * 2, 9 * 2 * 8
     assert layer_cost(layer, 0, plan).projections == 2 * (through + queries + kv + outputs)
-    whole = replace(
-        layer, ranked_queries=False
-    )  # queries of all tokens; two lattices of three tokens go through, one of them for two heads
+    whole = replace(layer, ranked_queries=False)
+    # Queries of all tokens; two lattices of three tokens go through, one of them for two heads.
     assert layer_cost(whole, 0, plan).projections == 2 * (9 * 8 * 2 + 2 * 3 * 8 * 2 + kv + outputs)
 
 
