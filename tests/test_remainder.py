@@ -1,0 +1,71 @@
+"""What is left of a budget: spent to the last neuron, and below one by exchanges."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from converters.planning.cost import dense_visual_flops
+from converters.planning.moves import visual_flops
+from converters.planning.ranks import ranks
+from converters.planning.remainder import is_spent, limit_of, spent
+from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise
+
+SIZES = Sizes(hidden_size=128, intermediate_size=352, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=8, head_dim=16)
+ALL = tuple(range(8))
+NEURON = 2 * 3 * 128 * 144
+RANK = 2 * 144 * (128 + 2 * 8 * 16)  # of all heads' K and V
+QUERIES = 2 * 144 * 16  # more for each head that computes
+
+
+def plan_of(*layers: LayerPlan) -> Plan:
+    return normalise(Plan(SIZES, layers, (Grid(12, 12),)))
+
+
+def computing(neurons: int, rank: int) -> Plan:
+    """Three heads of the second layer compute; all layers are read, through few dimensions."""
+    reading = LayerPlan(ALL, (), (), kv_rank=16)
+    first, second = replace(reading, neurons=tuple(range(neurons))), LayerPlan(ALL, (0, 1, 2), (), kv_rank=rank, ranked_queries=True)
+    return plan_of(first, second, reading, reading)
+
+
+def test_a_neuron_is_exchanged_for_a_dearer_rank() -> None:
+    """A rank costs as much as a neuron where nothing computes, and three heads' queries more where three do."""
+    assert RANK == NEURON
+    plan, exchanged = computing(neurons=2, rank=16), computing(neurons=1, rank=17)
+    assert visual_flops(exchanged) - visual_flops(plan) == 3 * QUERIES
+    limit = round(visual_flops(plan) / 0.994)
+    assert 3 * QUERIES < limit - visual_flops(plan) < NEURON
+    assert spent(plan, limit, ranks(None, SIZES), ()) == exchanged
+
+
+def test_what_is_close_is_left_alone() -> None:
+    """200 neurons are enough for what is less than one of them to be less than half a percent."""
+    order, plan = ranks(None, SIZES), computing(neurons=200, rank=16)
+    assert spent(plan, visual_flops(plan) + NEURON - 1, order, ()) == plan
+
+
+def test_nothing_is_exchanged_that_uses_no_more() -> None:
+    """All units cost the same."""
+    reading = LayerPlan(ALL, (), (), kv_rank=16)
+    order, plan = ranks(None, SIZES), plan_of(replace(reading, neurons=(0,)), *[reading] * 3)
+    assert spent(plan, visual_flops(plan) + NEURON - 1, order, ()) == plan
+
+
+@pytest.mark.parametrize(
+    "start", [computing(0, 4), plan_of(*[LayerPlan(ALL, (), (), read_phases=16)] * 4), plan_of(*[LayerPlan((0,), (0,), (), window=5)] * 4)]
+)
+def test_every_budget_is_used_up_but_for_half_a_percent(start: Plan) -> None:
+    order = ranks(None, SIZES)
+    budgets = [number / 1000 for number in range(60, 240, 4)]
+    plans = [spent(start, limit_of(budget, start), order, ()) for budget in budgets]
+    for budget, plan in zip(budgets, plans, strict=True):
+        assert plan == normalise(plan)
+        assert 0.995 * budget <= visual_flops(plan) / dense_visual_flops(SIZES, plan.grids) <= budget
+        assert is_spent(plan, limit_of(budget, plan))
+    assert all(visual_flops(less) < visual_flops(more) for less, more in pairwise(plans))
+
+
+def test_a_plan_beyond_the_limit_is_left_alone() -> None:
+    order, plan = ranks(None, SIZES), computing(2, 16)
+    assert spent(plan, visual_flops(plan) - 1, order, ()) == plan
