@@ -18,30 +18,43 @@ RANK = 2 * 144 * (128 + 2 * 8 * 16)  # of all heads' K and V
 QUERIES = 2 * 144 * 16  # more for each head that computes
 
 
-def plan_of(*layers: LayerPlan) -> Plan:
-    return normalise(Plan(SIZES, layers, (Grid(12, 12),)))
+def plan_of(*layers: LayerPlan, sizes: Sizes = SIZES) -> Plan:
+    return normalise(Plan(sizes, layers, (Grid(12, 12),)))
 
 
-def computing(neurons: int, rank: int) -> Plan:
-    """Three heads of the second layer compute; all layers are read, through few dimensions."""
+def computing(neurons: int, first: int, second: int) -> Plan:
+    """Three heads of the second layer compute; all layers are read, through few dimensions: so many in the first two, then 16."""
     reading = LayerPlan(ALL, (), (), kv_rank=16)
-    first, second = replace(reading, neurons=tuple(range(neurons))), LayerPlan(ALL, (0, 1, 2), (), kv_rank=rank, ranked_queries=True)
-    return plan_of(first, second, reading, reading)
+    layer = LayerPlan(ALL, (0, 1, 2), (), kv_rank=second, ranked_queries=True)
+    return plan_of(replace(reading, neurons=tuple(range(neurons)), kv_rank=first), layer, reading, reading)
 
 
-def test_a_neuron_is_exchanged_for_a_dearer_rank() -> None:
+@pytest.mark.parametrize(
+    ("plan", "exchanged"),
+    [(computing(2, 16, 16), computing(1, 16, 17)), (computing(0, 16, 16), computing(0, 15, 17))],
+    ids=["neuron", "rank"],
+)
+def test_a_rank_is_exchanged_for_what_costs_less(plan: Plan, exchanged: Plan) -> None:
     """A rank costs as much as a neuron where nothing computes, and three heads' queries more where three do."""
     assert RANK == NEURON
-    plan, exchanged = computing(neurons=2, rank=16), computing(neurons=1, rank=17)
     assert visual_flops(exchanged) - visual_flops(plan) == 3 * QUERIES
     limit = round(visual_flops(plan) / 0.994)
     assert 3 * QUERIES < limit - visual_flops(plan) < NEURON
     assert spent(plan, limit, ranks(None, SIZES), ()) == exchanged
 
 
+def test_where_a_neuron_does_not_fit_a_rank_may() -> None:
+    """Half as many KV heads: a rank costs two thirds of a neuron."""
+    sizes = replace(SIZES, num_key_value_heads=4)
+    reading = LayerPlan(ALL, (), (), kv_rank=16)
+    plan, more = (plan_of(replace(reading, neurons=(0,), kv_rank=rank), *[reading] * 3, sizes=sizes) for rank in (16, 17))
+    assert visual_flops(more) - visual_flops(plan) == NEURON * 2 // 3
+    assert spent(plan, visual_flops(plan) + NEURON - 1, ranks(None, sizes), ()) == more
+
+
 def test_what_is_close_is_left_alone() -> None:
     """200 neurons are enough for what is less than one of them to be less than half a percent."""
-    order, plan = ranks(None, SIZES), computing(neurons=200, rank=16)
+    order, plan = ranks(None, SIZES), computing(200, 16, 16)
     assert spent(plan, visual_flops(plan) + NEURON - 1, order, ()) == plan
 
 
@@ -53,7 +66,8 @@ def test_nothing_is_exchanged_that_uses_no_more() -> None:
 
 
 @pytest.mark.parametrize(
-    "start", [computing(0, 4), plan_of(*[LayerPlan(ALL, (), (), read_phases=16)] * 4), plan_of(*[LayerPlan((0,), (0,), (), window=5)] * 4)]
+    "start",
+    [computing(0, 16, 4), plan_of(*[LayerPlan(ALL, (), (), read_phases=16)] * 4), plan_of(*[LayerPlan((0,), (0,), (), window=5)] * 4)],
 )
 def test_every_budget_is_used_up_but_for_half_a_percent(start: Plan) -> None:
     order = ranks(None, SIZES)
@@ -67,5 +81,5 @@ def test_every_budget_is_used_up_but_for_half_a_percent(start: Plan) -> None:
 
 
 def test_a_plan_beyond_the_limit_is_left_alone() -> None:
-    order, plan = ranks(None, SIZES), computing(2, 16)
+    order, plan = ranks(None, SIZES), computing(2, 16, 16)
     assert spent(plan, visual_flops(plan) - 1, order, ()) == plan

@@ -32,7 +32,7 @@ def spent(plan: Plan, limit: int, ranks: Ranks, knobs: Iterable[Knob]) -> Plan:
         if is_spent(plan, limit):
             break
         plan = _highest(plan, layer, knob, _above(plan, layer, knob), limit, ranks) or plan
-    while 0 <= visual_flops(plan) < limit * CLOSE and (closer := _exchanged(plan, limit, ranks)):
+    while visual_flops(plan) < limit * CLOSE and (closer := _exchanged(plan, limit, ranks)):
         plan = closer
     return plan
 
