@@ -17,13 +17,14 @@ from converters.errors import YopoError
 from converters.families import family_of
 from converters.measure.bench import DENSE, Contender, Setting, measure
 from converters.measure.bounds import Product, dense_work, pruned_work, refitted_bytes
-from converters.measure.ceiling import Ceiling
+from converters.measure.ceiling import Ceiling, measure_ceiling
 from converters.measure.clock import Timing, in_turns
 from converters.measure.models import cut, native, published_config, random_model, random_prompt, visual_grids, with_plan
 from converters.measure.sides import model_side
 from converters.planning.execution import linear_flops
 from converters.planning.recipes import make_plan
 from converters.runtime.plan import Grid, Plan, Sizes, dense_plan, normalise
+from converters.runtime.products import WAYS, ways
 from yopo_cli.app import app
 
 GRID = Grid(4, 4)
@@ -149,6 +150,20 @@ def run(*arguments: str) -> Any:
 def _small_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("converters.measure.ceiling.READ_BYTES", 1 << 16)
     monkeypatch.setattr("converters.measure.ceiling.ENOUGH_SECONDS", 0.0)
+
+
+def test_the_ceiling_is_of_all_ways_of_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a pruned model could be faster than the least that is thought possible."""
+    tried = set()
+
+    def heard(name: str, way: Any) -> Any:
+        return lambda rows, weight: (tried.add(name), way(rows, weight))
+
+    there = ways(torch.float32)
+    for name, way in there.items():
+        monkeypatch.setitem(WAYS, name, heard(name, way))
+    measure_ceiling(CPU, torch.float32, 8, 16, 32)
+    assert tried == set(there)
 
 
 def test_bench_ends_with_one_json_line(tmp_path: Any, dense: Any) -> None:

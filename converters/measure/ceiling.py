@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 import torch
 
+from ..runtime.products import ways
 from .clock import synchroniser
 
 READ_BYTES = 1 << 29  # beyond any cache
@@ -28,8 +30,7 @@ class Ceiling:
 def measure_ceiling(device: torch.device, dtype: torch.dtype, rows: int, inner: int, outer: int) -> Ceiling:
     """The ceiling with the process's threads: the best rate of any of a model's products, and of a square one that caches hold.
 
-    `rows` by `inner` and `outer` are those of its feed-forward; on a CPU products are also tried with the weight first, as they may run in
-    the runtime.
+    `rows` by `inner` and `outer` are those of its feed-forward; on a CPU products are tried in all ways in which the runtime may make them.
     """
     shapes = ((rows, inner, outer), (rows, outer, inner), (CACHED, CACHED, CACHED))
     rate = max(_rate(device, dtype, *shape) for shape in shapes)
@@ -43,10 +44,8 @@ def measure_ceiling(device: torch.device, dtype: torch.dtype, rows: int, inner: 
 
 def _rate(device: torch.device, dtype: torch.dtype, rows: int, inner: int, outer: int) -> float:
     left, right = (torch.randn(shape, device=device).to(dtype) for shape in ((rows, inner), (outer, inner)))
-    ways = [lambda: torch.nn.functional.linear(left, right)]
-    if device.type == "cpu":
-        ways.append(lambda: torch.mm(right, left.t()))
-    return 2 * rows * inner * outer / min(_best(way, device) for way in ways)
+    tried = ways(dtype).values() if device.type == "cpu" else [torch.nn.functional.linear]
+    return 2 * rows * inner * outer / min(_best(partial(way, left, right), device) for way in tried)
 
 
 def _best(work: Callable[[], object], device: torch.device) -> float:
