@@ -37,15 +37,20 @@ def measure_ceiling(device: torch.device, dtype: torch.dtype, rows: int, inner: 
     weight = torch.zeros(READ_BYTES // dtype.itemsize // inner, inner, device=device, dtype=dtype)
     one_row = torch.zeros(1, inner, device=device, dtype=dtype)
     target = torch.empty_like(weight)
-    reading = _best(lambda: torch.nn.functional.linear(one_row, weight), device)
+    reading = _product(one_row, weight)
     copying = _best(lambda: target.copy_(weight), device)
     return Ceiling(rate, max(weight.nbytes / reading, 2 * weight.nbytes / copying))
 
 
 def _rate(device: torch.device, dtype: torch.dtype, rows: int, inner: int, outer: int) -> float:
     left, right = (torch.randn(shape, device=device).to(dtype) for shape in ((rows, inner), (outer, inner)))
-    tried = ways(dtype).values() if device.type == "cpu" else [torch.nn.functional.linear]
-    return 2 * rows * inner * outer / min(_best(partial(way, left, right), device) for way in tried)
+    return 2 * rows * inner * outer / _product(left, right)
+
+
+def _product(rows: torch.Tensor, weight: torch.Tensor) -> float:
+    """The seconds of rows times a weight, by whichever way is the fastest."""
+    tried = ways(rows.dtype).values() if rows.device.type == "cpu" else [torch.nn.functional.linear]
+    return min(_best(partial(way, rows, weight), rows.device) for way in tried)
 
 
 def _best(work: Callable[[], object], device: torch.device) -> float:
