@@ -34,7 +34,7 @@ def measure_ceiling(device: torch.device, dtype: torch.dtype, rows: int, inner: 
     """
     shapes = ((rows, inner, outer), (rows, outer, inner), (CACHED, CACHED, CACHED))
     rate = max(_rate(device, dtype, *shape) for shape in shapes)
-    weight = torch.zeros(READ_BYTES // dtype.itemsize // inner, inner, device=device, dtype=dtype)
+    weight = torch.ones(READ_BYTES // dtype.itemsize // inner, inner, device=device, dtype=dtype)  # (zeros may be one page, read again)
     one_row = torch.zeros(1, inner, device=device, dtype=dtype)
     target = torch.empty_like(weight)
     reading = _product(one_row, weight)
