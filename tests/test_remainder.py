@@ -65,17 +65,34 @@ def test_nothing_is_exchanged_that_uses_no_more() -> None:
     assert spent(plan, visual_flops(plan) + NEURON - 1, order, ()) == plan
 
 
+def test_no_head_is_exchanged_for_most_neurons() -> None:
+    """A self head costs 22 neurons and a part of one; the 23 that are there would pay for it."""
+    sizes = replace(SIZES, num_hidden_layers=2)
+    plan = plan_of(LayerPlan(ALL, (), tuple(range(23))), LayerPlan(ALL, (), ()), sizes=sizes)
+    head = visual_flops(plan_of(LayerPlan(ALL, (0,), ()), LayerPlan(ALL, (), ()), sizes=sizes)) - visual_flops(plan) + 23 * NEURON
+    assert 22 * NEURON < head < 23 * NEURON
+    limit = visual_flops(plan) + NEURON - 1
+    assert visual_flops(plan) < 0.995 * limit
+    assert spent(plan, limit, ranks(None, sizes), ()) == plan
+
+
 @pytest.mark.parametrize(
-    "start",
-    [computing(0, 16, 4), plan_of(*[LayerPlan(ALL, (), (), read_phases=16)] * 4), plan_of(*[LayerPlan((0,), (0,), (), window=5)] * 4)],
+    ("start", "share"),
+    [
+        (computing(0, 16, 4), 0.995),
+        (plan_of(*[LayerPlan(ALL, (), (), read_phases=16)] * 4), 0.995),
+        (plan_of(*[LayerPlan((0,), (0,), (), window=5)] * 4), 0.994),
+    ],
+    ids=["ranks", "phases", "neither"],
 )
-def test_every_budget_is_used_up_but_for_half_a_percent(start: Plan) -> None:
+def test_every_budget_is_used_up_but_for_half_a_percent(start: Plan, share: float) -> None:
+    """Or, where nothing is small enough to be exchanged, for less than a neuron."""
     order = ranks(None, SIZES)
     budgets = [number / 1000 for number in range(60, 240, 4)]
     plans = [spent(start, limit_of(budget, start), order, ()) for budget in budgets]
     for budget, plan in zip(budgets, plans, strict=True):
         assert plan == normalise(plan)
-        assert 0.995 * budget <= visual_flops(plan) / dense_visual_flops(SIZES, plan.grids) <= budget
+        assert share * budget <= visual_flops(plan) / dense_visual_flops(SIZES, plan.grids) <= budget
         assert is_spent(plan, limit_of(budget, plan))
     assert all(visual_flops(less) < visual_flops(more) for less, more in pairwise(plans))
 

@@ -1,4 +1,4 @@
-"""The remainder of a budget: a plan below it is given as much more as fits, down to single neurons, and less by exchange."""
+"""The remainder of a budget: a plan below it is given as much more as fits; what is less than a neuron, by small exchanges."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -13,6 +13,7 @@ from .ranks import Ranks
 Knob = tuple[int, str]  # layer, name
 RANK_STEPS = 256  # of the hidden size: ranks are rounded to what products like
 CLOSE = 0.995  # of a budget: what reaches it is left alone where not a neuron more fits
+MOST_EXCHANGED = 0.02  # of a budget: more would be another plan
 
 
 def limit_of(budget: float, plan: Plan) -> int:
@@ -24,7 +25,7 @@ def spent(plan: Plan, limit: int, ranks: Ranks, knobs: Iterable[Knob]) -> Plan:
     """The plan with these knobs turned up in turn, each as far as the limit allows; then neurons wherever they are read later.
 
     Where neurons cannot use it up, since nothing is read later or all of them are there, reading and self heads grow first. Where a
-    neuron is a large part of the budget, units of other prices are added or exchanged until the plan is close to it.
+    neuron is a large part of the budget, units of other prices are added or exchanged, a few at a time, to come within half a percent.
     """
     neurons = [(layer, "neurons") for layer in _by_neurons(plan)]
     others = [(layer, knob) for knob in ("rank", "phases", "turns", "read", "self") for layer in range(len(plan.layers))]
@@ -59,7 +60,8 @@ def _exchanged(plan: Plan, limit: int, ranks: Ranks) -> Plan | None:
     The exchange that adds the least before it takes, for each FLOP by which it comes nearer to what is close to the limit.
     """
     flops = visual_flops(plan)
-    found = [(visual_flops(more) - flops, other) for more in _one_up(plan, ranks) for other in _fitting(more, limit, ranks)]
+    small = [more for more in _one_up(plan, ranks) if visual_flops(more) - flops <= limit * MOST_EXCHANGED]
+    found = [(visual_flops(more) - flops, other) for more in small for other in _fitting(more, limit, ranks)]
     nearer = [(added / (min(visual_flops(other), limit * CLOSE) - flops), other) for added, other in found if visual_flops(other) > flops]
     return min(nearer, key=lambda exchange: exchange[0])[1] if nearer else None
 

@@ -144,7 +144,7 @@ def _answers(model: Any, batches: Iterable[Any], max_new_tokens: int, hashes: li
 
 
 def _presets(statistics: Statistics, dense: Plan, budget: float) -> dict[str, Plan]:
-    """What recipes and presets make of a budget, the rest spent, where they can reach it; the first recipe reaches all there is."""
+    """What recipes and presets make of a budget, where they can reach it; the first recipe reaches all that can be reached."""
     first, *others = RECIPES
     target = (statistics, dense.sizes, dense.grids, budget)
     found = {first: make_plan(first, *target)}
@@ -152,8 +152,7 @@ def _presets(statistics: Statistics, dense: Plan, budget: float) -> dict[str, Pl
         for name in names:
             with suppress(YopoError):
                 found[name] = make(name, *target)
-    order, limit = ranks(statistics, dense.sizes), limit_of(budget, dense)
-    return {name: spent(plan, limit, order, ()) for name, plan in found.items()}
+    return found
 
 
 def reading_plan(dense: Plan) -> Plan:
