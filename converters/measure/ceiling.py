@@ -34,8 +34,9 @@ def measure_ceiling(device: torch.device, dtype: torch.dtype, rows: int, inner: 
     """
     shapes = ((rows, inner, outer), (rows, outer, inner), (CACHED, CACHED, CACHED))
     rate = max(_rate(device, dtype, *shape) for shape in shapes)
-    weight = torch.ones(READ_BYTES // dtype.itemsize // inner, inner, device=device, dtype=dtype)  # (zeros may be one page, read again)
-    one_row = torch.zeros(1, inner, device=device, dtype=dtype)
+    # Of ones, since zeros may be one page; in float32, since there may be no fast product of one row in another type.
+    weight = torch.ones(READ_BYTES // 4 // inner, inner, device=device)
+    one_row = torch.ones(1, inner, device=device)
     target = torch.empty_like(weight)
     reading = _product(one_row, weight)
     copying = _best(lambda: target.copy_(weight), device)
