@@ -11,6 +11,7 @@ from .moves import PHASES, Move, counts, moved, rank_notches, units, visual_flop
 from .ranks import Ranks
 
 Knob = tuple[int, str]  # layer, name
+OTHERS = "rank", "phases", "turns", "read", "self"  # knobs, beside neurons
 RANK_STEPS = 256  # of the hidden size: ranks are rounded to what products like
 CLOSE = 0.995  # of a budget: what reaches it is left alone where not a neuron more fits
 MOST_EXCHANGED = 0.02  # of a budget: more would be another plan
@@ -28,7 +29,7 @@ def spent(plan: Plan, limit: int, ranks: Ranks, knobs: Iterable[Knob]) -> Plan:
     neuron is a large part of the budget, units of other prices are added or exchanged, a few at a time, to come within half a percent.
     """
     neurons = [(layer, "neurons") for layer in _by_neurons(plan)]
-    others = [(layer, knob) for knob in ("rank", "phases", "turns", "read", "self") for layer in range(len(plan.layers))]
+    others = [(layer, knob) for knob in OTHERS for layer in range(len(plan.layers))]
     for layer, knob in (*knobs, *neurons, *others, *neurons):
         if is_spent(plan, limit):
             break
@@ -68,7 +69,7 @@ def _exchanged(plan: Plan, limit: int, ranks: Ranks) -> Plan | None:
 
 def _one_up(plan: Plan, ranks: Ranks) -> Iterator[Plan]:
     """The plans that have one knob of one layer a step up."""
-    for knob in ("rank", "phases", "turns", "read", "self", "neurons"):
+    for knob in (*OTHERS, "neurons"):
         for layer in range(len(plan.layers)):
             for setting in _above(plan, layer, knob)[:1]:
                 yield moved(plan, Move((layer,), knob, setting), ranks)
