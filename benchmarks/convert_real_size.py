@@ -128,10 +128,10 @@ def answered(output: Path) -> dict[str, Any]:
 
 def convert_part(base: Path, output: Path, count: int) -> None:
     """What `convert` does, for the first shards alone; everything before a byte is written is at full size."""
+    from converters.checkpoint.convert import check_plan
+    from converters.checkpoint.permutation import permutations
     from converters.checkpoint.reader import open_checkpoint
     from converters.checkpoint.writer import Entry, plan_shards, write_shard
-    from converters.convert import check_plan
-    from converters.permutation import permutations
 
     opened = open_checkpoint(base)
     moved = permutations(opened.family, check_plan(example_plan(opened), opened.sizes))

@@ -102,9 +102,9 @@ def watch(process: "subprocess.Popen[bytes]") -> tuple[int, int]:
 
 
 def convert_once(checkpoint: Path, output: Path) -> None:
+    from converters.checkpoint.convert import Provenance, convert
     from converters.checkpoint.reader import open_checkpoint
     from converters.checkpoint.source import resolve
-    from converters.convert import Provenance, convert
 
     opened = open_checkpoint(checkpoint)
     convert(opened, example_plan(opened), output, Provenance(resolve(str(checkpoint)), " ".join(sys.argv)))

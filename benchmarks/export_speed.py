@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from make_random_llava import write
 
+from converters.checkpoint.convert import Provenance, convert
 from converters.checkpoint.reader import open_checkpoint, open_converted
 from converters.checkpoint.source import Source
-from converters.convert import Provenance, convert
-from converters.export.onnxruntime_target import export
+from converters.export.onnx.session import Exported, open_export
+from converters.export.onnx.target import export
+from converters.export.onnx.timing import Given, Side, Times, export_side, given, times, torch_side
 from converters.export.request import Request
-from converters.export.session import Exported, open_export
-from converters.export.timing import Given, Side, Times, export_side, given, times, torch_side
 from converters.planning.cost import cost
 from converters.planning.recipes import make_plan
 from converters.runtime.plan import Grid

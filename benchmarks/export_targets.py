@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from yopo_cli.answer import generate
-from yopo_cli.demo.shapes import samples
-from yopo_cli.loader import Dtype, load
-from yopo_cli.prompts import encode, prompt
+from converters.data.demo.shapes import samples
+from converters.data.prompts import encode, prompt
+from converters.evaluation.answering import generate
+from converters.loading import Dtype, load
 
 GENAI = ("onnxruntime-genai==0.18.0", "transformers==5.23.0", "pillow", "jinja2")
 TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"

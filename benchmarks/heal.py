@@ -20,14 +20,14 @@ import torch
 from benchmarks.evidence import MODELS, folder
 from benchmarks.study import RECORDED, Setting, Subject, continued, known, note
 from benchmarks.study_report import OURS, Cells, draw, read
+from converters.checkpoint.convert import Provenance, convert
 from converters.checkpoint.reader import open_checkpoint
 from converters.checkpoint.source import Source
-from converters.convert import Provenance, convert
+from converters.data.demo.sets import samples as questions_of
 from converters.errors import YopoError
-from converters.planning.search import usual_effort
-from yopo_cli.demo.sets import samples as questions_of
+from converters.loading import Dtype, load, locate
+from converters.planning.search.search import usual_effort
 from yopo_cli.healing import Request, Tune, heal_model
-from yopo_cli.loader import Dtype, load, locate
 
 BUDGETS = (0.06, 0.03, 0.12)
 NAMES = {"projector": "healed", "language": "healed: language"}

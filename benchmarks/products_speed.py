@@ -11,7 +11,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from converters.runtime.products import ways
+from converters.runtime.matmul import ways
 
 SHAPES = ((11008, 4096), (4096, 11008), (4096, 4096))
 """Rows and columns of a weight."""

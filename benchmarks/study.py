@@ -31,20 +31,20 @@ from benchmarks.study_report import report
 from converters.baselines.forward import generate
 from converters.baselines.schedule import SCHEDULES, schedule
 from converters.calibration.statistics import Statistics, calibrate
+from converters.data.demo.sets import samples as questions_of
 from converters.errors import YopoError
 from converters.families import converted_family, family_of
-from converters.planning.answers import Answered, language_model_pass
+from converters.loading import Dtype, load, locate
+from converters.planning.compensation import Refit
 from converters.planning.cost import cost
 from converters.planning.fitting import fitted
 from converters.planning.frontier import Frontier
+from converters.planning.measure.answers import Answered, language_model_pass
+from converters.planning.measure.trial import Trials
 from converters.planning.presets import PRESETS, preset
 from converters.planning.recipes import RECIPES, make_plan
-from converters.planning.refit import Refit
-from converters.planning.search import Effort, search, usual_effort
-from converters.planning.trial import Trials
+from converters.planning.search.search import Effort, search, usual_effort
 from converters.runtime.plan import Plan, Sizes, dense_plan
-from yopo_cli.demo.sets import samples as questions_of
-from yopo_cli.loader import Dtype, load, locate
 
 BATCH = 16
 MEMORY = 6 * 10**9

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from converters.calibration.statistics import Statistics
-from converters.planning.answers import continued
-from converters.planning.ranks import ranks
+from converters.planning.importance import ranks
+from converters.planning.measure.answers import continued
 from converters.planning.recipes import Target, interlaced, yopo
-from converters.planning.search import Effort
+from converters.planning.search.search import Effort
 from converters.runtime.plan import Grid, Plan, Sizes, normalise, validate
 
 BatchesOf = Callable[[], Iterable[Any]]

@@ -18,7 +18,7 @@ from .commands.inspect import inspect
 from .commands.models import models
 from .commands.plan import plan
 from .commands.verify import verify
-from .terminal import INTERRUPTED, guarded, say
+from .ui.terminal import INTERRUPTED, guarded, say
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
+from converters.bench.measure import Contender, Figures, Setting
 from converters.errors import YopoError
 from converters.families.llava import LLAVA
-from converters.measure.bench import Contender, Figures, Setting
+from converters.loading import Dtype, load, locate, pick_device, quiet
 from converters.runtime.plan import Grid, Plan, Sizes, dense_plan, normalise
 
-from .loader import Dtype, load, locate, pick_device, quiet
-from .report import count_text
+from .ui.costs import count_text
 
 DEFAULT_BUDGETS = (0.25,)
 DEFAULT_RECIPES = ("yopo", "interlaced")
@@ -78,7 +78,7 @@ class Bench:
         quiet()
         import torch
 
-        from converters.measure.ceiling import measure_ceiling
+        from converters.bench.ceiling import measure_ceiling
 
         _check(self.asked)
         if self.asked.compiled:
@@ -101,7 +101,7 @@ class Bench:
 
     def runs(self, say: Callable[[str], None]) -> Iterator[Run]:
         """Measure every visual grid, batch size and budget."""
-        from converters.measure.bench import measure
+        from converters.bench.measure import measure
 
         for grids in self._grids():
             for batch in self.asked.batch_sizes or (1,):
@@ -114,7 +114,7 @@ class Bench:
                     yield self.done[-1]
 
     def _grids(self) -> list[tuple[Grid, ...]]:
-        from converters.measure.models import visual_grids
+        from converters.bench.models import visual_grids
 
         config = self.subject.dense.config.to_dict()
         return [visual_grids(config, tokens) for tokens in self.asked.visual_tokens] or [self.subject.grids]
@@ -178,8 +178,8 @@ def _saved_subject(asked: Asked) -> Subject:
     if asked.layers:
         raise YopoError("--layers cuts a model with random weights.", "Add --random-weights.")
     source = locate(asked.model)
+    from converters.bench.models import native
     from converters.checkpoint.reader import is_converted, open_checkpoint, open_converted, read_config
-    from converters.measure.models import native
 
     if is_converted(read_config(source.path)):
         if asked.budgets or asked.recipes:
@@ -194,12 +194,12 @@ def _saved_subject(asked: Asked) -> Subject:
 def _random_subject(asked: Asked) -> Subject:
     import torch
 
+    from converters.bench.models import cut, published_config, random_model
     from converters.families import family_of
-    from converters.measure.models import cut, published_config, random_model
 
     config = published_config(asked.model)
     if config is None:
-        from .loader import locate_config
+        from converters.loading import locate_config
 
         config = locate_config(asked.model)[1]
         if "yopo" in config:
@@ -275,7 +275,7 @@ def _label(one: Figures) -> str:
 
 def bench_record(bench: Bench) -> Iterator[str]:
     """Everything in one JSON line."""
-    from converters.runtime.choice import CHOICES
+    from converters.runtime.autotune import CHOICES
 
     asked, subject = bench.asked, bench.subject
     yield json.dumps(

@@ -8,13 +8,13 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from converters.data.examples import Examples, batches, bundled_examples, read_examples
+from converters.data.prompts import encode_examples
 from converters.errors import YopoError
+from converters.loading import DEMO, Dtype, Loaded, load
+from converters.processes import Processes, joined, only_first
 
-from .loader import DEMO, Dtype, Loaded, load
-from .processes import Processes, joined, only_first
-from .prompts import encode_examples
-from .samples import Examples, batches, bundled_examples, read_examples
-from .terminal import sample_bar, say, warn
+from .ui.terminal import sample_bar, say, warn
 
 BATCH_SIZE = 4
 

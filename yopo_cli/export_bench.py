@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import YopoError
-
-from .exported import LoadedExport, load_export
-from .loader import Dtype, _physical_memory, load, locate
+from converters.export.loading import LoadedExport, load_export
+from converters.loading import Dtype, _physical_memory, load, locate
 
 FLOAT32_COPIES = 6
 """Weights in float32: PyTorch's, and for each of three sessions what it is given and what it packs."""
@@ -40,8 +39,8 @@ def bench_export(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
     if not loaded.pruned:
         raise YopoError(f"{asked.model} was exported without a plan: there is nothing to compare.", "Convert it first: yopo convert.")
     from converters.checkpoint.reader import open_converted
-    from converters.export.manifest import parse_grid
-    from converters.export.timing import export_side, given, times, torch_side
+    from converters.export.onnx.manifest import parse_grid
+    from converters.export.onnx.timing import export_side, given, times, torch_side
     from converters.planning.cost import cost
 
     plan = open_converted(path).plan
@@ -93,7 +92,7 @@ def _side(name: str, prefill: Any, decode: Any, share: float) -> dict[str, Any]:
 
 
 def _versions(loaded: LoadedExport) -> dict[str, str]:
-    from converters.export.onnxruntimes import onnxruntime
+    from converters.export.onnx.onnxruntimes import onnxruntime
 
     return {"yopo": version("yopo"), "torch": version("torch"), "onnxruntime": str(onnxruntime().__version__)}
 

@@ -6,12 +6,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from converters.data.examples import Example, bundled_examples
+from converters.data.prompts import encode, prompt
 from converters.errors import YopoError
+from converters.loading import Dtype, _physical_memory, load, locate
 from converters.runtime.plan import Grid, Plan
-
-from .loader import Dtype, _physical_memory, load, locate
-from .prompts import encode, prompt
-from .samples import Example, bundled_examples
 
 # PyTorch's weights in float32, and a session's: the weights and what it packs them into, for two graphs.
 BYTES_PER_WEIGHT = 4 + 2 * 8
@@ -89,7 +88,7 @@ def _comparison(asked: Asked, path: Path, grid: Grid) -> Callable[[Any], Mapping
     """What holds an export against the model that it was made from."""
 
     def compare(exported: Any) -> Mapping[str, Any]:
-        from converters.export.parity import compare
+        from converters.export.onnx.parity import compare
 
         loaded = load(path, "cpu", Dtype.FLOAT32)
         return compare(exported, loaded.model, _prompts(loaded, grid))

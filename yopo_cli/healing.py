@@ -8,13 +8,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from converters.data.examples import Examples, read_examples
+from converters.data.prompts import encode_examples
 from converters.errors import YopoError
+from converters.loading import Dtype, Loaded, load, pick_device, pick_dtype
+from converters.processes import Processes, joined
 
-from .loader import Dtype, Loaded, load, pick_device, pick_dtype
-from .processes import Processes, joined
-from .prompts import encode_examples
-from .samples import Examples, read_examples
-from .terminal import byte_bar, loss_bar, sample_bar, say
+from .ui.terminal import byte_bar, loss_bar, sample_bar, say
 
 STEPS, BATCH_SIZE, RATE = 400, 32, 1e-3
 REFITTED_RATE = 1e-4  # where K and V of visual tokens were refitted, there is less to learn, and more to spoil

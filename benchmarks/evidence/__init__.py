@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-# The question sets of yopo_cli.demo.sets that each model learned, its main one first.
+# The question sets of converters.data.demo.sets that each model learned, its main one first.
 MODELS = {
     "qwen2-vl": ("sizes", "demo"),
     "weak-tower": ("demo",),

@@ -22,9 +22,9 @@ from transformers import (
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from yopo_cli.demo import harder
-from yopo_cli.demo.architecture import CHAT_TEMPLATE, IMAGE_MEAN, IMAGE_STD, PATCH_SIZE, build_config, build_processor, build_tokenizer
-from yopo_cli.demo.shapes import CANVAS_SIZE
+from converters.data.demo import harder
+from converters.data.demo.shapes import CANVAS_SIZE
+from tools.demo.architecture import CHAT_TEMPLATE, IMAGE_MEAN, IMAGE_STD, PATCH_SIZE, build_config, build_processor, build_tokenizer
 
 LANGUAGE = {"hidden_size": 128, "intermediate_size": 352, "num_attention_heads": 8, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
 LAYERS = 8

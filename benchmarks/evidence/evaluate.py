@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from yopo_cli.demo.sets import SETS, samples
-from yopo_cli.loader import Dtype, load
-from yopo_cli.prompts import encode, prompt
+from converters.data.demo.sets import SETS, samples
+from converters.data.prompts import encode, prompt
+from converters.loading import Dtype, load
 
 BATCH_SIZE = 25
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from yopo_cli.demo.architecture import IMAGE_MEAN, IMAGE_STD, PATCH_SIZE
+from tools.demo.architecture import IMAGE_MEAN, IMAGE_STD, PATCH_SIZE
 
 from .architectures import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD, INTERNVL_TOKENS, QWEN_TOKENS, TILE, VISION, Untrained
 

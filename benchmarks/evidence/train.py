@@ -25,12 +25,13 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForImageTextToText
 from transformers.masking_utils import sdpa_mask
 
-from yopo_cli.demo import harder
-from yopo_cli.demo.architecture import build_processor
-from yopo_cli.demo.letters import LETTERS
-from yopo_cli.demo.sets import CANVASES, SETS, QuestionSet
-from yopo_cli.demo.shapes import SHAPES, Scene, draw, random_scene, random_source
-from yopo_cli.demo.train import (
+from converters.data.demo import harder
+from converters.data.demo.letters import LETTERS
+from converters.data.demo.sets import CANVASES, SETS, QuestionSet
+from converters.data.demo.shapes import SHAPES, Scene, draw, random_scene, random_source
+from converters.loading import demo_folder
+from tools.demo.architecture import build_processor
+from tools.demo.train import (
     IGNORED,
     MUON_RATE,
     TRAINING_ATTENTION,
@@ -44,7 +45,6 @@ from yopo_cli.demo.train import (
     train_alignment,
     train_vision,
 )
-from yopo_cli.loader import demo_folder
 
 from . import MODELS, folder
 from .architectures import CHAT_TEMPLATE, LAYERS, Untrained, save

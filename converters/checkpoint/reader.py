@@ -15,11 +15,11 @@ from torch import Tensor
 from ..errors import YopoError
 from ..families import FAMILIES, Family, Folders, converted_family, family_of
 from ..families.family import Piece
-from ..permutation import permutations
-from ..refitted import refitted_layers, refitted_shapes
 from ..runtime.plan import Grid, Plan, PlanError, Sizes, factored, from_json
+from .compensation import refitted_layers, refitted_shapes
 from .header import TensorInfo, read_header
 from .manifest import changed_files, read_manifest
+from .permutation import permutations
 from .pickled import load_pickled, pickled_header
 from .skeleton import Skeleton, check_tensors, native_config, skeleton
 from .source import resolve

@@ -7,9 +7,9 @@ from typing import Any
 
 from ..families import Family
 from ..planning.cost import cost
-from ..runtime.lattice import skew
 from ..runtime.layout import LayerLayout, layouts
 from ..runtime.plan import Plan, to_json
+from ..runtime.stride import skew
 from .skeleton import native_config
 from .source import Source
 

@@ -9,7 +9,7 @@ from ..checkpoint.reader import Checkpoint
 from ..runtime.plan import Grid, Plan
 
 if TYPE_CHECKING:
-    from .parity import Runnable
+    from .onnx.parity import Runnable
 
 DTYPES = ("float32", "float16")
 """What graphs compute in."""

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import YopoError
-from ..planning.answers import MAX_ANSWER_TOKENS, continued, language_model_pass
+from ..planning.measure.answers import MAX_ANSWER_TOKENS, continued, language_model_pass
 
 FACTS = "facts.json"
 

@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoint.card import TEXT_STAYS
+from ..checkpoint.convert import SMALL_FILES_BYTES, Progress, counter, write_runtime
 from ..checkpoint.folder import appearing, check_output, check_space, json_text, write_bytes, write_text
 from ..checkpoint.manifest import MANIFEST, file_sha256, manifest_text
 from ..checkpoint.reader import BASE_PROJECTOR, CONFIG, Checkpoint, Converted, has_dense_side
 from ..checkpoint.section import version
 from ..checkpoint.writer import MAX_SHARD_BYTES, Entry, index_text, plan_shards, write_shard
-from ..convert import SMALL_FILES_BYTES, Progress, counter, write_runtime
 from ..errors import YopoError
 
 CARD = "README.md"

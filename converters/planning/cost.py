@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from ..runtime.lattice import phase_sizes
 from ..runtime.layout import lattices, layer_layout, layouts
 from ..runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise
+from ..runtime.stride import phase_sizes
 
 REFERENCE_TEXT_TOKENS = 64
 

@@ -9,10 +9,10 @@ from ..calibration.batch import on_model
 from ..families import Family, family_of
 from ..runtime.plan import Plan, dense_plan, normalise
 from ..runtime.text_model import Call
-from .answers import Answered, language_model_pass
-from .refit import Fitting, Refit, visual_keys
-from .trial import PrunedLayer, opened
-from .twin import Twin
+from .compensation import Fitting, Refit, visual_keys
+from .measure.answers import Answered, language_model_pass
+from .measure.dense_adapter import Twin
+from .measure.trial import PrunedLayer, opened
 
 MOST_ROWS = 32  # visual rows that are fitted on, times the hidden size, or
 ENOUGH_ROWS = 1 << 16  # where that is more: what is held is bounded

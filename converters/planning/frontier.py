@@ -9,9 +9,9 @@ from typing import Any, Self
 from ..errors import YopoError
 from ..runtime.plan import Plan, PlanError, from_json, normalise, to_json
 from .cost import cost
-from .moves import rank_of, visual_flops
-from .ranks import Ranks
-from .remainder import Knob, limit_of, spent
+from .fill_budget import Knob, limit_of, spent
+from .importance import Ranks
+from .search.moves import rank_of, visual_flops
 
 SCHEMA = 2
 NEAR = 0.6  # of a budget: a stop that uses as much is believed, since it was measured on all questions; others on some

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from ..calibration.statistics import Statistics
 from ..errors import YopoError
 from ..runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan, normalise, validate
-from .moves import visual_flops
-from .ranks import Ranks, ranks
-from .remainder import limit_of, spent
+from .fill_budget import limit_of, spent
+from .importance import Ranks, ranks
+from .search.moves import visual_flops
 
 
 @dataclass(frozen=True)

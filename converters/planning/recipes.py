@@ -12,10 +12,10 @@ from math import floor
 
 from ..calibration.statistics import Statistics
 from ..errors import YopoError
-from ..runtime.lattice import MAX_PHASES
 from ..runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan, normalise, validate
+from ..runtime.stride import MAX_PHASES
 from .cost import cost, dense_visual_flops
-from .ranks import Ranks, ranks
+from .importance import Ranks, ranks
 
 WINDOW = 5  # the paper's `attncut_w`
 EXEMPT_LAYERS = 2  # the paper keeps all heads of layers 0 and 1

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .attention_flex import block_mask, compiled
+from .autotune import fastest
 from .cache import Timeline
-from .choice import fastest
-from .flex import block_mask, compiled
+from .chunking import in_place
 from .layout import TEXT_ONLY, LayerLayout
-from .pieces import in_place
 from .plan import Grid
-from .streams import Image, Streams
+from .token_split import Image, Streams
 
 STRIP_ROWS, STRIP_COLUMNS = 8, 24
 """Grid rows and, at most, columns whose queries are computed together under a window: as many as a kernel takes for a block."""

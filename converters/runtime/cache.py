@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
+from .chunking import in_place
 from .layout import TEXT_ONLY
-from .pieces import in_place
 
 ROOM = 64
 """Tokens that a rectangle has room for beyond those it holds, once it grows: it is copied once for as many."""

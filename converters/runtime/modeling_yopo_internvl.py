@@ -16,10 +16,10 @@ from transformers.models.phi3.modeling_phi3 import Phi3Model
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 
 from .dense_side import DenseSide
+from .matmul import Head
 from .plan import Grid
-from .products import Head
-from .streams import Image, images_of_one_grid
 from .text_model import Projections, SparseTextModel
+from .token_split import Image, images_of_one_grid
 
 
 class YopoInternVLConfig(InternVLConfig):

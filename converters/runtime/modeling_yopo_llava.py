@@ -9,10 +9,10 @@ from transformers.models.llama.modeling_llama import LlamaModel
 from transformers.models.llava.modeling_llava import LlavaModelOutputWithPast, LlavaMultiModalProjector, LlavaPreTrainedModel
 
 from .dense_side import DenseSide
+from .matmul import Head
 from .plan import Grid
-from .products import Head
-from .streams import Image, images_of_one_grid
 from .text_model import SparseTextModel
+from .token_split import Image, images_of_one_grid
 
 PICTURE_ARGUMENTS = ("vision_feature_layer", "vision_feature_select_strategy", "image_sizes")
 

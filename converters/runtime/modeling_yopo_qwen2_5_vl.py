@@ -12,8 +12,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 
 from .dense_side import DenseSide
+from .matmul import Head
 from .mrope import AnyGrid, MultimodalRotary
-from .products import Head
 from .text_model import SparseTextModel
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .streams import Image, images_of_runs
 from .text_model import Rotary
+from .token_split import Image, images_of_runs
 
 PIXELS = ("pixel_values", "pixel_values_videos")
 

@@ -7,7 +7,7 @@ version, and an unknown key is an error. Only the standard library is needed to 
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from .lattice import MAX_PHASES
+from .stride import MAX_PHASES
 
 SCHEMA = 4
 _ADDED = {2: "self_phases", 3: "kv_rank", SCHEMA: "ranked_queries"}

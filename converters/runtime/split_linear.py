@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .products import product
+from .matmul import product
 
 
 class SplitLinear(nn.Module):

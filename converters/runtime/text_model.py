@@ -31,14 +31,14 @@ from .attention import (
     text_attention,
     windowed_attention,
 )
+from .autotune import choices
 from .cache import SparseLayer, Timeline, sparse_layers
-from .choice import choices
+from .chunking import by_pieces, in_place
 from .layout import TEXT_ONLY, LayerLayout, layouts
-from .pieces import by_pieces, in_place
+from .matmul import added, product
 from .plan import Plan, factored, from_json, normalise, ranges
-from .products import added, product
 from .split_linear import SplitLinear
-from .streams import Streams, flat_index, rows_of, split
+from .token_split import Streams, flat_index, rows_of, split
 
 Rotary = tuple[Tensor, Tensor]
 

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from ..loader import Dtype, load, locate
-from ..options import Device, DtypeOption, Json
-from ..terminal import say, show_json, show_text
+from converters.loading import Dtype, load, locate
+
+from ..ui.options import Device, DtypeOption, Json
+from ..ui.terminal import say, show_json, show_text
 
 
 def ask(
@@ -21,9 +22,9 @@ def ask(
 ) -> None:
     """Ask a model a question about pictures; without a picture, a question in words alone."""
     source = locate(model)
-    from ..answer import generate
-    from ..prompts import encode, prompt
-    from ..samples import open_image
+    from converters.data.examples import open_image
+    from converters.data.prompts import encode, prompt
+    from converters.evaluation.answering import generate
 
     pictures = [open_image(path) for path in image or []]
     loaded = load(source.path, device, dtype)

@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
+from converters.export.loading import Runtime
+from converters.loading import Dtype
+
 from ..export_bench import Asked as ExportAsked
-from ..exported import Runtime
-from ..loader import Dtype
-from ..options import AllowCpu, Device, DtypeOption, RuntimeOption
-from ..terminal import say, show_table, show_text
+from ..ui.options import AllowCpu, Device, DtypeOption, RuntimeOption
+from ..ui.terminal import say, show_table, show_text
 
 
 def bench(

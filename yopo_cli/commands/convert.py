@@ -10,22 +10,22 @@ from typing import Annotated, Any
 
 import typer
 
+from converters.bench.process_memory import PeakMemory
+from converters.data.examples import BUNDLED
 from converters.errors import YopoError
+from converters.loading import Dtype, locate
 from converters.planning.cost import cost
+from converters.processes import joined, only_first
 from converters.runtime.plan import Grid, Plan, dense_plan, factored, to_json
 
 from ..calibration import Calibration, statistics_of
 from ..healing import Request as HealingRequest
 from ..healing import heal_model
-from ..loader import Dtype, locate
-from ..memory import PeakMemory
-from ..options import SAMPLES, Compensation, Device, DtypeOption, Json, parse_grid, read_plan
-from ..picture import picture
-from ..processes import joined, only_first
-from ..report import Bill, bill, cost_json, cost_table, dense_bill, dense_table
-from ..samples import BUNDLED
-from ..searching import saved_frontier, searched
-from ..terminal import byte_bar, say, show_json, show_table, show_text
+from ..ui.costs import Bill, bill, cost_json, cost_table, dense_bill, dense_table
+from ..ui.options import SAMPLES, Compensation, Device, DtypeOption, Json, parse_grid, read_plan
+from ..ui.picture import picture
+from ..ui.searching import saved_frontier, searched
+from ..ui.terminal import byte_bar, say, show_json, show_table, show_text
 
 HEADMASK, OWN = ".npy", Path("config")
 
@@ -98,8 +98,8 @@ def convert(
     started = time.monotonic()
     with PeakMemory() as memory:
         source = locate(model)
+        from converters.checkpoint.convert import Provenance, check_output, check_plan
         from converters.checkpoint.reader import open_checkpoint
-        from converters.convert import Provenance, check_output, check_plan
 
         checkpoint = open_checkpoint(source.path)
         read = None if plan is None else check_plan(_read(plan, cuts, checkpoint), checkpoint.sizes)
@@ -195,7 +195,7 @@ class _Questions:
 
     @property
     def loaded(self) -> Any:
-        from ..questions import Questions
+        from converters.data.questions import Questions
 
         if self._loaded is None:
             asked = self.request
@@ -245,7 +245,7 @@ def _searched(questions: _Questions, statistics: Any, grid: Grid | None, budget:
 
 def _write(checkpoint: Any, plan: Plan | None, refits: Any, folder: Path, provenance: Any, force: bool) -> None:
     """The checkpoint, under a bar."""
-    from converters.convert import convert
+    from converters.checkpoint.convert import convert
 
     with byte_bar("Writing") as progress:
         convert(checkpoint, plan, folder, provenance, refits=refits, force=force, progress=progress)

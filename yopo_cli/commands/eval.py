@@ -9,16 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
+from converters.data.examples import BUNDLED, Example, Examples, batches, read_examples
 from converters.errors import YopoError
+from converters.evaluation.scores import Answered, Score, by_kind, score, score_json
+from converters.export.loading import Runtime, load_with
+from converters.loading import Dtype, Loaded, locate
+from converters.processes import joined
 
-from ..evaluation import Answered, Score, by_kind, score, score_json
-from ..exported import Runtime, load_with
-from ..loader import Dtype, Loaded, locate
-from ..options import AllowCpu, Device, DtypeOption, Json, RuntimeOption
-from ..processes import joined
-from ..report import share_text
-from ..samples import BUNDLED, Example, Examples, batches, read_examples
-from ..terminal import GATE_FAILED, sample_bar, say, show_json, show_table
+from ..ui.costs import share_text
+from ..ui.options import AllowCpu, Device, DtypeOption, Json, RuntimeOption
+from ..ui.terminal import GATE_FAILED, sample_bar, say, show_json, show_table
 
 
 def evaluate(
@@ -98,8 +98,8 @@ def _answered(loaded: Loaded, examples: Examples, dense_side: bool, batch_size: 
 
 def _batch(loaded: Loaded, batch: list[Example], dense_side: bool, max_new_tokens: int) -> Iterator[Answered]:
     """Both models' answers to the same inputs."""
-    from ..answer import generate
-    from ..prompts import encode_examples
+    from converters.data.prompts import encode_examples
+    from converters.evaluation.answering import generate
 
     inputs = encode_examples(loaded.processor, batch)
     nothing: list[str | None] = [None] * len(batch)

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ..loader import Dtype
-from ..options import Json, parse_grid
-from ..report import count_text, share_text
-from ..terminal import say, show_json, show_table, show_text
+from converters.loading import Dtype
+
+from ..ui.costs import count_text, share_text
+from ..ui.options import Json, parse_grid
+from ..ui.terminal import say, show_json, show_table, show_text
 
 DEFAULT_OPSET, FIRST_OPSET, LAST_OPSET = 23, 18, 25
 

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from converters.loading import Dtype, locate
+
 from ..healing import BATCH_SIZE, STEPS, Request, Tune, heal_model, state_folder
-from ..loader import Dtype, locate
-from ..options import Device, DtypeOption, Json
-from ..terminal import say, show_json, show_table, show_text
+from ..ui.options import Device, DtypeOption, Json
+from ..ui.terminal import say, show_json, show_table, show_text
 
 
 def heal(

@@ -5,13 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
+from converters.loading import locate_config
 from converters.runtime.plan import Plan, dense_plan, from_json, ranges, to_json
 
-from ..loader import locate_config
-from ..options import Json, read_plan
-from ..picture import picture
-from ..report import bill, cost_json, cost_table, dense_bill, dense_table
-from ..terminal import show_json, show_table, show_text
+from ..ui.costs import bill, cost_json, cost_table, dense_bill, dense_table
+from ..ui.options import Json, read_plan
+from ..ui.picture import picture
+from ..ui.terminal import show_json, show_table, show_text
 
 FACTS = ("version", "recipe", "base", "calibration", "compensation", "refitted", "healing", "attention")
 

@@ -7,9 +7,9 @@ from converters.families import FAMILIES
 from converters.families.names import MODELS, Published
 from converters.planning.cost import dense_visual_flops
 
-from ..options import Json
-from ..report import count_text
-from ..terminal import show_json, show_table, show_text
+from ..ui.costs import count_text
+from ..ui.options import Json
+from ..ui.terminal import show_json, show_table, show_text
 
 COLUMNS = ("name", "layers", "hidden", "heads", "KV", "neurons", "tokens", "visual FLOPs")
 

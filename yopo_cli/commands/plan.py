@@ -7,13 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from converters.errors import YopoError
+from converters.loading import Dtype, locate
 
 from ..calibration import Calibration, statistics_of
-from ..loader import Dtype, locate
-from ..options import SAMPLES, Compensation, Device, DtypeOption, Json, parse_grid
-from ..plot import check_plots, plot_frontier
-from ..searching import STATE_SUFFIX, searched
-from ..terminal import say, show_json, show_table
+from ..ui.options import SAMPLES, Compensation, Device, DtypeOption, Json, parse_grid
+from ..ui.plot import check_plots, plot_frontier
+from ..ui.searching import STATE_SUFFIX, searched
+from ..ui.terminal import say, show_json, show_table
 
 BUDGETS = "0.5,0.25,0.12,0.06,0.04"
 
@@ -53,8 +53,7 @@ def plan(
     check_plots(plot or ())
     source = locate(model)
     from converters.checkpoint.reader import open_checkpoint
-
-    from ..questions import Questions
+    from converters.data.questions import Questions
 
     checkpoint = open_checkpoint(source.path)
     target = output or Path(f"{source.name}-frontier.json")

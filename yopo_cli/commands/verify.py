@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
-from ..loader import Dtype, locate
-from ..options import Device, DtypeOption, Json
-from ..terminal import FAILED, show_json, show_table
+from converters.loading import Dtype, locate
+
+from ..ui.options import Device, DtypeOption, Json
+from ..ui.terminal import FAILED, show_json, show_table
 
 
 def verify(
@@ -17,7 +18,7 @@ def verify(
 ) -> None:
     """Check a converted model: file hashes, the plan against the tensors, the runtime against the masked reference."""
     source = locate(model)
-    from ..verification import checks
+    from converters.evaluation.verification import checks
 
     done = list(checks(source.path, device, dtype))
     passed = all(check.passed for check in done)

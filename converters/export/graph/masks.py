@@ -1,0 +1,88 @@
+"""Masks of text queries, made inside a graph from what its keys are and where they stand.
+
+A key has a *code*, 0 for none (padding), 1 for a visual token, 2 for a text token, and a *slot*, its place in the padded sequence.
+Masks are added to scores and finite: a row without any key would be NaN in some runtimes, so every query sees itself.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ...runtime.attention import HeadKind
+from .builder import Graph
+
+NONE, VISUAL, TEXT = 0, 1, 2
+NOWHERE = 2**31 - 1
+"""The slot of a key that does not exist: after every query."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of one kind of KV heads: int32 `codes` `[batch, lattices, keys]`, int64 `slots` `[batch or 1, lattices or 1, keys]`."""
+
+    codes: ir.Value
+    slots: ir.Value
+
+
+def code(number: int) -> Any:
+    return np.array(number, np.int32)
+
+
+def codes(graph: Graph, valid: ir.Value, kind: int) -> ir.Value:
+    """Codes of keys that are of one kind where they are valid (a boolean)."""
+    return graph.op("Where", valid, code(kind), code(NONE))
+
+
+def additive(graph: Graph, allowed: ir.Value) -> ir.Value:
+    """0 where a key is seen; else half of the least number, so that a score cannot overflow it."""
+    never = np.array(np.finfo(graph.numpy_dtype).min / 2, graph.numpy_dtype)
+    return graph.op("Where", allowed, np.array(0, graph.numpy_dtype), never)
+
+
+def seen_or_nothing(graph: Graph, found: ir.Value, allowed: ir.Value) -> ir.Value:
+    """What queries saw, `[batch, heads, queries, head_dim]`; zeros where no key was `allowed` `[batch, 1 or heads, queries, keys]`."""
+    anything = graph.op("ReduceMax", graph.cast(allowed, ir.DataType.INT32), [-1], keepdims=1)
+    return graph.op("Where", graph.op("Greater", anything, code(0)), found, np.zeros((), graph.numpy_dtype))
+
+
+class TextMasks:
+    """Masks of one call's text queries, whose slots are `queries` `[batch or 1, text rows]`. Layers of the same kind share them."""
+
+    def __init__(self, graph: Graph, keys: dict[int, Keys], queries: ir.Value) -> None:
+        self.graph, self.keys = graph, keys
+        self.queries = graph.unsqueeze(queries, 1, 3)
+        self._visible: dict[int, ir.Value] = {}
+        self._masks: dict[HeadKind, ir.Value] = {}
+
+    def of(self, kind: HeadKind) -> ir.Value:
+        """What is added to the scores, `[batch, 1 or query heads, queries, keys]`."""
+        if kind not in self._masks:
+            self._masks[kind] = additive(self.graph, self._allowed(kind))
+        return self._masks[kind]
+
+    def _allowed(self, kind: HeadKind) -> ir.Value:
+        graph, group = self.graph, len(kind.query_heads) // len(kind.kv_heads)
+        allowed = self._seen(kind.phases)
+        if kind.lattices:
+            allowed = graph.op("Gather", allowed, [lattice for lattice in kind.lattices for _ in range(group)], axis=1)
+        if kind.phases == 0 or all(kind.reads):
+            return allowed
+        reads = np.array(kind.reads)[:, None, None]
+        text = graph.op("Not", graph.op("Equal", self._codes(kind, group), code(VISUAL)))
+        return graph.op("And", allowed, graph.op("Or", graph.unsqueeze(text, 2), reads))
+
+    def _codes(self, kind: HeadKind, group: int) -> ir.Value:
+        """Codes of the keys of each query head, `[batch, 1 or query heads, keys]`."""
+        found = self.keys[kind.phases].codes
+        return self.graph.op("Gather", found, [one for one in kind.lattices for _ in range(group)], axis=1) if kind.lattices else found
+
+    def _seen(self, phases: int) -> ir.Value:
+        """Keys up to each query's slot, `[batch, lattices, queries, keys]`."""
+        if phases not in self._visible:
+            graph, keys = self.graph, self.keys[phases]
+            places, there = graph.unsqueeze(keys.slots, 2), graph.unsqueeze(graph.op("Greater", keys.codes, code(NONE)), 2)
+            before = graph.op("And", graph.op("LessOrEqual", places, self.queries), there)
+            self._visible[phases] = graph.op("Or", before, graph.op("Equal", places, self.queries))
+        return self._visible[phases]

@@ -1,0 +1,169 @@
+"""Loading models and processors for the commands, quietly; which device and dtype they run on."""
+
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from converters.errors import YopoError
+
+from .processes import own_device
+
+DEMO = "demo"
+
+
+class Dtype(StrEnum):
+    """Number formats a model can run in; `auto` is chosen by `place`."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to answer, its processor, and where it runs."""
+
+    model: Any
+    processor: Any
+    device: str
+    dtype: str
+
+    @property
+    def pruned(self) -> bool:
+        return hasattr(self.model, "path_report")
+
+    def path_report(self) -> str:
+        """Which path runs and where, in one line."""
+        path = self.model.path_report() if self.pruned else "dense: the model has no plan"
+        return f"{path} ({self.device}, {self.dtype})"
+
+
+def demo_folder() -> Path:
+    """The checkpoint that ships with the package."""
+    return Path(str(files("converters.data.demo") / "model"))
+
+
+def quiet() -> None:
+    """Keep transformers' bars and warnings off the terminal."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def locate(model: str, weights: bool = True) -> Any:
+    """What MODEL means: `demo`, a short name, a Hub id or a folder; without `weights` its config is enough. Raises YopoError."""
+    quiet()
+    from converters.checkpoint.source import Source, resolve
+
+    return Source(DEMO, demo_folder()) if model == DEMO else resolve(model, weights)
+
+
+def locate_config(model: str) -> tuple[str, dict[str, Any]]:
+    """The name and config.json of MODEL. Raises YopoError."""
+    source = locate(model, weights=False)
+    from converters.checkpoint.reader import read_config
+
+    return source.name, read_config(source.path)
+
+
+def load(path: Path, device: str | None, dtype: Dtype) -> Loaded:
+    """Load a dense or converted checkpoint and its processor. Raises YopoError."""
+    quiet()
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    import converters.runtime.registration  # noqa: F401  (the Auto classes learn the converted models)
+
+    checkpoint = _checked(path)
+    where = pick_device(device)
+    kind = pick_dtype(dtype, where, path)
+    if checkpoint.foreign:
+        from converters.checkpoint.native import native_model
+
+        model = native_model(checkpoint, getattr(torch, kind))
+        with TemporaryDirectory() as folder:
+            checkpoint.write_processor(Path(folder))
+            return Loaded(model.to(where), load_processor(Path(folder)), where, kind)
+    options: dict[str, Any] = {"dtype": getattr(torch, kind), "local_files_only": True, "output_loading_info": True}
+    model, info = AutoModelForImageTextToText.from_pretrained(path, **options)
+    if missing := info["missing_keys"]:
+        raise RuntimeError(f"transformers found no weights for {', '.join(sorted(missing))}")
+    return Loaded(model.to(where).eval(), load_processor(path), where, kind)
+
+
+def _checked(path: Path) -> Any:
+    """The opened checkpoint. Raises YopoError for what is neither a dense one nor a whole converted one; reads no weights."""
+    from converters.checkpoint.reader import is_converted, open_checkpoint, open_converted, read_config
+
+    if is_converted(read_config(path)):
+        return open_converted(path).open_tensors()
+    return open_checkpoint(path)
+
+
+def load_processor(path: Path) -> Any:
+    """The checkpoint's processor, padding on the left. Raises YopoError if it has none."""
+    from transformers import AutoProcessor
+
+    from .data.processors import without_torchvision
+
+    try:
+        try:
+            processor: Any = AutoProcessor.from_pretrained(path, local_files_only=True)
+        except ImportError:  # torchvision, which transformers' video processors need
+            processor = without_torchvision(path)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise YopoError(f"{path} has no processor that can be loaded: {reason}", "Copy the processor and tokenizer files there.") from None
+    processor.tokenizer.padding_side = "left"
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return processor
+
+
+def pick_device(asked: str | None) -> str:
+    """The device that was asked for, else this process's own of several, else a GPU if there is one. Raises YopoError."""
+    import torch
+
+    asked = asked or own_device()
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=asked)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise YopoError(f"The device {asked!r} cannot be used: {reason}.", "Try --device cpu.") from None
+    return asked
+
+
+def pick_dtype(asked: Dtype, device: str, path: Path) -> str:
+    """The dtype that was asked for. `auto`: the checkpoint's own on a GPU; on a CPU float32 if that fits, else bfloat16."""
+    if asked is not Dtype.AUTO:
+        return asked.value
+    if not device.startswith("cpu"):
+        return _saved_dtype(path)
+    # Weights on disk have two bytes a number, or four; float32 is the fastest and the exact one on most CPUs.
+    needed = 2 * sum(file.stat().st_size for pattern in ("*.safetensors", "*.bin") for file in path.glob(pattern))
+    return Dtype.FLOAT32.value if needed < _physical_memory() / 2 else Dtype.BFLOAT16.value
+
+
+def _saved_dtype(path: Path) -> str:
+    from converters.checkpoint.reader import read_config
+
+    config = read_config(path)
+    saved = str(config.get("dtype", config.get("torch_dtype"))).removeprefix("torch.")
+    return saved if saved in set(Dtype) else Dtype.BFLOAT16.value
+
+
+def _physical_memory() -> int:
+    """Bytes of memory of this machine; where the system does not say, 16 GB."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 16 * 10**9

@@ -1,0 +1,44 @@
+"""A journal of prices: every plan that a search has measured. With it an interrupted search goes the same way without measuring."""
+
+import json
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from ...errors import YopoError
+
+SCHEMA = 1
+
+
+class Journal:
+    """Prices by the plan's key, read from a file where there is one. `search` tells of which search they are (JSON-ready).
+
+    Raises YopoError where the file is of another search, or no journal.
+    """
+
+    def __init__(self, path: Path | None, search: dict[str, Any]) -> None:
+        self.path = path
+        self.search: dict[str, Any] = json.loads(json.dumps(search))
+        self.prices: dict[str, float] = self._read() if path is not None and path.exists() else {}
+        self._written, self._last = len(self.prices), monotonic()
+
+    def write(self, patience: float = 0.0) -> None:
+        """Write what is new, whole or not at all; not within so many seconds of the last time: a journal grows long."""
+        if self.path is None or len(self.prices) == self._written or monotonic() < self._last + patience:
+            return
+        partial = self.path.with_name(self.path.name + ".partial")
+        partial.write_text(json.dumps({"schema": SCHEMA, "search": self.search, "prices": self.prices}), encoding="utf-8")
+        partial.replace(self.path)
+        self._written, self._last = len(self.prices), monotonic()
+
+    def _read(self) -> dict[str, float]:
+        assert self.path is not None
+        hint = "Remove it to search anew, or name another file."
+        try:
+            data = json.loads(self.path.read_text(encoding="utf-8"))
+            search, prices = (data["search"], data["prices"]) if data["schema"] == SCHEMA else ({}, {})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise YopoError(f"The state {self.path} of a search cannot be read: {error}.", hint) from None
+        if different := sorted(name for name in {*search, *self.search} if search.get(name) != self.search.get(name)):
+            raise YopoError(f"The state {self.path} is of another search: {', '.join(different)} differ.", hint)
+        return dict(prices)

@@ -1,0 +1,280 @@
+"""Token pruners: which tokens stay, at which layer, and that nothing else of the dense model changes."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from support.tiny import tiny_inputs, tiny_llava
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from converters.baselines.forward import advance, generate, prefill, prompt
+from converters.baselines.pictures import Tower, chosen, entering, look, merged, pictures
+from converters.baselines.rows import VISUAL
+from converters.baselines.schedule import SCHEDULES, Schedule, Stage, recycled, schedule
+from converters.baselines.selection import contextual, most_attended, most_diverse, pooled, raters, recycle
+from converters.errors import YopoError
+from converters.runtime.plan import Grid, Sizes
+
+LLAVA_7B = Sizes(4096, 11008, 32, 32, 32, 128)
+GRID = Grid(24, 24)
+TINY = (Grid(4, 4),)
+
+
+def tiny_sizes(config: Any) -> Sizes:
+    text = config.text_config
+    heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
+    return Sizes(text.hidden_size, text.intermediate_size, text.num_hidden_layers, heads, kv_heads, text.hidden_size // heads)
+
+
+@pytest.mark.parametrize("method", SCHEDULES)
+@pytest.mark.parametrize("share", [0.5, 0.25, 0.12, 0.04])
+@pytest.mark.parametrize("layers", [32, 8])
+def test_schedule_stays_within_the_share(method: str, share: float, layers: int) -> None:
+    made = schedule(method, replace(LLAVA_7B, num_hidden_layers=layers), (GRID,), share)
+    assert share * 0.6 < made.share <= share
+    assert len(made.by_layer) == layers
+    assert all(a >= b for a, b in zip((576, *made.by_layer), made.by_layer, strict=False))
+
+
+def test_published_settings_are_met_where_the_budget_allows() -> None:
+    fastv = schedule("fastv", LLAVA_7B, (GRID,), 0.5)
+    assert (fastv.stages[0].layer, fastv.note) == (2, "as published")
+    pyramid = schedule("pyramiddrop", LLAVA_7B, (GRID,), 0.469)
+    assert [stage.layer for stage in pyramid.stages] == [8, 16, 24]
+    assert [stage.kept for stage in pyramid.stages] == pytest.approx([288, 144, 72], rel=0.02)
+    # The published setting of 192 tokens, counted, asks for itself.
+    stages = (Stage(3, 300, 9), Stage(7, 200, 4), Stage(16, 110, 3))
+    assert recycled(276) == (83, 9)
+    published = Schedule("sparsevlm", LLAVA_7B, (GRID,), 576, stages)
+    assert schedule("sparsevlm", LLAVA_7B, (GRID,), published.share + 1e-6).stages == stages
+    assert schedule("visionzip", LLAVA_7B, (GRID,), 64.1 / 576).entering == 65
+    assert schedule("downsample", LLAVA_7B, (GRID,), 0.25).coarse == Grid(12, 12)
+
+
+def test_what_is_out_of_reach_moves_earlier_and_says_so() -> None:
+    shallow = replace(LLAVA_7B, num_hidden_layers=8)
+    assert schedule("fastv", shallow, (GRID,), 0.2).note == "K = 1 instead of 2"
+    assert schedule("fastv", shallow, (GRID,), 0.12).note == "K = 0 instead of 2, ranked by layer 0 before it runs"
+    assert schedule("pyramiddrop", LLAVA_7B, (GRID,), 0.12).note == "stages before layers 2, 4, 6 instead of 8, 16, 24; ratio 0.321"
+    assert schedule("sparsevlm", LLAVA_7B, (GRID,), 0.12).note == "drops before layers 2, 6, 15 instead of 3, 7, 16"
+    with pytest.raises(YopoError, match="fastv cannot stay within"):
+        schedule("fastv", LLAVA_7B, (GRID,), 0.0001)
+    with pytest.raises(YopoError, match="no token pruner 'lottery'"):
+        schedule("lottery", LLAVA_7B, (GRID,), 0.1)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_without_a_stage_it_is_the_dense_model(kv_heads: int) -> None:
+    model, config = tiny_llava(layers=3, kv_heads=kv_heads)
+    everything = Schedule("random", tiny_sizes(config), TINY, 16)
+    inputs = tiny_inputs(config, (3, 5), (1, 2), (6, 4))
+    with torch.inference_mode():
+        logits = prefill(model, prompt(model, inputs, everything), everything).logits
+        positions = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        torch.testing.assert_close(logits, model(**inputs, position_ids=positions).logits[:, -1], atol=1e-5, rtol=0)
+    answers = generate(model, inputs, everything, 6)
+    expected = model.generate(**inputs, max_new_tokens=6, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+    assert answers.equal(expected)
+
+
+def masked_twin(model: Any, inputs: Any, first: int, gone: list[int], more: torch.Tensor | None = None) -> torch.Tensor:
+    """Logits of the last token by the dense model, to whose layers from `first` on the tokens `gone` are invisible."""
+    ids = inputs["input_ids"] if more is None else torch.cat([inputs["input_ids"], more], 1)
+    length = ids.shape[1]
+    mask = torch.ones(length, length, dtype=torch.bool).tril()
+    mask[:, gone] = False
+    mask |= torch.eye(length, dtype=torch.bool)
+
+    def hide(_: Any, arguments: Any, options: dict[str, Any]) -> Any:
+        return arguments, options | {"attention_mask": mask[None, None]}
+
+    with ExitStack() as hooks:
+        for layer in model.model.language_model.layers[first:]:
+            hooks.callback(layer.register_forward_pre_hook(hide, with_kwargs=True).remove)
+        logits: torch.Tensor = model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[:, -1]
+    return logits
+
+
+def eager_attention(model: Any, inputs: Any, layer: int) -> torch.Tensor:
+    """The dense model's attention of one layer, averaged over heads, `[queries, keys]`."""
+    model.set_attn_implementation("eager")
+    attention: torch.Tensor = model(**inputs, output_attentions=True).attentions[layer][0].mean(0)
+    model.set_attn_implementation("sdpa")
+    return attention
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_fastv_hides_the_least_attended_tokens_from_layer_k_on(kv_heads: int) -> None:
+    """In the pass and while decoding; the tokens that stay keep their positions."""
+    model, config = tiny_llava(layers=4, kv_heads=kv_heads)
+    made = Schedule("fastv", tiny_sizes(config), TINY, 16, (Stage(2, 6),))
+    inputs = tiny_inputs(config, (3, 5))
+    with torch.inference_mode():
+        paid = eager_attention(model, inputs, 1)[-1, 3:19]  # layer K, counted from 1
+        gone = sorted(set(range(3, 19)) - {3 + int(place) for place in paid.topk(6).indices})
+        decoding = prefill(model, prompt(model, inputs, made), made)
+        torch.testing.assert_close(decoding.logits, masked_twin(model, inputs, 2, gone), atol=1e-5, rtol=0)
+        assert [layer.keys.shape[2] for layer in decoding.cache.layers] == [24, 24, 14, 14]
+        token = torch.tensor([7])
+        advance(model, decoding, token)
+        torch.testing.assert_close(decoding.logits, masked_twin(model, inputs, 2, gone, token[None]), atol=1e-5, rtol=0)
+
+
+def test_pyramiddrop_ranks_by_the_layer_that_comes_next() -> None:
+    model, config = tiny_llava(layers=4)
+    made = Schedule("pyramiddrop", tiny_sizes(config), TINY, 16, tuple(Stage(place, 16 >> place, ranks_itself=True) for place in (1, 2, 3)))
+    inputs = tiny_inputs(config, (3, 5))
+    with torch.inference_mode():
+        paid = eager_attention(model, inputs, 1)[-1, 3:19]
+        stay = sorted(int(place) for place in paid.topk(8).indices)
+        whole = Schedule("random", tiny_sizes(config), TINY, 16)
+        rows = prompt(model, inputs, whole)
+        given = []
+        hooks = [
+            layer.register_forward_pre_hook(lambda _, arguments, options: given.append((arguments[0], options)), with_kwargs=True)
+            for layer in model.model.language_model.layers[:2]
+        ]
+        prefill(model, rows, whole)
+        decoding = prefill(model, rows, made)
+        for hook in hooks:
+            hook.remove()
+    everything, left = given[1], given[3]  # what layer 1 is given without a stage, and with one
+    assert left[0][0].equal(everything[0][0, [*range(3), *(3 + place for place in stay), *range(19, 24)]])
+    assert left[1]["position_ids"].tolist() == [list(range(16))]  # numbered anew
+    assert [layer.keys.shape[2] for layer in decoding.cache.layers] == [24, 16, 12, 10]
+
+
+def test_sparsevlm_counts_and_recycles() -> None:
+    assert recycled(510) == (154, 16)  # 576 -> 66, the published setting of 64 tokens
+    model, config = tiny_llava(layers=4)
+    made = Schedule("sparsevlm", tiny_sizes(config), TINY, 16, (Stage(1, 8, 1), Stage(2, 4, 1)))
+    inputs = tiny_inputs(config, (3, 5))
+    with torch.inference_mode():
+        decoding = prefill(model, prompt(model, inputs, made), made)
+    assert [layer.keys.shape[2] for layer in decoding.cache.layers] == [24, 8 + 9, 8 + 5, 8 + 5]
+    visual, text = torch.eye(3), torch.tensor([[9.0, 9, 9], [0, 0, 0], [0, 9, 0]])
+    assert raters(visual, text).tolist() == [0]  # 4/3 of an equal share; the others have less
+    assert raters(visual, torch.zeros(2, 3)).tolist() == [0, 1]
+
+
+def test_recycling_averages_clusters_around_dense_tokens() -> None:
+    rows = torch.tensor([[0.0, 0], [0, 0.2], [0.2, 0], [2, 2], [2, 1.9]])
+    merged_rows, centres = recycle(rows, 2)
+    assert sorted(merged_rows.tolist()) == [pytest.approx([0.2 / 3, 0.2 / 3]), pytest.approx([2, 1.95])]
+    assert sorted(int(centre) // 3 for centre in centres) == [0, 1]
+
+
+def test_divprune_takes_the_farthest_next() -> None:
+    angles = torch.tensor([0.0, 0.1, 0.2, 1.5, 3.0])
+    features = torch.stack([angles.cos(), angles.sin()], 1)
+    # 1.5 and 3.0 are as far from their neighbours: cosine distance grows with the angle, so 3.0 (1.5 away) comes first.
+    assert most_diverse(features, 1).tolist() == [4]
+    assert most_diverse(features, 2).tolist() == [0, 4]
+    assert most_diverse(features, 3).tolist() == [0, 3, 4]
+    assert most_diverse(torch.ones(4, 2), 4).tolist() == [0, 1, 2, 3]
+
+
+def test_visionzip_keeps_what_the_class_token_sees_and_merges_the_rest() -> None:
+    model, config = tiny_llava(side=8)
+    inputs = tiny_inputs(config, (1, 2))
+    made = Schedule("visionzip", tiny_sizes(config), (Grid(8, 8),), 32)
+    model.model.vision_tower.set_attn_implementation("eager")
+    with torch.inference_mode():
+        tower = model.model.vision_tower(inputs["pixel_values"], output_attentions=True, output_hidden_states=True)
+        model.model.vision_tower.set_attn_implementation("sdpa")
+        seen = look(model, inputs["pixel_values"])
+        torch.testing.assert_close(seen.attention, tower.attentions[-2][:, :, 0, 1:])
+        torch.testing.assert_close(seen.hidden, tower.hidden_states[-2])
+        features = pictures(model, inputs["pixel_values"], made)
+        best = sorted(int(place) + 1 for place in tower.attentions[-2][0, :, 0, 1:].sum(0).topk(26).indices)
+        expected = model.model.multi_modal_projector(tower.hidden_states[-2][0, [0, *best]])
+        torch.testing.assert_close(features[0, :27], expected)  # 54 of 64 are dominant, the class token among them
+        assert features.shape == (1, 32, 32)
+
+
+def test_contextual_tokens_add_the_average_of_their_likes() -> None:
+    hidden = torch.tensor([[1.0], [2], [4], [8], [16]])
+    keys = torch.tensor([[1.0, 0], [1, 0], [0, 1], [1, 0.1], [0, 1]])
+    rows, targets = contextual(hidden, keys, 2)
+    assert targets.tolist() == [0, 2]
+    assert rows.tolist() == [[1 + (2 + 8) / 2], [4 + 16]]
+
+
+def test_downsampling_averages_cells() -> None:
+    features = torch.arange(16.0)[:, None]
+    assert pooled(features, (4, 4), (2, 2)).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    made = Schedule("downsample", LLAVA_7B, (Grid(4, 4),), 4, coarse=Grid(2, 2))
+    assert chosen(features[None], made).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+
+
+def test_most_attended_stay_in_order() -> None:
+    attention = torch.tensor([[[0.1, 0.5, 0.2, 0.2], [0.1, 0.1, 0.6, 0.2]]])
+    assert most_attended(attention, 2).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("place", [0, -3])
+def test_visionzip_needs_attention_before_the_projector(place: int) -> None:
+    model, config = tiny_llava()
+    model.config.vision_feature_layer = place
+    with pytest.raises(YopoError, match="of which this model's projector sees nothing"):
+        look(model, tiny_inputs(config, (1, 2))["pixel_values"])
+
+
+@pytest.mark.parametrize("method", ["visionzip", "divprune", "downsample", "random"])
+def test_before_the_language_model_it_is_a_shorter_prompt(method: str) -> None:
+    model, config = tiny_llava(layers=2)
+    made = replace(Schedule(method, tiny_sizes(config), TINY, 4), coarse=Grid(2, 2))
+    inputs = tiny_inputs(config, (3, 5))
+    with torch.inference_mode():
+        ids = inputs["input_ids"]
+        short = torch.cat([ids[:, :3], ids[:, 3:7], ids[:, 19:]], 1)
+        embeds = model.get_input_embeddings()(short)
+        embeds[:, 3:7] = pictures(model, inputs["pixel_values"], made)
+        expected = model.generate(inputs_embeds=embeds, max_new_tokens=5, do_sample=False)
+    assert entering(made) == 4
+    assert generate(model, inputs, made, 5).equal(expected)
+
+
+@pytest.mark.parametrize("method", SCHEDULES)
+def test_a_padded_batch_is_its_samples(method: str) -> None:
+    model, config = tiny_llava(layers=4, kv_heads=2)
+    made = schedule(method, tiny_sizes(config), TINY, 0.4)
+    one, two = tiny_inputs(config, (3, 5)), tiny_inputs(config, (1, 2), seed=1)
+    both = tiny_inputs(config, (3, 5), (1, 2))
+    both["input_ids"][1, -19:] = two["input_ids"][0]
+    both["pixel_values"] = torch.cat([one["pixel_values"], two["pixel_values"]])
+    answers = generate(model, both, made, 5)
+    for sample, alone in enumerate((one, two)):
+        answer = generate(model, alone, made, 5)[0]
+        assert answers[sample, : len(answer)].equal(answer)
+
+
+@pytest.mark.parametrize("method", SCHEDULES)
+def test_flop_counter_finds_the_schedules_flops(method: str) -> None:
+    """Of the layers' products on what is left, and the keys of all tokens where a layer ranks them before it runs."""
+    model, config = tiny_llava(layers=4, heads=4, kv_heads=4)
+    sizes, text = tiny_sizes(config), 8
+    made = schedule(method, sizes, TINY, 0.4)
+    inputs = tiny_inputs(config, (3, 5))
+    weights = sizes.hidden_size * (4 * sizes.hidden_size + 3 * sizes.intermediate_size)
+    with torch.inference_mode():
+        rows = prompt(model, inputs, made)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            prefill(model, rows, made)
+    counts = counter.get_flop_counts()["Global"]
+    linear = sum(flops for operator, flops in counts.items() if "bmm" not in str(operator))
+    expected = sum(2 * (tokens + text) * weights for tokens in made.by_layer) + 2 * sizes.hidden_size * 64  # the head
+    extra = linear - expected
+    assert rows.hidden.shape[1] == made.entering + text
+    assert len(rows.of_kind(0, VISUAL)) == made.entering
+    # Ranking: some queries, and the keys of all tokens.
+    assert 0 <= extra <= len(made.stages) * 2 * (text + made.entering + text) * sizes.hidden_size**2 + 2 * 16 * text * sizes.hidden_size
+
+
+def test_a_tower_of_random_numbers_is_enough_to_time_visionzip() -> None:
+    model, config = tiny_llava()
+    tower = Tower(torch.randn(1, 17, 16), torch.rand(1, 2, 16), torch.randn(1, 17, 8))
+    assert merged(model, tower, Schedule("visionzip", tiny_sizes(config), TINY, 6)).shape == (1, 6, 32)

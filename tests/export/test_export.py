@@ -1,0 +1,329 @@
+"""Exports for onnxruntime: graphs that are the runtime's equal, over the checkpoint's own bytes."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import tiny_families as families
+import torch
+from support.conversions import GREEDY, load, provenance
+from support.random_plans import random_plan
+from support.tiny import tiny_inputs, tiny_llava
+from transformers import BatchFeature
+
+from converters.checkpoint.convert import convert
+from converters.checkpoint.reader import open_checkpoint, open_converted
+from converters.errors import YopoError
+from converters.evaluation.reference import _entering
+from converters.export.graph.builder import Graph
+from converters.export.graph.calls import continuation, embedding, prefill
+from converters.export.graph.check import check_graph
+from converters.export.graph.masked import masked
+from converters.export.graph.precision import BLOCK, Float, eight_bit_columns, four_bit_blocks, precision_of
+from converters.export.graph.text import text_model
+from converters.export.graph.weights import Store, Weight
+from converters.export.onnx import manifest, onnxruntimes
+from converters.export.onnx import target as onnxruntime_target
+from converters.export.onnx.parity import compare
+from converters.export.onnx.prompts import arrange, grid_of
+from converters.export.onnx.session import Exported, advance, first_call, open_export
+from converters.export.onnx.target import WEIGHTS, export
+from converters.export.request import Request
+from converters.runtime.plan import Grid
+
+GRID = Grid(4, 4)
+"""The grid of tiny LLaVA's and tiny InternVL's pictures."""
+
+
+def converted(folder: Path, model: Any, seed: int, grid: Grid = GRID) -> Path:
+    """A random plan's checkpoint of a tiny model."""
+    model.save_pretrained(folder / "base")
+    checkpoint = open_checkpoint(folder / "base")
+    return convert(checkpoint, random_plan(checkpoint.sizes, seed, (grid,)), folder / "out", provenance(folder / "base"))
+
+
+def request(out: Path, **options: Any) -> Request:
+    opened = open_converted(out)
+    checkpoint = opened.open_tensors()
+    return Request(checkpoint, opened.plan, options.pop("grids", (checkpoint.grid,)), **options)
+
+
+def decoders(out: Path, grid: Grid, opset: int = 23, bits: int | None = None, hidden: bool = False) -> Exported:
+    """An export without its vision tower, whose tracing takes seconds."""
+    opened = open_converted(out)
+    checkpoint = opened.open_tensors()
+    model = text_model(checkpoint, opened.plan)
+    store = Store(checkpoint, out, WEIGHTS, precision_of(bits), beside=True)
+    builds = {"embed": lambda graph: embedding(graph, model), "decode": lambda graph: continuation(graph, model)}
+    if hidden:
+        builds["decode"] = lambda graph: masked(graph, model, grid)
+    else:
+        builds["prefill"] = lambda graph: prefill(graph, model, grid)
+    graphs = {name: Graph(name, opset, ir.DataType.FLOAT, store) for name in builds}
+    for name, build in builds.items():
+        build(graphs[name])
+    store.finish()
+    for name, graph in graphs.items():
+        ir.save(graph.model({}, out), out / f"{name}.onnx")
+        check_graph(out / f"{name}.onnx")
+    facts = manifest.Manifest(
+        "test", "onnxruntime", "float32", bits, opset, hidden, (str(grid),), {}, "embed.onnx",
+        {} if hidden else {str(grid): "prefill.onnx"}, "decode.onnx", None, model.image_tokens, (), bool(model.rotary.sections),
+        model.merge, model.rotary.limit,
+    )  # fmt: skip
+    return Exported(out, facts)
+
+
+def assert_equal(exported: Exported, own: Any, inputs: Mapping[str, Any], grid: Grid | None, tokens: int = 6) -> None:
+    """Logits after the prompt and after each of some further tokens are those of the PyTorch runtime; the tower is PyTorch's."""
+    with torch.inference_mode():
+        expected = own.generate(
+            **inputs, **{**GREEDY, "max_new_tokens": tokens}, output_logits=True, return_dict_in_generate=True
+        )  # fmt: skip
+        embeds, _ = _entering(own, inputs)
+    ids, mask = np.asarray(inputs["input_ids"]), np.asarray(inputs["attention_mask"])
+    visual = np.isin(ids, exported.manifest.image_tokens) if grid else np.zeros(ids.shape, bool)
+    prompts = arrange(ids, mask, visual, grid, exported.manifest.multimodal_positions)
+    laid_out = np.zeros((*prompts.ids.shape, embeds.shape[-1]), np.float32)
+    laid_out[prompts.mask.astype(bool)] = embeds.numpy()[mask.astype(bool)]
+    turn = first_call(exported, prompts, laid_out)
+    for step, logits in enumerate(expected.logits):
+        np.testing.assert_allclose(turn.logits, logits.numpy(), atol=2e-4)
+        turn = advance(exported, turn, expected.sequences[:, ids.shape[1] + step, None].numpy())
+
+
+def words(inputs: Mapping[str, Any]) -> BatchFeature:
+    """The prompts with words in the place of pictures."""
+    ids = inputs["input_ids"]
+    return BatchFeature({"input_ids": ids.where(ids < 60, 5), "attention_mask": inputs["attention_mask"]})
+
+
+@pytest.mark.parametrize(("seed", "opset"), [(0, 23), (1, 23), (2, 18), (3, 25)])
+def test_llavas_decoder_is_the_runtimes(tmp_path: Path, seed: int, opset: int) -> None:
+    model, config = tiny_llava(layers=3, kv_heads=2 if seed % 2 else 4, attention_bias=seed == 0, seed=seed)
+    out = converted(tmp_path, model, seed)
+    exported, own = decoders(out, GRID, opset), load(out)
+    for inputs in (tiny_inputs(config, (5, 7)), tiny_inputs(config, (6, 3), (0, 9)), tiny_inputs(config, (4, 3), (2, 2), images=2)):
+        assert_equal(exported, own, inputs, GRID)
+    assert_equal(exported, own, tiny_inputs(config, (4, 7), (1, 3), images=0), None)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_qwen2_vls_decoder_is_the_runtimes(tmp_path: Path, seed: int) -> None:
+    out = converted(tmp_path, families.tiny_qwen(tied=seed == 1), seed, Grid(3, 4))
+    exported, own = decoders(out, Grid(3, 4)), load(out)
+    for samples in ([[(1, 3, 4)]], [[(1, 3, 4)], [(1, 3, 4), (1, 3, 4)], []]):
+        inputs, _ = families.qwen_inputs(*samples)
+        assert_equal(exported, own, inputs, Grid(3, 4))
+    assert_equal(exported, own, words(inputs), None)
+
+
+def test_qwen2_vls_videos(tmp_path: Path) -> None:
+    grid = Grid(3, 4, 2)
+    out = converted(tmp_path, families.tiny_qwen(), 2, grid)
+    inputs, _ = families.qwen_inputs([(2, 3, 4)], [(2, 3, 4)])
+    assert_equal(decoders(out, grid), load(out), inputs, grid)
+
+
+@pytest.mark.parametrize("text", ["llama", "qwen2", "phi3"])
+def test_internvls_decoder_is_the_runtimes(tmp_path: Path, text: str) -> None:
+    out = converted(tmp_path, families.tiny_internvl(text), 4)
+    exported, own = decoders(out, GRID), load(out)
+    for tiles in ((1,), (2, 1), (0, 3)):
+        assert_equal(exported, own, families.internvl_inputs(*tiles), GRID)
+    assert_equal(exported, own, families.internvl_inputs(0, 0), None)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_masked_graph_is_the_same_function(tmp_path: Path, seed: int) -> None:
+    model, config = tiny_llava(layers=3, kv_heads=2 if seed % 2 else 4, attention_bias=seed == 0, seed=seed)
+    out = converted(tmp_path, model, seed)
+    exported, own = decoders(out, GRID, hidden=True), load(out)
+    for inputs in (tiny_inputs(config, (6, 3), (0, 9)), tiny_inputs(config, (4, 3), (2, 2), images=2)):
+        assert_equal(exported, own, inputs, GRID)
+    assert_equal(exported, own, tiny_inputs(config, (4, 7), images=0), None)
+
+
+def test_weights_are_byte_ranges_of_the_checkpoint(tmp_path: Path) -> None:
+    """Slices overlap their matrices; what is written beside is what visual rows need of columns alone, and the graphs are small."""
+    model, _ = tiny_llava(layers=3, heads=4, intermediate=48)
+    out = converted(tmp_path, model, 0)
+    decoders(out, GRID)
+    graph = onnx.load(out / "prefill.onnx", load_external_data=False).graph
+    places = {one.name: {entry.key: entry.value for entry in one.external_data} for one in graph.initializer if one.external_data}
+    parts = {name: place for name, place in places.items() if "[0:" in name}
+    assert parts
+    for name, place in parts.items():
+        whole = places[name.partition("[")[0]]
+        assert (place["location"], place["offset"]) == (whole["location"], whole["offset"]) == ("model.safetensors", whole["offset"])
+        assert int(place["length"]) < int(whole["length"])
+    written = {name for name, place in places.items() if place["location"] == WEIGHTS}
+    assert written
+    assert all(name.endswith(("visual_columns", "visual_rows")) for name in written)
+    assert sum(len(one.raw_data) for one in graph.initializer if not one.external_data) < 20_000
+
+
+def test_four_bits_are_onnxruntimes_own(tmp_path: Path) -> None:
+    """A product equals the one with the weights that the packed numbers stand for; part of the rows is part of the bytes."""
+    model, _ = tiny_llava(hidden=2 * BLOCK, heads=4, intermediate=96)
+    model.save_pretrained(tmp_path)
+    store = Store(open_checkpoint(tmp_path), tmp_path, WEIGHTS, precision_of(4), beside=True)
+    weight = Weight("model.language_model.layers.0.mlp.gate_proj.weight")
+    matrix = store.read(weight).numpy()
+    packed, scales = four_bit_blocks(matrix)
+    numbers = np.stack([packed & 15, packed >> 4], -1).reshape(*matrix.shape).astype(np.float32) - 8
+    rounded = (numbers.reshape(len(matrix), -1, BLOCK) * scales[..., None]).reshape(matrix.shape)
+    assert np.abs(rounded - matrix).max() <= np.abs(scales).max()
+    rows = np.random.default_rng(0).standard_normal((5, 2 * BLOCK), np.float32)
+    for part in (weight, weight.part(0, 32), weight.part(32, 96)):
+        found = product(tmp_path, store, part, rows)
+        expected = rows @ rounded[part.first : part.last].T
+        assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()  # activations are rounded to 8 bits
+    assert store.added_bytes == packed.nbytes + scales.nbytes
+
+
+def test_eight_bits_are_onnxruntimes_own(tmp_path: Path) -> None:
+    from onnxruntime.quantization.quant_utils import quantize_data
+
+    model, _ = tiny_llava()
+    model.save_pretrained(tmp_path)
+    store = Store(open_checkpoint(tmp_path), tmp_path, WEIGHTS, precision_of(8), beside=True)
+    weight = Weight("model.language_model.layers.0.mlp.gate_proj.weight")
+    matrix = store.read(weight).numpy()
+    integers, scales = eight_bit_columns(matrix)
+    for row, column, scale in zip(matrix, integers.T, scales, strict=True):
+        _, expected, numbers = quantize_data(row, onnx.TensorProto.INT8, symmetric=True, reduce_range=True)
+        np.testing.assert_array_equal(column, numbers)
+        assert scale == pytest.approx(expected, rel=1e-6)
+    rows = np.random.default_rng(0).standard_normal((5, 32), np.float32)
+    found = product(tmp_path, store, weight, rows)
+    expected = rows @ (integers.astype(np.float32) * scales).astype(np.float32)
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+
+
+def product(folder: Path, store: Store, weight: Weight, rows: Any) -> Any:
+    """Rows times a weight, in a graph of its own."""
+    graph = Graph("product", 23, ir.DataType.FLOAT, store)
+    given = graph.input("rows", ir.DataType.FLOAT, ("rows", rows.shape[1]))
+    graph.output(graph.linear(given, weight), "product", ir.DataType.FLOAT, ("rows", "out"))
+    store.finish()
+    ir.save(graph.model({}, folder), folder / "product.onnx")
+    return onnxruntimes.session(folder / "product.onnx").run(None, {"rows": rows})[0]
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "qwen2_5_vl", "internvl"])
+def test_exports_answer_as_pytorch_does(tmp_path: Path, family: str) -> None:
+    """Whole exports, tower included: 20 greedy tokens of single, batched and text-only prompts; nothing of this machine is in them."""
+    grid = Grid(3, 4) if family.startswith("qwen") else GRID
+    if family == "llava":
+        model, config = tiny_llava(layers=3)
+        prompts = {
+            "single": tiny_inputs(config, (5, 7)),
+            "batch": tiny_inputs(config, (6, 3), (0, 9)),
+            "text": tiny_inputs(config, (4, 7), images=0),
+        }
+    elif family.startswith("qwen"):
+        model = families.tiny_qwen(kind=family)
+        prompts = {"single": families.qwen_inputs([(1, 3, 4)])[0], "batch": families.qwen_inputs([(1, 3, 4)], [(1, 3, 4)])[0]}
+        prompts["text"] = words(prompts["batch"])
+    else:
+        model = families.tiny_internvl("llama")
+        prompts = {"single": families.internvl_inputs(1), "batch": families.internvl_inputs(2, 1), "text": families.internvl_inputs(0, 0)}
+    out = converted(tmp_path, model, 1, grid)
+    own = load(out)
+    report = export(request(out, grids=(grid,), compare=lambda exported: compare(exported, own, prompts)))
+    assert report.parity is not None
+    for name, found in report.parity["prompts"].items():
+        assert found["equal_tokens"] == found["all_tokens"] == 20 * len(prompts[name]["input_ids"]), name
+    assert manifest.read(out).report["parity"] == json.loads(json.dumps(report.parity))
+    for file in (out / name for name in report.files if name.endswith(".onnx")):
+        text = file.read_bytes()
+        assert not any(word in text for word in (str(out).encode(), b"site-packages", b"torch", b"converters/"))
+        told = {entry.key: entry.value for entry in onnx.load(file, load_external_data=False).metadata_props}
+        assert told["yopo.grids"] == str(grid)
+        assert json.loads(told["yopo.plan"])["schema"] == 4
+
+
+def test_videos_with_a_frame_rate_are_refused(tmp_path: Path) -> None:
+    out = converted(tmp_path, families.tiny_qwen(kind="qwen2_5_vl"), 2, Grid(3, 4, 2))
+    with pytest.raises(YopoError, match="know no frame rate"):
+        export(request(out, grids=(Grid(3, 4, 2),)))
+    assert not list(out.glob("*.onnx"))
+
+
+def test_an_export_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime_target, "_towers", lambda request, model: {})  # tracing takes seconds
+    model, _ = tiny_llava()
+    out = converted(tmp_path, model, 0)
+    before = sorted(file.name for file in out.iterdir())
+
+    def fails(folder: Path) -> Mapping[str, Any]:
+        raise YopoError("They differ.")
+
+    with pytest.raises(YopoError, match="They differ"):
+        export(request(out, compare=fails))
+    assert sorted(file.name for file in out.iterdir()) == before
+
+
+def test_weights_that_are_links_are_refused(tmp_path: Path) -> None:
+    """As in a hub's cache: onnx's checker refuses them."""
+    out = converted(tmp_path, tiny_llava()[0], 0)
+    (out / "model.safetensors").rename(tmp_path / "blob")
+    (out / "model.safetensors").symlink_to(tmp_path / "blob")
+    with pytest.raises(YopoError, match=r"model.safetensors is a link") as raised:
+        export(request(out))
+    assert "-o" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("sizes", "grids", "message"),
+    [
+        ([[1, 6, 8], [1, 6, 6]], [Grid(3, 4)], "Pictures of 2 grids in one batch: 3x3, 3x4."),
+        ([[1, 6, 6]], [Grid(3, 4), Grid(4, 4)], "The grid 3x3 was not exported; there is 3x4, 4x4."),
+        (None, [Grid(3, 4), Grid(4, 4)], "2 grids were exported and the pictures' is not told."),
+    ],
+)
+def test_pictures_of_other_grids_are_refused(sizes: Any, grids: list[Grid], message: str) -> None:
+    with pytest.raises(YopoError) as raised:
+        grid_of(sizes, 2, grids)
+    assert raised.value.message == message
+
+
+def test_images_that_are_not_whole_are_refused() -> None:
+    ids = np.array([[5, 63, 63, 63, 7]])
+    with pytest.raises(YopoError, match="3 image tokens, which are no whole images of 16"):
+        arrange(ids, np.ones_like(ids), ids == 63, GRID, multimodal=False)
+
+
+def test_two_distributions_of_onnxruntime_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntimes, "installed", lambda: {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"})
+    with pytest.raises(YopoError, match=r"onnxruntime 1.32.0 and onnxruntime-gpu 1.31.1 are both installed") as raised:
+        onnxruntimes.onnxruntime()
+    assert "pip uninstall onnxruntime onnxruntime-gpu" in raised.value.hint
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_an_error_unless_allowed(tmp_path: Path) -> None:
+    model, _ = tiny_llava()
+    model.save_pretrained(tmp_path)
+    store = Store(open_checkpoint(tmp_path), tmp_path, WEIGHTS, Float(), beside=True)
+    product(tmp_path, store, Weight("lm_head.weight"), np.zeros((1, 32), np.float32))
+    file = tmp_path / "product.onnx"
+    with pytest.raises(YopoError, match=r"cuda was asked for, but onnxruntime runs product.onnx with CPUExecutionProvider"):
+        onnxruntimes.session(file, "cuda")
+    assert onnxruntimes.session(file, "cuda", allow_cpu=True).get_providers() == ["CPUExecutionProvider"]
+    with pytest.raises(YopoError, match="not run on 'mps'"):
+        onnxruntimes.session(file, "mps")
+
+
+def test_what_is_no_export(tmp_path: Path) -> None:
+    with pytest.raises(YopoError, match="holds no export for onnxruntime"):
+        open_export(tmp_path)
+    (tmp_path / manifest.MANIFEST).write_text('{"schema": 7}')
+    with pytest.raises(YopoError, match="has the schema 7, this version reads 1"):
+        open_export(tmp_path)

@@ -1,0 +1,152 @@
+"""liuhaotian's layout: pickled shards, the vision tower in a folder of its own, a vocabulary without the placeholder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from support.checkpoints import write_checkpoint
+from support.conversions import assert_migrates, assert_prunes, assert_stands_alone, provenance
+from support.tiny import tiny_inputs, tiny_llava
+from support.tokenizers_of import save_tokenizer
+from transformers import AutoProcessor
+
+from converters.checkpoint.convert import convert
+from converters.checkpoint.reader import open_checkpoint
+from converters.errors import YopoError
+from converters.families import family_of
+from converters.families.family import Grown
+from converters.runtime.plan import Grid, Sizes
+
+VOCABULARY = 63  # of 64 rows: one below the placeholder's id
+WORDS = ["▁", "h", "e", "l", "o", "he", "ll", "llo", "hello", "▁hello"]
+PUBLISHED = {
+    "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava", "hidden_size": 4096, "intermediate_size": 11008,
+    "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32, "vocab_size": 32000, "rope_scaling": None,
+    "mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2,
+}  # fmt: skip
+
+
+def published_config(tower: Path) -> dict[str, Any]:
+    return PUBLISHED | {
+        "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 2, "num_key_value_heads": 4,
+        "vocab_size": VOCABULARY, "max_position_embeddings": 512, "mm_vision_tower": str(tower), "mm_vision_select_feature": "patch",
+        "image_aspect_ratio": "pad", "rms_norm_eps": 1e-6, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    }  # fmt: skip
+
+
+def published_name(name: str) -> str:
+    for new, old in (
+        ("model.language_model.", "model."),
+        ("model.multi_modal_projector.linear_1.", "model.mm_projector.0."),
+        ("model.multi_modal_projector.linear_2.", "model.mm_projector.2."),
+        ("model.vision_tower.", "vision_model."),
+        ("lm_head.", "lm_head."),
+    ):
+        if name.startswith(new):
+            return old + name.removeprefix(new)
+    raise AssertionError(name)
+
+
+def save(folder: Path, inside: bool = False) -> Any:
+    """Model and tower in folders beside each other; with `inside`, a tuned tower in the model's own files too."""
+    model, config = tiny_llava()
+    model = grown(model)
+    tensors = {published_name(name): tensor.clone() for name, tensor in model.state_dict().items()}
+    tower = {name: tensor for name, tensor in tensors.items() if name.startswith("vision_model.")}
+    own = {name: tensor for name, tensor in tensors.items() if name not in tower}
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        own[name] = own[name][:VOCABULARY].clone()
+    own["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    if inside:
+        own |= {f"model.vision_tower.vision_tower.{name}": tensor for name, tensor in tower.items()}
+        tower = {name: tensor + 1 for name, tensor in tower.items()}
+    tower |= {
+        "logit_scale": torch.ones([]),
+        "text_model.final_layer_norm.weight": torch.ones(4),
+        "visual_projection.weight": torch.ones(4, 4),
+    }
+    tower["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
+    clip = {"model_type": "clip", "vision_config": json.loads(config.vision_config.to_json_string())}
+    write_checkpoint(folder / "tower-patch4-16", clip, tower, binary=True)
+    write_checkpoint(folder / "base", published_config(folder / "tower-patch4-16"), own, 3, binary=True)
+    save_tokenizer(folder / "base", WORDS, VOCABULARY, {})
+    return model
+
+
+def grown(model: Any) -> Any:
+    """The rows of tokens that the published vocabulary has not are the mean of the others; it has 128 rows, whole blocks of 64."""
+    for layer in (model.model.language_model.embed_tokens, model.lm_head):
+        kept = layer.weight.data[:VOCABULARY]
+        layer.weight.data = torch.cat([kept, kept.mean(0, keepdim=True).expand(128 - VOCABULARY, -1)])
+    return model
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["tower apart", "tower inside"])
+def test_becomes_the_native_model(inside: bool, tmp_path: Path) -> None:
+    model = save(tmp_path, inside)
+    checkpoint = open_checkpoint(tmp_path / "base")
+    assert checkpoint.sizes == Sizes(32, 48, 2, 4, 4, 8)
+    assert checkpoint.grid == Grid(4, 4)
+    assert checkpoint.tensors.keys() == model.state_dict().keys()
+    assert all(checkpoint.read(name).equal(tensor) for name, tensor in model.state_dict().items())
+    inputs = tiny_inputs(model.config, (3, 5), (2, 2), images=2)
+    text = tiny_inputs(model.config, (3, 5), (2, 2), images=0)
+    prompts = [(dict(inputs), [[Grid(4, 4)] * 2] * 2), (dict(text), [[], []])]
+    assert_migrates(tmp_path / "base", model, prompts)
+    out = assert_prunes(tmp_path / "base", model, prompts, 1)
+    if not inside:
+        assert_stands_alone(out, dict(inputs))
+
+
+def test_processor_is_transformers_own(tmp_path: Path) -> None:
+    save(tmp_path)
+    out = convert(open_checkpoint(tmp_path / "base"), None, tmp_path / "out", provenance(tmp_path / "base"))
+    processor = AutoProcessor.from_pretrained(out, backend="pil")
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "hello"}]}]
+    text = processor.apply_chat_template(turn, add_generation_prompt=True)
+    assert text.startswith("A chat between a curious user")
+    assert text.endswith("user's questions. USER: <image>\nhello ASSISTANT:")
+    picture = Image.new("RGB", (16, 8), "red")
+    inputs = processor(text="hello<image>", images=picture, return_tensors="pt")
+    assert inputs["input_ids"].tolist() == [[1, 3 + WORDS.index("▁hello"), *[VOCABULARY] * 16]]
+    assert processor.tokenizer.pad_token_id == VOCABULARY + 1
+    assert inputs["pixel_values"].shape == (1, 3, 16, 16)
+    # Padded to a square with the mean colour, which is nearly zero once normalised; red in the middle.
+    assert inputs["pixel_values"][0, :, 0].abs().max() < 0.02
+    assert inputs["pixel_values"][0, 0, 8].min() > 1.9
+
+
+def test_new_rows_by_hand() -> None:
+    tensor = torch.tensor([[1.0, 5.0], [3.0, 7.0]])
+    assert Grown(4).shape((2, 2)) == (4, 2)
+    assert Grown(4).apply(tensor).tolist() == [[1, 5], [3, 7], [2, 6], [2, 6]]
+
+
+def test_the_published_config_tells_sizes_grid_and_placeholder() -> None:
+    family = family_of(PUBLISHED)
+    assert family.sizes(PUBLISHED) == Sizes(4096, 11008, 32, 32, 32, 128)
+    assert family.grid(PUBLISHED) == Grid(24, 24)
+    assert family.image_token(PUBLISHED) == 32000
+    (piece,) = family.pieces("lm_head.weight", PUBLISHED)
+    assert piece.change == Grown(32064)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"mm_projector_type": "linear"}, "mm_projector_type is linear"),
+        ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio is anyres"),
+        ({"mm_use_im_start_end": True}, "mm_use_im_start_end is set"),
+        ({"mm_vision_tower": "./nothing"}, "There is no model './nothing'"),
+    ],
+)
+def test_variants_that_cannot_be_converted(change: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    save(tmp_path)
+    file = tmp_path / "base" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(YopoError, match=sentence) as raised:
+        open_checkpoint(tmp_path / "base")
+    assert raised.value.hint

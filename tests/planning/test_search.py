@@ -1,0 +1,356 @@
+"""The measured search: exact budgets, no worse than presets, the same again, and the same when it was interrupted."""
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planning.test_trial import sizes_of
+from support.tiny import tiny_inputs, tiny_llava
+
+from converters.calibration.statistics import Statistics, calibrate
+from converters.errors import YopoError
+from converters.planning.cost import cost
+from converters.planning.fill_budget import is_spent
+from converters.planning.frontier import Frontier, Point
+from converters.planning.importance import ranks
+from converters.planning.measure.answers import answered
+from converters.planning.measure.trial import Trials
+from converters.planning.presets import PRESETS, preset
+from converters.planning.recipes import RECIPES, make_plan
+from converters.planning.search.descent import Pace, Step, descend
+from converters.planning.search.journal import Journal
+from converters.planning.search.moves import Move, moved, moves_up, moves_worth, notches, rank_notches, visual_flops
+from converters.planning.search.refine import ascend, float_at
+from converters.planning.search.search import Effort, Report, _Hunt, auto_plan, search
+from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan, factored, from_json, normalise, to_json
+
+BUDGETS = (0.5, 0.2, 0.06)
+ANSWER_TOKENS = 3
+EFFORT = Effort(80.0, grain=0.05)
+
+
+@cache
+def subject(kv_heads: int = 4) -> tuple[Any, Any, tuple[Any, ...], Statistics]:
+    model, config = tiny_llava(layers=3, heads=4, kv_heads=kv_heads)
+    batches = (tiny_inputs(config, (3, 5), (1, 4), (2, 2)),)
+    return model, config, batches, calibrate(model, batches, fingerprint="tiny")
+
+
+@cache
+def found(kv_heads: int = 4) -> Frontier:
+    model, _, batches, statistics = subject(kv_heads)
+    return search(model, batches, statistics, BUDGETS, max_answer_tokens=ANSWER_TOKENS, effort=EFFORT)
+
+
+class Toy:
+    """Trials without a model: every layer's knobs cost more the less they keep, so that prices only rise."""
+
+    forwards = 0.0
+    samples = 1
+    batches = range(1)
+
+    @property
+    def trials(self) -> "Toy":
+        return self
+
+    def samples_of(self, batches: Any) -> int:
+        return len(batches)
+
+    def settle(self, plan: Plan) -> None:
+        pass
+
+    def race(self, plan: Plan, rival: Plan, slack: float) -> float:
+        return self.shift(plan)
+
+    def error(self, plan: Plan, rival: Plan) -> float:
+        return self.uncertain
+
+    def __init__(self, uncertain: float = 0.0) -> None:
+        self.known: dict[Plan, float] = {}
+        self.uncertain = uncertain
+
+    def shift(self, plan: Plan) -> float:
+        if plan not in self.known:
+            self.known[plan] = self._shift(plan)
+            self.forwards += 1
+        return self.known[plan]
+
+    def _shift(self, plan: Plan) -> float:
+        sizes = plan.sizes
+        total = 0.0
+        for index, layer in enumerate(plan.layers):
+            parts = (len(layer.read_heads) / sizes.num_attention_heads / layer.read_phases, len(layer.neurons) / sizes.intermediate_size)
+            parts += (len(layer.self_heads) / sizes.num_attention_heads,)
+            total += sum((index + weight) * (1 - part) ** 3 for part, weight in zip(parts, (5, 2, 1), strict=True))
+        return total
+
+
+def exhaustive(toy: Toy, step: Step, limit: int, order: Any) -> list[Move]:
+    """Every move measured at every step, for what it saves above the limit."""
+    taken = []
+    while step.flops > limit:
+        priced = []
+        for index in range(len(step.plan.layers)):
+            for move, plan in moves_worth(step.plan, (index,), order, 0.02):
+                saved = step.flops - visual_flops(plan)
+                priced.append(((toy.shift(plan) - step.shift) / saved * max(1.0, saved / (step.flops - limit)), move, plan))
+        _, move, plan = min(priced, key=lambda one: one[:2])
+        taken.append(move)
+        step = Step(plan, toy.shift(plan), visual_flops(plan), move)
+    return taken
+
+
+def test_lazy_descent_is_the_exhaustive_one() -> None:
+    _, config = tiny_llava(layers=2)
+    order = ranks(None, sizes_of(config))
+    start = normalise(dense_plan(sizes_of(config), (Grid(8, 8),)))
+    step, limit = Step(start, Toy().shift(start), visual_flops(start)), visual_flops(start) // 16
+    lazy, eager = Toy(), Toy()
+    steps = list(descend(lazy, step, limit, order, Pace(grain=0.02), {}))  # type: ignore[arg-type]
+    assert [one.move for one in steps] == exhaustive(eager, step, limit, order)
+    assert len(steps) > 10
+    assert lazy.forwards < eager.forwards / 2
+
+
+def toy_start(layers: int, read: int, self_heads: int, neurons: int, share: float) -> tuple[Any, Step, int]:
+    """Ranks, a plan whose layers all keep so many units, and a share of the dense model's FLOPs."""
+    _, config = tiny_llava(layers=layers)
+    sizes = sizes_of(config)
+    dense = normalise(dense_plan(sizes, (Grid(8, 8),)))
+    layer = LayerPlan(tuple(range(read)), tuple(range(self_heads)), tuple(range(neurons)))
+    plan = normalise(replace(dense, layers=(layer,) * layers))
+    return ranks(None, sizes), Step(plan, Toy().shift(plan), visual_flops(plan)), int(visual_flops(dense) * share)
+
+
+def test_up_it_goes_by_the_best_of_all_moves() -> None:
+    """Against every move measured at every step; in this toy gains only fall, so that none that was measured early is missed."""
+    order, start, limit = toy_start(3, 1, 0, 2, 0.5)
+    lazy, eager, taken = Toy(), Toy(), []
+    steps = list(ascend(lazy, start, limit, order, Pace(grain=0.02), {}))  # type: ignore[arg-type]
+    step = start
+    while True:
+        raised = [
+            ((step.shift - eager.shift(plan)) / (visual_flops(plan) - step.flops), move, plan)
+            for index in range(3)
+            for move in moves_up(step.plan, (index,))
+            if step.flops + 0.02 * limit < visual_flops(plan := moved(step.plan, move, order)) <= limit
+        ]
+        if not raised or max(raised, key=lambda one: one[:2])[0] <= 0:
+            break
+        _, move, plan = max(raised, key=lambda one: one[:2])
+        taken.append(move)
+        step = Step(plan, eager.shift(plan), visual_flops(plan), move)
+    assert [one.move for one in steps] == taken
+    assert len(steps) > 5
+    assert lazy.forwards < eager.forwards
+    assert all(before.flops < after.flops <= limit for before, after in zip([start, *steps], steps, strict=False))
+
+
+def test_what_is_spent_badly_floats_to_where_it_gains() -> None:
+    """Neurons and hardly a head that reads: the toy wants the contrary. Less than half of the shift, no more than a descent from the
+    dense model leaves; and there is nothing to gain twice."""
+    order, start, _ = toy_start(3, 1, 2, 16, 1.0)
+    dense = normalise(dense_plan(start.plan.sizes, start.plan.grids))
+    toy, pace = Toy(), Pace(grain=0.02, without=("rank",))  # which costs the toy nothing
+    found = float_at(toy, start, start.flops, order, pace, 1e9, 1e9, {})  # type: ignore[arg-type]
+    *_, down = descend(toy, Step(dense, 0.0, visual_flops(dense)), start.flops, order, pace, {})  # type: ignore[arg-type]
+    assert found.flops == visual_flops(found.plan)
+    assert is_spent(found.plan, start.flops)
+    assert found.shift == toy.shift(found.plan) < start.shift / 2
+    assert found.shift <= down.shift
+    assert float_at(toy, found, start.flops, order, pace, 1e9, 1e9, {}) is found  # type: ignore[arg-type]
+
+
+def test_floating_needs_forwards() -> None:
+    order, start, _ = toy_start(3, 1, 2, 16, 1.0)
+    toy = Toy()
+    assert float_at(toy, start, start.flops, order, Pace(grain=0.02), 3.0, 1e9, {}) is start  # type: ignore[arg-type]
+    assert toy.forwards == 0
+
+
+def test_what_may_be_chance_is_no_gain() -> None:
+    """The plan of above, of about half of the shift, against what is uncertain."""
+    order, start, _ = toy_start(3, 1, 2, 16, 1.0)
+    pace = Pace(grain=0.02, without=("rank",))
+    unsure, surer = Toy(start.shift * 0.9), Toy(start.shift * 0.3)
+    assert float_at(unsure, start, start.flops, order, pace, 1e9, 1e9, {}) is start  # type: ignore[arg-type]
+    assert float_at(surer, start, start.flops, order, pace, 1e9, 1e9, {}).shift < start.shift * 0.7  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_budgets_are_met_from_below(kv_heads: int) -> None:
+    frontier = found(kv_heads)
+    neuron = 2 * 3 * 32 * 16 / cost(frontier.asked[0].plan).visual_dense
+    for budget in (*BUDGETS, 0.11, 0.33):
+        point = frontier.at(budget)
+        assert point.asked == budget
+        assert budget - neuron < point.share <= budget
+        assert from_json(to_json(point.plan)) == normalise(point.plan) == point.plan
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_never_worse_than_a_recipe(kv_heads: int) -> None:
+    model, config, batches, statistics = subject(kv_heads)
+    dense = dense_plan(sizes_of(config), statistics.grids)
+    trials = Trials(model, [answered(model, batch, ANSWER_TOKENS) for batch in batches], dense, fitting=True)
+    for point in found(kv_heads).asked:
+        assert trials.shift(point.plan) == pytest.approx(point.shift, abs=1e-6)
+        assert point.asked is not None
+        for recipe in RECIPES:
+            assert point.shift <= trials.shift(make_plan(recipe, statistics, dense.sizes, dense.grids, point.asked)) + 1e-6
+
+
+def test_the_effort_is_kept() -> None:
+    """With so few forwards but for the end of the last descent, which has to reach its budget."""
+    assert found().forwards < EFFORT.forwards * 1.05
+
+
+def test_looking_back_ends_with_the_forwards() -> None:
+    """Points that a plan of a smaller budget would better stay as they are when there is nothing left to measure it with."""
+    model, _, batches, statistics = subject()
+    sizes = sizes_of(model.config)
+    dense = normalise(dense_plan(sizes, statistics.grids))
+    trials = Trials(model, [answered(model, batch, ANSWER_TOKENS) for batch in batches], dense, fitting=True)
+    points = [Point(found().at(0.5).plan, 1.0, "bad", 0.5), Point(found().at(0.2).plan, 0.5, "good", 0.2)]
+    for forwards, kept in ((100.0, False), (trials.forwards + 1, True)):
+        hunt = _Hunt(trials, ranks(statistics, sizes), Effort(forwards), Journal(None, {}), lambda report: None)
+        assert (hunt.rising(points)[0] is points[0]) == kept
+
+
+class InterruptedSearchError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("last", "stage"), [(4, "dense"), (20, "from dense")])
+def test_an_interrupted_search_goes_on_where_it_was(last: int, stage: str, tmp_path: Path) -> None:
+    """Also while the first step measures all moves: every measurement is told and kept."""
+    model, _, batches, statistics = subject()
+    state = tmp_path / "state.json"
+    reports: list[Report] = []
+
+    def interrupt(report: Report) -> None:
+        reports.append(report)
+        if len(reports) == last:
+            raise InterruptedSearchError
+
+    with pytest.raises(InterruptedSearchError):
+        search(model, batches, statistics, BUDGETS, max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state, progress=interrupt)
+    assert reports[-1].forwards > reports[0].forwards
+    assert reports[-1].stage == stage
+    assert len({key.split(":")[0] for key in json.loads(state.read_text())["prices"]}) >= last // 2
+    assert search(model, batches, statistics, BUDGETS, max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state) == found()
+    with pytest.raises(YopoError, match="is of another search: budgets differ"):
+        search(model, batches, statistics, (0.5,), max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state)
+    state.write_text("{")
+    with pytest.raises(YopoError, match="cannot be read"):
+        search(model, batches, statistics, BUDGETS, max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state)
+
+
+def test_one_budget() -> None:
+    model, _, batches, statistics = subject()
+    plan = auto_plan(model, batches, statistics, 0.25, max_answer_tokens=ANSWER_TOKENS, effort=Effort(10.0))
+    assert 0.24 < cost(plan).share <= 0.25
+
+
+def test_blocks_of_layers() -> None:
+    model, _, batches, statistics = subject()
+    frontier = search(model, batches, statistics, (0.3,), max_answer_tokens=ANSWER_TOKENS, effort=Effort(15.0, block=2))
+    assert 0.29 < frontier.at(0.3).share <= 0.3
+
+
+@pytest.mark.parametrize("budgets", [(1.5,), (0.0,), (1e-6,)])
+def test_impossible_budgets(budgets: tuple[float, ...]) -> None:
+    model, _, batches, statistics = subject()
+    with pytest.raises(YopoError, match="budget"):
+        search(model, batches, statistics, budgets)
+
+
+def test_no_samples() -> None:
+    model, _, _, statistics = subject()
+    with pytest.raises(YopoError, match="no calibration sample"):
+        search(model, (), statistics, (0.5,))
+
+
+def test_notches() -> None:
+    assert notches(8) == (8, 6, 4, 3, 2, 1, 0)
+    assert notches(32) == (32, 24, 16, 12, 8, 6, 4, 2, 0)
+    assert notches(1) == (1, 0)
+
+
+def test_ranks_that_are_worth_it() -> None:
+    """K and V of 8 heads of 8: 64 x 128 numbers, or 64 + 128 for each dimension: below 42.7 of them."""
+    assert rank_notches(Sizes(64, 8, 1, 8, 8, 8)) == (24, 16, 8, 4, 2)
+    assert rank_notches(Sizes(64, 8, 1, 8, 2, 8)) == (16, 8, 4, 2)  # below 21.3
+
+
+def test_ranks_need_refits() -> None:
+    model, _, batches, statistics = subject()
+    for refit in (True, False):
+        effort = Effort(25.0, grain=0.05, refit=refit)
+        plan = auto_plan(model, batches, statistics, 0.15, max_answer_tokens=ANSWER_TOKENS, effort=effort)
+        assert bool(factored(plan)) == refit
+        assert 0.146 < cost(plan).share <= 0.15  # a neuron is 0.003
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_meet_budgets(name: str) -> None:
+    _, config, _, statistics = subject()
+    sizes, grids = sizes_of(config), statistics.grids
+    for budget in (0.6, 0.4) if name != "vica" else (0.2, 0.1):
+        assert budget * 0.97 < cost(preset(name, statistics, sizes, grids, budget)).share <= budget
+    with pytest.raises(YopoError, match="below the smallest that the preset"):
+        preset(name, statistics, sizes, grids, 0.001)
+    with pytest.raises(YopoError, match="no preset"):
+        preset("none", statistics, sizes, grids, 0.5)
+
+
+def test_knobs_that_are_left_alone() -> None:
+    model, _, batches, statistics = subject()
+    effort = Effort(15.0, grain=0.05, without=("phases", "window"))
+    found = search(model, batches, statistics, (0.3,), max_answer_tokens=ANSWER_TOKENS, effort=effort)
+    own = [point.plan for point in found.path if point.origin == "dense"]
+    assert len(own) > 3
+    assert {(layer.read_phases, layer.window) for plan in own for layer in plan.layers} == {(1, None)}
+
+
+@pytest.mark.parametrize("floats", [True, False])
+def test_plans_float_unless_told_otherwise(floats: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _, batches, statistics = subject()
+    tried: list[Plan] = []
+    monkeypatch.setattr("converters.planning.search.search.NEGLIGIBLE", 0.0)
+    monkeypatch.setattr("converters.planning.search.search.float_at", lambda few, step, *rest: (tried.append(step.plan), step)[1])
+    auto_plan(model, batches, statistics, 0.3, max_answer_tokens=ANSWER_TOKENS, effort=Effort(30.0, grain=0.05, floats=floats))
+    assert bool(tried) == floats
+
+
+def test_same_seed_same_plan() -> None:
+    model, _, batches, statistics = subject()
+    options: dict[str, Any] = {"max_answer_tokens": ANSWER_TOKENS, "effort": Effort(20.0, grain=0.05)}
+    first, second = (search(model, batches, statistics, (0.3, 0.1), **options) for _ in range(2))
+    assert first == second
+
+
+def test_budgets_of_every_size_are_used_up() -> None:
+    """Within half a percent, where a neuron is small enough; layers move in blocks, and there are more stops than forwards."""
+    model, config = tiny_llava(layers=8, heads=2, hidden=8, intermediate=2000)
+    batches = (tiny_inputs(config, (3, 5), (1, 4)),)
+    budgets = (0.85, 0.5, 0.12, 0.03)
+    effort = Effort(20.0, block=4, grain=0.2)
+    statistics = calibrate(model, batches, fingerprint="tiny")
+    for point in search(model, batches, statistics, budgets, max_answer_tokens=1, effort=effort).asked:
+        assert point.asked is not None
+        assert 0.995 * point.asked < point.share <= point.asked
+
+
+def test_grouped_kv_heads_are_given_up_whole() -> None:
+    """The first self head of a group pays for the group's K and V: two of one group cost less than one of each of two."""
+    sizes = Sizes(64, 48, 3, 8, 2, 8)
+    layers = (LayerPlan(tuple(range(8)), tuple(range(8)), tuple(range(48))),) * 3
+    plan = normalise(Plan(sizes, layers, (Grid(4, 4),)))
+    order = ranks(None, sizes)
+    mixed = replace(order, self_heads=((0, 4, 1, 5, 2, 6, 3, 7),) * 3)
+    assert moved(plan, Move((0,), "self", 4), mixed).layers[0].self_heads in ((0, 1, 2, 3), (4, 5, 6, 7))
+    assert moved(plan, Move((0,), "read", 1), order).layers[0].read_heads == (0, 1, 2, 3)

@@ -1,0 +1,79 @@
+"""Qwen2-VL and InternVL through the runtime: grouped KV heads, biases, any grid, videos, tiles, fused projections."""
+
+from typing import Any
+
+import pytest
+import torch
+from support.random_plans import permuted, random_plan
+from support.tiny_families import internvl_inputs, qwen_inputs, tiny_internvl, tiny_qwen
+
+from converters.evaluation.reference import masked_logits
+from converters.families import Layer
+from converters.runtime.modeling_yopo_internvl import YopoInternVLConfig, YopoInternVLForConditionalGeneration
+from converters.runtime.modeling_yopo_qwen2_vl import YopoQwen2VLConfig, YopoQwen2VLForConditionalGeneration
+from converters.runtime.plan import Grid, Sizes
+
+QWEN_PROMPTS = {
+    "one": [[(1, 3, 4)]],
+    "batch of grids": [[(1, 3, 4)], [(1, 2, 2), (1, 4, 3)]],
+    "video": [[(3, 2, 3)], [(1, 2, 2), (2, 3, 2)]],
+    "text": [[], []],
+}
+
+
+def text_rows(model: Any, inputs: Any) -> torch.Tensor:
+    return inputs["attention_mask"].bool() & (inputs["input_ids"] < 60)
+
+
+@pytest.mark.parametrize("prompt", QWEN_PROMPTS)
+@pytest.mark.parametrize("seed", range(3))
+def test_qwen2_vl_is_the_masked_reference(prompt: str, seed: int) -> None:
+    model = tiny_qwen()
+    sizes = Sizes(64, 48, 3, 8, 2, 8)
+    plan = random_plan(sizes, seed, (Grid(3, 4),))
+    own = permuted(model, plan, YopoQwen2VLConfig, YopoQwen2VLForConditionalGeneration, Layer())
+    inputs, grids = qwen_inputs(*QWEN_PROMPTS[prompt])
+    rows = text_rows(model, inputs)
+    limits = {"max_new_tokens": 5, "do_sample": False, "suppress_tokens": [60, 61, 62, 63]}
+    with torch.inference_mode():
+        logits = own(**inputs).logits[rows]
+        torch.testing.assert_close(logits, masked_logits(model, inputs, plan, grids)[rows], atol=1e-4, rtol=0)
+        assert own.generate(**inputs, **limits, eos_token_id=-1).equal(greedy(own, inputs, 5))
+        with own.dense():
+            torch.testing.assert_close(own(**inputs).logits[rows], model(**inputs).logits[rows], atol=1e-4, rtol=0)
+            assert own.generate(**inputs, **limits).equal(model.generate(**inputs, **limits))
+
+
+def greedy(model: Any, inputs: dict[str, torch.Tensor], steps: int) -> torch.Tensor:
+    """Greedy tokens by whole forward calls, without a cache."""
+    inputs = dict(inputs)
+    for _ in range(steps):
+        token = model(**inputs).logits[:, -1, :60].argmax(-1, keepdim=True)
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], token], 1)
+        inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(token)], 1)
+        if "mm_token_type_ids" in inputs:
+            inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(token)], 1)
+    return inputs["input_ids"]
+
+
+@pytest.mark.parametrize("text", ["llama", "qwen2", "phi3"])
+@pytest.mark.parametrize("tiles", [(1,), (3, 1), (0, 0)])
+def test_internvl_is_the_masked_reference(text: str, tiles: tuple[int, ...]) -> None:
+    model = tiny_internvl(text)
+    kv_heads = 8 if text == "phi3" else 2
+    fused = Layer("self_attn.qkv_proj", "self_attn.qkv_proj", "self_attn.qkv_proj", gate="mlp.gate_up_proj", up="mlp.gate_up_proj")
+    inputs = internvl_inputs(*tiles)
+    rows = text_rows(model, inputs)
+    limits = {"max_new_tokens": 5, "do_sample": False, "suppress_tokens": [60, 61, 62, 63]}
+    for seed in range(3):
+        plan = random_plan(Sizes(64, 48, 3, 8, kv_heads, 8), seed + 10, (Grid(4, 4),))
+        own = permuted(model, plan, YopoInternVLConfig, YopoInternVLForConditionalGeneration, fused if text == "phi3" else Layer())
+        grids = [[Grid(4, 4)] * count for count in tiles]
+        with torch.inference_mode():
+            logits = own(**inputs).logits[rows]
+            with own.dense():
+                dense = own(**inputs).logits[rows]
+                torch.testing.assert_close(dense, model(**inputs).logits[rows], atol=1e-4, rtol=0)
+                assert own.generate(**inputs, **limits).equal(model.generate(**inputs, **limits))
+            torch.testing.assert_close(logits, masked_logits(model, inputs, plan, grids)[rows], atol=1e-4, rtol=0)
+            assert own.generate(**inputs, **limits, eos_token_id=-1).equal(greedy(own, inputs, 5))

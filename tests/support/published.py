@@ -1,0 +1,89 @@
+"""Tiny complete checkpoints of every family and layout: weights in three shards, tokenizer, processor and chat template."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import test_families_internvl
+import test_families_internvl_chat
+import test_families_llava_llama
+import test_families_qwen2_5_vl
+import test_families_qwen2_vl
+
+from support.checkpoints import save_model
+from support.tokenizers_of import save_tokenizer, save_words
+
+SPECIAL = {0: "<pad>", 1: "<s>", 2: "</s>"}
+TURNS = (
+    "{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'image' %}IMAGE"
+    "{% elif part['type'] == 'video' %}VIDEO{% else %} {{ part['text'] }} {% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}w7{% endif %}"
+)
+NORMAL = {"do_rescale": True, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.25] * 3, "do_convert_rgb": True}
+
+
+def save_llava(folder: Path) -> None:
+    save_model(folder, shards=3)
+    save_words(folder, SPECIAL | {63: "<image>"}, {"image_token": "<image>"})
+    pictures = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    words = {"patch_size": 4, "num_additional_image_tokens": 1, "vision_feature_select_strategy": "default", "image_token": "<image>"}
+    write(folder, {"processor_class": "LlavaProcessor", "image_processor": pictures | NORMAL, **words}, "<image>")
+
+
+def save_liuhaotian(folder: Path) -> None:
+    folder.mkdir()
+    test_families_llava_llama.save(folder)
+    for part in (folder / "base").iterdir():
+        part.rename(folder / part.name)
+    words = ["▁", *"helo", "he", "ll", "llo", "hello", "▁hello", *(f"▁w{index}" for index in range(16)), "w"]
+    save_tokenizer(folder, words, test_families_llava_llama.VOCABULARY, {})
+
+
+def save_qwen(folder: Path, kind: str = "Qwen2VL") -> None:
+    (test_families_qwen2_5_vl if "5" in kind else test_families_qwen2_vl).save(folder, "hub", tied=True)
+    special = {60: "<|vision_start|>", 61: "<|vision_end|>", 62: "<|image_pad|>", 63: "<|video_pad|>"}
+    save_words(folder, SPECIAL | special, {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"})
+    pictures = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2, "min_pixels": 256, "max_pixels": 4096, **NORMAL}
+    words = {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": f"{kind}Processor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(words | pictures))
+    framed = TURNS.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+    (folder / "chat_template.jinja").write_text(framed.replace("VIDEO", "<|vision_start|><|video_pad|><|vision_end|>"))
+
+
+def save_qwen2_5(folder: Path) -> None:
+    save_qwen(folder, "Qwen2_5_VL")
+
+
+def save_internvl(folder: Path, text: str = "qwen2") -> None:
+    test_families_internvl.save(folder, "hub", text)
+    named = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"}
+    save_words(folder, SPECIAL | {60: "<img>", 61: "</img>", 62: "<IMG_CONTEXT>", 63: "<video>"}, named)
+    square = {"size": {"height": 32, "width": 32}, **NORMAL}
+    pictures = {"image_processor_type": "GotOcr2ImageProcessor", "crop_to_patches": True, "min_patches": 1, "max_patches": 4, **square}
+    videos = {"video_processor_type": "InternVLVideoProcessor", **square}
+    words = {"processor_class": "InternVLProcessor", "image_seq_length": 16, "image_processor": pictures, "video_processor": videos}
+    write(folder, words, "<IMG_CONTEXT>")
+
+
+def save_chat(folder: Path, text: str = "internlm2") -> None:
+    test_families_internvl_chat.save(folder, text, test_families_internvl_chat.SMALL)
+
+
+def save_chat_phi3(folder: Path) -> None:
+    save_chat(folder, "phi3")
+
+
+def write(folder: Path, processor: dict[str, object], placeholder: str) -> None:
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    (folder / "chat_template.jinja").write_text(TURNS.replace("IMAGE", placeholder).replace("VIDEO", "<video>"))
+
+
+LAYOUTS: dict[str, Callable[[Path], None]] = {
+    "llava-hf": save_llava,
+    "liuhaotian": save_liuhaotian,
+    "Qwen2-VL": save_qwen,
+    "Qwen2.5-VL": save_qwen2_5,
+    "InternVL native": save_internvl,
+    "InternVL2, InternLM2": save_chat,
+    "InternVL2, Phi-3": save_chat_phi3,
+}
