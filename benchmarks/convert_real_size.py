@@ -23,7 +23,7 @@ from typing import Any
 from convert_time import example_plan, watch
 
 HERE = Path(__file__).parent
-CONFIGS, MEASURED = HERE / "configs", HERE.parent / "converters" / "measure" / "configs"
+CONFIGS, MEASURED = HERE / "configs", HERE.parent / "converters" / "bench" / "configs"
 PICTURE = (448, 448)  # one tile of InternVL: thirteen take bfloat16 on two cores longer than nine minutes
 
 

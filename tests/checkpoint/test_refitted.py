@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import tiny_families as families
 import torch
 from export.test_export import assert_equal, decoders
 from export.test_export_targets import assert_same_answers, decoder
 from healing.test_heal import RECORD, answered
 from runtime.test_runtime import PROMPTS, sizes_of
 from safetensors.torch import load_file, save_file
+from support import tiny_families as families
 from support.conversions import assert_stands_alone, load, provenance, text_rows
 from support.random_plans import permuted, random_plan, random_refits, ranked
 from support.tiny import tiny_inputs, tiny_llava

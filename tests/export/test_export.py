@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-import tiny_families as families
 import torch
+from support import tiny_families as families
 from support.conversions import GREEDY, load, provenance
 from support.random_plans import random_plan
 from support.tiny import tiny_inputs, tiny_llava

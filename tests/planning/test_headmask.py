@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_families_llava_llama
 import torch
+from families import test_families_llava_llama
 from support.checkpoints import save_model
 from support.conversions import load
 from support.tiny import tiny_inputs, tiny_llava

@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import random_plans
 import torch
+from support import random_plans
 from support.random_plans import permuted
 from support.tiny import tiny_inputs, tiny_llava
 from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -4,11 +4,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import test_families_internvl
-import test_families_internvl_chat
-import test_families_llava_llama
-import test_families_qwen2_5_vl
-import test_families_qwen2_vl
+from families import (
+    test_families_internvl,
+    test_families_internvl_chat,
+    test_families_llava_llama,
+    test_families_qwen2_5_vl,
+    test_families_qwen2_vl,
+)
 
 from support.checkpoints import save_model
 from support.tokenizers_of import save_tokenizer, save_words
