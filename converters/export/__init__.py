@@ -9,7 +9,7 @@ from ..errors import YopoError
 if TYPE_CHECKING:
     from .request import Report, Request
 
-TARGETS: Mapping[str, str] = {"onnxruntime": "onnxruntime_target", "genai": "genai", "transformers-js": "transformers_js"}
+TARGETS: Mapping[str, str] = {"onnxruntime": "onnx.target", "genai": "packages.genai", "transformers-js": "packages.transformers_js"}
 """Modules of this package by target; each has `export(request) -> report`."""
 
 

@@ -28,7 +28,7 @@ class Twin:
         """The twin of a dense transformers model, found among the classes of its family's runtime by what they derive from."""
         config = model.config.to_dict()
         family: Family = family_of(config)
-        module = import_module(f"..runtime.modeling_{family.yopo_model_type}", __package__)
+        module = import_module(f"converters.runtime.modeling_{family.yopo_model_type}")
         classes = [one for one in vars(module).values() if isinstance(one, type)]
         text_type, model_type = type(model.model.language_model), type(model.model)
         text_class = next(one for one in classes if issubclass(one, text_type) and issubclass(one, SparseTextModel))
