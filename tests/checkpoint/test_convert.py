@@ -260,10 +260,10 @@ def test_what_a_converted_folder_can_be_asked(tmp_path: Path) -> None:
     save_model(tmp_path / "base")
     checkpoint = open_checkpoint(tmp_path / "base")
     out = convert(checkpoint, random_plan(checkpoint.sizes), tmp_path / "out", provenance(tmp_path / "base"))
-    (out / "lattice.py").write_text("# changed")
+    (out / "cache.py").write_text("# changed")
     (out / "model.safetensors").unlink()
     converted = open_converted(out)
-    assert converted.changed_files() == ("lattice.py", "model.safetensors")
+    assert converted.changed_files() == ("cache.py", "model.safetensors")
     with pytest.raises(YopoError, match="has no weights"):
         converted.open_tensors()
     (out / "SHA256SUMS").unlink()
