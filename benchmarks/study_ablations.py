@@ -118,7 +118,7 @@ def searches(usual: Effort, samples: int) -> dict[str, tuple[Effort, int]]:
         "auto: not refitted": (replace(usual, refit=False), samples),
         "auto: no ranks": (whole, samples),
         "auto: no ranks, prices taken once": (replace(whole, **once), samples),
-        "auto: no ranks, not interlaced": (replace(whole, without=("rank", "phases", "turns")), samples),
+        "auto: no ranks, not interlaced": (replace(whole, without=("rank", "phases")), samples),
     }
     counts = (8, 16, 32, 64, 256)
     return found | {f"auto: no ranks, {count} samples": (whole, count) for count in counts}

@@ -76,11 +76,10 @@ def converted_config(
 
 def attention(plan: Plan) -> dict[str, Any]:
     """The sparse attention in plain numbers, for readers without this project. Derived from the plan, which alone is obeyed."""
-    used = sorted({phases for layer in plan.layers for phases in (layer.read_phases, layer.self_phases)} - {1})
+    used = sorted({layer.read_phases for layer in plan.layers} - {1})
     return {
         "visual_depth": plan.visual_depth,
         "locality": plan.locality,
-        "window_frames": plan.window_frames,
         "grid": {
             "order": "row-major, rows and columns counted anew in every image and tile",
             "phase": "(row + skew * column + frame) mod phases",
@@ -94,7 +93,6 @@ def _layer(layout: LayerLayout) -> dict[str, Any]:
     return {
         "window": layout.window,
         "read_phases": layout.read_phases,
-        "self_phases": layout.self_phases,
         "kv_rank": layout.kv_rank,
         "ranked_queries": layout.ranked_queries,
         "read_heads": sum(layout.reads),

@@ -160,8 +160,8 @@ def _head_mask(head: int, kept: LayerPlan, plan: Plan, index: int, visual: Tenso
     """`[batch, length, length]`: which keys each query sees in one (dense) head of layer `index`."""
     length = visual.shape[1]
     kv_head = head // plan.sizes.group
-    own, read_only = lattices(kept, index, plan.sizes)
-    phases, phase = (kept.self_phases, own[kv_head]) if kv_head in own else (kept.read_phases, read_only.get(kv_head, 0))
+    read_only = lattices(kept, index, plan.sizes)
+    phases, phase = (kept.read_phases, read_only[kv_head]) if kv_head in read_only else (1, 0)
     spots = [[phase_of(row, column, frame, phases) == phase for _, frame, row, column in sample] for sample in where.tolist()]
     on_lattice = torch.tensor(spots, device=visual.device)
     earlier = torch.ones(length, length, dtype=torch.bool, device=visual.device).tril()
@@ -181,7 +181,7 @@ def _near(window: int, plan: Plan, where: Tensor) -> Tensor:
     near = (image == 0) & (row.abs() <= window // 2) & (column.abs() <= window // 2)
     before = (row > 0) | ((row == 0) & (column >= 0))
     own_frame = (frame == 0) & (before if plan.locality == "causal" else torch.ones_like(before))
-    earlier_frame = (frame > 0) & ((frame <= plan.window_frames) if plan.window_frames is not None else torch.ones_like(before))
+    earlier_frame = frame > 0
     return near & (own_frame | earlier_frame)
 
 

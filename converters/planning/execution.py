@@ -42,13 +42,11 @@ def _layer_pairs(layout: LayerLayout, plan: Plan, text_tokens: int, leading: int
         pairs += len(kind.query_heads) * (square + (text_tokens - first) * _keys(kind.phases, plan.grids, text_tokens))
     if not kept:
         return pairs
-    if layout.self_phases > 1:
-        return pairs + kept * plan.visual_tokens * _keys(layout.self_phases, plan.grids, text_tokens)
     if layout.window is None:
         length = plan.visual_tokens + text_tokens
         return pairs + kept * (length * (length + 1) // 2 if skipping else length * length)
     for grid in plan.grids:
-        count, rows, reach = strips(grid, layout.window, plan.locality, plan.window_frames).mask.shape
+        count, rows, reach = strips(grid, layout.window, plan.locality).mask.shape
         pairs += kept * count * rows * (text_tokens + reach)
     return pairs
 

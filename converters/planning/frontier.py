@@ -13,7 +13,7 @@ from .fill_budget import Knob, limit_of, spent
 from .importance import Ranks
 from .search.moves import rank_of, visual_flops
 
-SCHEMA = 2
+SCHEMA = 1
 NEAR = 0.6  # of a budget: a stop that uses as much is believed, since it was measured on all questions; others on some
 FACTS = ("forwards", "samples", "seed", "model", "data", "refit")
 AGAIN = "Make it again with `yopo plan`."
@@ -124,7 +124,6 @@ def differing(lower: Plan, upper: Plan) -> list[Knob]:
             for knob, one, other in (
                 ("rank", rank_of(less, lower.sizes), rank_of(more, lower.sizes)),
                 ("phases", -less.read_phases, -more.read_phases),
-                ("turns", -less.self_phases, -more.self_phases),
                 ("read", len(less.read_heads), len(more.read_heads)),
                 ("self", len(less.self_heads), len(more.self_heads)),
                 ("neurons", len(less.neurons), len(more.neurons)),
@@ -148,8 +147,7 @@ def _changes(path: Sequence[Point]) -> list[dict[str, Any]]:
             found.append({**_facts(point), "plan": plan})
         else:
             layers = {str(index): layer for index, layer in enumerate(plan["layers"]) if layer != before["layers"][index]}
-            rest = {name: plan[name] for name in ("locality", "window_frames")}
-            found.append({**_facts(point), "layers": layers, **rest})
+            found.append({**_facts(point), "layers": layers, "locality": plan["locality"]})
         before = plan
     return found
 
@@ -158,7 +156,7 @@ def _from_changes(changes: list[dict[str, Any]]) -> tuple[Point, ...]:
     path: list[Point] = []
     plan: dict[str, Any] = {}
     for change in changes:
-        plan = dict(change["plan"]) if "plan" in change else {**plan, **{name: change[name] for name in ("locality", "window_frames")}}
+        plan = dict(change["plan"]) if "plan" in change else {**plan, "locality": change["locality"]}
         plan["layers"] = list(plan["layers"])
         for index, layer in change.get("layers", {}).items():
             plan["layers"][int(index)] = layer

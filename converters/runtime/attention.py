@@ -238,23 +238,21 @@ class Strips:
 
 @cache
 @torch.inference_mode(False)  # what is kept serves training too
-def strips(grid: Grid, window: int, locality: str, window_frames: int | None) -> Strips:
-    """The strips of one image or video. Keys are the rectangle in reach, clamped into the grid, of the frames in reach."""
+def strips(grid: Grid, window: int, locality: str) -> Strips:
+    """The strips of one image or video. Keys are the rectangle in reach, clamped into the grid, of all frames."""
     half, below = window // 2, 0 if locality == "causal" and grid.frames == 1 else window // 2
     height, width = min(STRIP_ROWS, grid.rows), ceil(grid.columns / ceil(grid.columns / STRIP_COLUMNS))
     tall, wide = min(grid.rows, height + half + below), min(grid.columns, width + 2 * half)
-    frames_back = grid.frames - 1 if window_frames is None else min(window_frames, grid.frames - 1)
     area = grid.rows * grid.columns
     queries, keys, masks = [], [], []
     for frame, top, left in product(range(grid.frames), range(0, grid.rows, height), range(0, grid.columns, width)):
         top, left = min(top, grid.rows - height), min(left, grid.columns - width)
         query = frame * area + _rectangle(grid, top, left, height, width)
         block = _rectangle(grid, min(max(0, top - half), grid.rows - tall), min(max(0, left - half), grid.columns - wide), tall, wide)
-        first_frame = max(0, frame - frames_back)
-        key = torch.cat([(first_frame + back) * area + block for back in range(frames_back + 1)])
+        key = torch.cat([other * area + block for other in range(grid.frames)])
         queries.append(query)
         keys.append(key)
-        masks.append(sees(query[:, None], key[None], grid, window, locality, window_frames))
+        masks.append(sees(query[:, None], key[None], grid, window, locality))
     places = torch.cat(queries).argsort(stable=True)[_first_of_each(torch.cat(queries))]
     return Strips(torch.stack(queries), torch.stack(keys), torch.stack(masks), places)
 
@@ -270,16 +268,15 @@ def _first_of_each(numbers: Tensor) -> Tensor:
     return torch.cat([torch.tensor([True]), ordered[1:] != ordered[:-1]])
 
 
-def sees(query: Tensor, key: Tensor, grid: Grid, window: int, locality: str, window_frames: int | None) -> Tensor:
+def sees(query: Tensor, key: Tensor, grid: Grid, window: int, locality: str) -> Tensor:
     """Whether a visual query sees a visual key of the same image: in the window, not in a later frame, causal or symmetric."""
     area = grid.rows * grid.columns
     frames = query // area - key // area
     rows = (query % area // grid.columns - key % area // grid.columns).abs()
     columns = (query % grid.columns - key % grid.columns).abs()
     near = (rows <= window // 2) & (columns <= window // 2)
-    earlier = (frames > 0) & (frames <= (grid.frames if window_frames is None else window_frames))
     same = (frames == 0) & ((key <= query) if locality == "causal" else torch.ones_like(near))
-    return near & (earlier | same)
+    return near & ((frames > 0) | same)
 
 
 @dataclass(frozen=True)
@@ -288,11 +285,10 @@ class WindowRule:
 
     window: int
     locality: str
-    window_frames: int | None
 
     def sees(self, query: Tensor, key: Tensor, grid: Grid) -> Tensor:
         """Whether a token of a grid sees another one, both by their numbers."""
-        return sees(query, key, grid, self.window, self.locality, self.window_frames)
+        return sees(query, key, grid, self.window, self.locality)
 
 
 def windowed_attention(
@@ -343,7 +339,7 @@ def in_strips(query: Tensor, keys: Tensor, values: Tensor, text_slots: Tensor, s
     queries = query.transpose(1, 2).flatten(0, 1)
     out = query.new_zeros(batch * rows, heads, size)
     for grid, images in streams.grids.items():
-        cut = strips(grid, rule.window, rule.locality, rule.window_frames)
+        cut = strips(grid, rule.window, rule.locality)
         sample = torch.tensor([image.sample for image in images], device=device)[:, None, None]
         first = sample * rows + torch.tensor([image.start for image in images], device=device)[:, None, None]
         texts = (batch * rows + sample * text + torch.arange(text, device=device)).expand(-1, len(cut.keys), -1)
@@ -384,24 +380,6 @@ def full_attention(query: Tensor, key: Tensor, value: Tensor, slots: Tensor, key
         keys, values = (torch.cat([tensor[:, :, before], tensor[:, :, text]], 2) for tensor in (key, value))
         seen.append(attend(query[:, :, first:last], keys, values, (shown <= queries[:, :, first:last]) & (shown >= 0), scale))
     return torch.cat(seen, 2)
-
-
-def lattice_attention(
-    query: Tensor, key: Tensor, value: Tensor, slots: Tensor, key_slots: Tensor, lattices: Sequence[int], scale: float
-) -> Tensor:
-    """The same where the keys of each head are those of one lattice: `key_slots` `[batch, phases, keys]`, heads by `lattices`."""
-    queries = slots.where(slots >= 0, torch.iinfo(slots.dtype).max)[:, None, :, None]
-    shown = ((key_slots >= 0)[:, :, None], key_slots[:, :, None])
-    seen = []
-    for lattice, group in groupby(range(len(lattices)), key=lattices.__getitem__):
-        heads = list(group)
-        for first in range(0, query.shape[2], QUERY_BLOCK):
-            block = slice(first, first + QUERY_BLOCK)
-            mask = (shown[1][:, [lattice]] <= queries[:, :, block]) & shown[0][:, [lattice]]
-            queried, keys, values = (take(part, heads, 1) for part in (query[:, :, block], key, value))
-            seen.append(attend(queried, keys, values, mask, scale))
-    blocks = ceil(query.shape[2] / QUERY_BLOCK)
-    return torch.cat([torch.cat(seen[start : start + blocks], 2) for start in range(0, len(seen), blocks)], 1)
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, slots: Tensor, key_slots: Tensor, scale: float) -> Tensor:

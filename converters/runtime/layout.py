@@ -32,9 +32,9 @@ class LayerLayout:
 
     `kv_order[i]` is the dense KV head at place i of the file, and so on. Counts give the leading parts: `own_read` KV heads
     used by self heads and read, `own` of these and the self-only ones, `read_only` heads after them, the rest unread.
-    `lattices[i]` is the lattice of KV head i of the file, one of `self_phases` where self heads use it, of `read_phases` where it
-    is read only. `reads[h]` and `computes[h]` tell for the query head at place h of the file whether text reads visual tokens in
-    it and whether visual tokens compute it. `ranges` are the KV heads, cut where what they hold changes.
+    `lattices[i]` is the lattice of KV head i of the file, one of `read_phases` where it is read only, else 0. `reads[h]` and
+    `computes[h]` tell for the query head at place h of the file whether text reads visual tokens in it and whether visual tokens compute
+    it. `ranges` are the KV heads, cut where what they hold changes.
     """
 
     kv_order: tuple[int, ...]
@@ -50,9 +50,12 @@ class LayerLayout:
     neurons: int
     window: int | None
     read_phases: int
-    self_phases: int
     kv_rank: int | None
-    ranked_queries: bool
+
+    @property
+    def ranked_queries(self) -> bool:
+        """Whether visual queries are made through the dimensions of K and V."""
+        return self.kv_rank is not None and self.own > 0
 
     @property
     def visual_ranges(self) -> tuple[Range, ...]:
@@ -84,17 +87,13 @@ class LayerLayout:
         return self.own > 0 or self.neurons > 0
 
 
-def lattices(layer: LayerPlan, index: int, sizes: Sizes) -> tuple[dict[int, int], dict[int, int]]:
-    """The lattice of each KV head of layer `index` that self heads use, and of each read-only one, in ascending order of the dense
-    model's heads."""
-    own, read_only = layer.kv_heads(sizes)
-    by_turns = ((own, layer.self_phases), (read_only, layer.read_phases))
-    first, second = ({head: turn(index, place) % phases for place, head in enumerate(heads)} for heads, phases in by_turns)
-    return first, second
+def lattices(layer: LayerPlan, index: int, sizes: Sizes) -> dict[int, int]:
+    """The lattice of each read-only KV head of layer `index`, in ascending order of the dense model's heads."""
+    return {head: turn(index, place) % layer.read_phases for place, head in enumerate(layer.kv_heads(sizes)[1])}
 
 
 def turn(index: int, place: int) -> int:
-    """Whose turn it is: KV heads of one kind follow one another in their layer, and every layer begins one lattice further."""
+    """Whose turn it is: read-only KV heads follow one another in their layer, and every layer begins one lattice further."""
     return index + place
 
 
@@ -103,10 +102,9 @@ def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
     own, read_only = layer.kv_heads(sizes)
     reads, computes = set(layer.read_heads), set(layer.self_heads)
     read_groups = {head // sizes.group for head in reads}
-    own_lattice, read_lattice = lattices(layer, index, sizes)
-    lattice = own_lattice | read_lattice
-    by_lattice = sorted(own, key=lambda head: (head not in read_groups, lattice[head], head))
-    first = by_lattice + sorted(read_only, key=lambda head: (lattice[head], head))
+    lattice = dict.fromkeys(own, 0) | lattices(layer, index, sizes)
+    first = sorted(own, key=lambda head: (head not in read_groups, head))
+    first += sorted(read_only, key=lambda head: (lattice[head], head))
     kv_order = first + [head for head in range(sizes.num_key_value_heads) if head not in set(first)]
     query_order = [
         head
@@ -117,7 +115,7 @@ def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
         )
     ]
     unread = len(kv_order) - len(first)
-    held = [layer.self_phases] * len(own) + [layer.read_phases] * len(read_only) + [TEXT_ONLY] * unread
+    held = [1] * len(own) + [layer.read_phases] * len(read_only) + [TEXT_ONLY] * unread
     kept = set(layer.neurons)
     neuron_order = list(layer.neurons) + [neuron for neuron in range(sizes.intermediate_size) if neuron not in kept]
     return LayerLayout(
@@ -134,9 +132,7 @@ def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
         neurons=len(layer.neurons),
         window=layer.window,
         read_phases=layer.read_phases,
-        self_phases=layer.self_phases,
         kv_rank=layer.kv_rank,
-        ranked_queries=layer.ranked_queries,
     )
 
 

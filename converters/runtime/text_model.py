@@ -24,7 +24,6 @@ from .attention import (
     causal_attention,
     full_attention,
     head_kinds,
-    lattice_attention,
     leading_text,
     rotate,
     take,
@@ -449,9 +448,6 @@ class SparseTextModel(nn.Module):
             rows = call.normalised(layer.input_layernorm, text)
             ranked = _linear(rows[: len(call.visual)], layer.self_attn.visual_kv_proj)
             queries, own_queries = _ranked_queries(layer.self_attn, parts.query, ranked, text, call)
-        elif layout.self_phases > 1 and call.visual is not None:  # no KV head takes all visual rows
-            rows = call.normalised(layer.input_layernorm, text)
-            queries, own_queries = _queries(parts.query, layout, rows, text, call, size)
         source = partial(_source, layer.self_attn, text, call)
         key, value = source(parts.key, "visual_k_proj"), source(parts.value, "visual_v_proj")
         for part in _shared_rows(layer, layout, call, text, ranked):
@@ -487,10 +483,6 @@ class SparseTextModel(nn.Module):
         assert call.streams is not None
         group = len(layout.query_order) // len(layout.kv_order)
         shared = [head // group for head in layout.computing]
-        if layout.self_phases > 1:
-            held_keys, held_values = (take(tensor, shared, 1) for tensor in held[layout.self_phases])
-            lattices, key_slots = [layout.lattices[head] for head in shared], call.timeline.all_slots(layout.self_phases)
-            return lattice_attention(queries, held_keys, held_values, call.streams.visual_slots, key_slots, lattices, scale)
         if layout.window is None:
             held_keys, held_values = (take(tensor, shared, 1) for tensor in held[1])
             key_slots, visual_slots = call.timeline.all_slots(1)[:, 0], call.streams.visual_slots
@@ -502,7 +494,7 @@ class SparseTextModel(nn.Module):
             for number, new in enumerate((keys, values))
         )
         slots = call.text_slots if call.fresh else call.timeline.all_slots(TEXT_ONLY)[:, 0]
-        rule = WindowRule(layout.window, self.plan.locality, self.plan.window_frames)
+        rule = WindowRule(layout.window, self.plan.locality)
         return windowed_attention(queries, near_keys, near_values, slots, call.streams, rule, scale)
 
     def _ffn(self, layer: Any, layout: LayerLayout, call: Call) -> None:

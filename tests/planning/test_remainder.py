@@ -25,7 +25,7 @@ def plan_of(*layers: LayerPlan, sizes: Sizes = SIZES) -> Plan:
 def computing(neurons: int, first: int, second: int) -> Plan:
     """Three heads of the second layer compute; all layers are read, through few dimensions: so many in the first two, then 16."""
     reading = LayerPlan(ALL, (), (), kv_rank=16)
-    layer = LayerPlan(ALL, (0, 1, 2), (), kv_rank=second, ranked_queries=True)
+    layer = LayerPlan(ALL, (0, 1, 2), (), kv_rank=second)
     return plan_of(replace(reading, neurons=tuple(range(neurons)), kv_rank=first), layer, reading, reading)
 
 

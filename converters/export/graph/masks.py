@@ -41,12 +41,6 @@ def additive(graph: Graph, allowed: ir.Value) -> ir.Value:
     return graph.op("Where", allowed, np.array(0, graph.numpy_dtype), never)
 
 
-def seen_or_nothing(graph: Graph, found: ir.Value, allowed: ir.Value) -> ir.Value:
-    """What queries saw, `[batch, heads, queries, head_dim]`; zeros where no key was `allowed` `[batch, 1 or heads, queries, keys]`."""
-    anything = graph.op("ReduceMax", graph.cast(allowed, ir.DataType.INT32), [-1], keepdims=1)
-    return graph.op("Where", graph.op("Greater", anything, code(0)), found, np.zeros((), graph.numpy_dtype))
-
-
 class TextMasks:
     """Masks of one call's text queries, whose slots are `queries` `[batch or 1, text rows]`. Layers of the same kind share them."""
 

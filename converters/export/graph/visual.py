@@ -13,7 +13,7 @@ from ...runtime.plan import Grid
 from ...runtime.token_split import token_phases
 from .builder import Graph
 from .heads import Pair, attend, by_head, rotate
-from .masks import additive, seen_or_nothing
+from .masks import additive
 from .slots import Slot
 from .weights import Weight
 
@@ -61,7 +61,7 @@ class Visual:
     _unit: ir.Value | None = None
     _lattices: dict[tuple[int, int], ir.Value] = field(default_factory=dict)
     _turns: dict[tuple[int, int], Pair] = field(default_factory=dict)
-    _masks: dict[tuple[int, str] | None, ir.Value] = field(default_factory=dict)
+    _masks: dict[int | None, ir.Value] = field(default_factory=dict)
 
     def update(self, change: ir.Value) -> None:
         """Add to the rows, which are new ones from now on."""
@@ -148,14 +148,10 @@ class Visual:
             return
         sizes = layer.model.sizes
         shared = [head // sizes.group for head in layout.computing]
-        held = sum(part.last - part.first for part in layout.ranges if part.phases == layout.self_phases)
-        own = [self.graph.take(part, shared, 2, held) for part in seen.held[layout.self_phases]]
+        held = sum(part.last - part.first for part in layout.ranges if part.phases == 1)
+        own = [self.graph.take(part, shared, 2, held) for part in seen.held[1]]
         text = [self.graph.take(part, shared, 2, sizes.num_key_value_heads) for part in (keys, values)]
-        if layout.self_phases > 1:
-            found = self._by_lattice(
-                seen.queries, own, text, layout.self_phases, [layout.lattices[head] for head in shared], sizes.head_dim
-            )
-        elif layout.window is None:
+        if layout.window is None:
             found = self._full(seen.queries, own, text, sizes.head_dim)
         else:
             found = self._strips(seen.queries, own, text, layer, layout.window, len(shared))
@@ -167,36 +163,6 @@ class Visual:
         key, value = (by_head(graph, graph.op("Concat", *parts, axis=1)) for parts in zip(own, text, strict=True))
         found = attend(graph, by_head(graph, queries), key, value, self._earlier(), size)
         return by_head(graph, found)
-
-    def _by_lattice(
-        self, queries: ir.Value, own: Sequence[ir.Value], text: Sequence[ir.Value], phases: int, lattices: list[int], size: int
-    ) -> ir.Value:  # fmt: skip
-        """Every earlier key of text and of each head's lattice, other images included."""
-        graph, count, found = self.graph, len(lattices), []
-        for lattice in sorted(set(lattices)):
-            heads = [place for place, one in enumerate(lattices) if one == lattice]
-            query, *parts = (by_head(graph, graph.take(part, heads, 2, count)) for part in (queries, *own, *text))
-            key, value = (graph.op("Concat", *pair, axis=2) for pair in (parts[::2], parts[1::2]))
-            allowed = self._earlier_of(phases, lattice)
-            found.append(seen_or_nothing(graph, attend(graph, query, key, value, additive(graph, allowed), size), allowed))
-        order = sorted(range(count), key=lambda place: (lattices[place], place))
-        joined = by_head(graph, graph.concat(found, 1))
-        return graph.take(joined, sorted(range(count), key=order.__getitem__), 2, count)
-
-    def _earlier_of(self, phases: int, lattice: int) -> ir.Value:
-        """Which keys come before, `[batch, 1, visual rows, lattice and text rows]`: for the first rows of a prompt there may be none."""
-        key = (phases, str(lattice))
-        if key not in self._masks:
-            graph, scene = self.graph, self.scene
-            there = np.array([token >= 0 for token in lattice_tokens(scene.grid, phases)[lattice]])[None, :, None]
-            slots = self._of_lattice(scene.visual_slots, phases, lattice, 1)
-            valid = graph.op("And", self._of_lattice(scene.visual_valid, phases, lattice, 1), there)
-            slots, valid = (graph.reshape(part, scene.batch, -1) for part in (slots, valid))
-            slots = graph.unsqueeze(graph.op("Concat", slots, scene.text_slots, axis=1), 1, 2)
-            valid = graph.unsqueeze(graph.op("Concat", valid, scene.text_valid, axis=1), 1, 2)
-            before = graph.op("LessOrEqual", slots, graph.unsqueeze(scene.visual_slots, 1, 3))
-            self._masks[key] = graph.op("And", before, valid)
-        return self._masks[key]
 
     def _earlier(self) -> ir.Value:
         """Mask `[batch, 1, visual rows, visual and text rows]` of earlier keys; padding sees itself."""
@@ -215,7 +181,7 @@ class Visual:
         """What the windows of the grid reach, and the text before the image: strips of all images together."""
         graph, plan, grid = self.graph, layer.model.plan, self.scene.grid
         assert plan is not None
-        cut = strips(grid, window, plan.locality, plan.window_frames)
+        cut = strips(grid, window, plan.locality)
         count, rows = cut.queries.shape
         size = layer.model.sizes.head_dim
 
@@ -224,7 +190,7 @@ class Visual:
             return graph.reshape(graph.take(tokens, index, 1, grid.tokens), -1, len(index) // count, heads, size)
 
         key, value = (by_head(graph, self._reached(*parts, cut, heads, size)) for parts in zip(text, own, strict=True))
-        mask = self._strip_mask(window, plan.locality, plan.window_frames)
+        mask = self._strip_mask(window, plan.locality)
         found = attend(graph, by_head(graph, blocks(queries, cut.queries.flatten().tolist())), key, value, mask, size)
         ordered = graph.reshape(by_head(graph, found), -1, count * rows, heads, size)
         return graph.take(ordered, cut.places.tolist(), 1, count * rows)
@@ -241,11 +207,11 @@ class Visual:
         found = graph.op("Gather", graph.reshape(whole, -1, graph.op("Add", length, [scene.grid.tokens]), heads, size), index, axis=1)
         return graph.reshape(found, -1, graph.op("Add", length, [cut.keys.shape[1]]), heads, size)
 
-    def _strip_mask(self, window: int, locality: str, window_frames: int | None) -> ir.Value:
+    def _strip_mask(self, window: int, locality: str) -> ir.Value:
         """Mask `[batch * images * strips, 1, rows, text rows and reach]`: text before the image, and the windows."""
-        if (window, locality) not in self._masks:
+        if window not in self._masks:
             graph, scene = self.graph, self.scene
-            seen = strips(scene.grid, window, locality, window_frames).mask
+            seen = strips(scene.grid, window, locality).mask
             count, rows, reach = seen.shape
             before = graph.op("Less", graph.unsqueeze(scene.text_slots, 1), graph.unsqueeze(scene.starts, 2))
             before = graph.unsqueeze(graph.op("And", before, graph.unsqueeze(scene.text_valid, 1)), 2, 3)
@@ -253,8 +219,8 @@ class Visual:
             near = graph.expand(graph.constant(seen.numpy()[None, None]), scene.batch, scene.images, 1, 1, 1)
             allowed = graph.op("Concat", text, near, axis=-1)
             length = graph.op("Add", graph.axis(scene.text_slots, 1), [reach])
-            self._masks[window, locality] = graph.reshape(additive(graph, allowed), -1, 1, rows, length)
-        return self._masks[window, locality]
+            self._masks[window] = graph.reshape(additive(graph, allowed), -1, 1, rows, length)
+        return self._masks[window]
 
     def ffn(self, layer: "Layer", layout: LayerLayout) -> None:
         """Update the rows by their first neurons."""

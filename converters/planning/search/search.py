@@ -31,7 +31,7 @@ from .moves import visual_flops
 from .refine import float_at, hope
 
 FLOATED = ", floated"
-TURNS = "phases", "turns"
+STRIDES = ("phases",)
 """Left alone where K and V may come through fewer dimensions: most descents did as well without (`benchmarks/planner.md`)."""
 NEGLIGIBLE = 0.03  # shift of the answers that needs no thought
 ONE_DESCENT = 0.4  # of the forwards that are left, what one descent may use before it hurries
@@ -105,7 +105,7 @@ def search(
     sizes = family_of(config).sizes(config)
     dense = dense_plan(sizes, grids or statistics.grids)
     effort = effort or usual_effort(sizes.num_hidden_layers)
-    left_alone = TURNS if effort.refit and "rank" not in effort.without else ("rank",)  # factors are fitted
+    left_alone = STRIDES if effort.refit and "rank" not in effort.without else ("rank",)  # factors are fitted
     effort = replace(effort, without=tuple(dict.fromkeys((*effort.without, *left_alone))))
     budgets = sorted(set(budgets), reverse=True)
     presets = {budget: _presets(statistics, dense, budget) for budget in budgets}
