@@ -15,7 +15,7 @@ from .search.moves import rank_of, visual_flops
 
 SCHEMA = 1
 NEAR = 0.6  # of a budget: a stop that uses as much is believed, since it was measured on all questions; others on some
-FACTS = ("forwards", "samples", "seed", "model", "data", "refit")
+FACTS = ("forwards", "questions_from", "samples", "seed", "model", "data", "refit")
 AGAIN = "Make it again with `yopo plan`."
 
 
@@ -38,8 +38,8 @@ class Point:
 class Frontier:
     """What a search found. `asked` has the plan of each budget, falling; `path` plans that were passed on the way, falling.
 
-    `forwards` counts passes of all calibration samples through all layers, `model` is the checkpoint's fingerprint, `data` the hash
-    of the samples, `order` the knobs in the order in which what is left of a budget is spent on them. `refit`: its plans were measured
+    `forwards` counts passes of all calibration samples through all layers, `questions_from` names where these came from, `model` is the
+    checkpoint's fingerprint, `data` the hash of the samples, `order` the knobs in the order in which what is left of a budget is spent on them. `refit`: its plans were measured
     with K and V of visual tokens refitted.
     """
 
@@ -51,6 +51,7 @@ class Frontier:
     seed: int
     model: str
     data: str
+    questions_from: str
     refit: bool = False
 
     def at(self, budget: float) -> Point:

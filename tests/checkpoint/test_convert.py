@@ -112,7 +112,7 @@ def test_everything_is_there(tmp_path: Path) -> None:
     save_model(tmp_path / "base", shards=2)
     checkpoint = open_checkpoint(tmp_path / "base")
     plan = random_plan(checkpoint.sizes, 1)
-    calibration = {"data": "abc", "samples": 100}
+    calibration = {"samples": 100, "from": "questions.jsonl", "seed": 0, "data": "abc"}
     facts = provenance(tmp_path / "base", budget=0.5, recipe="interlaced", calibration=calibration)
     progress: list[tuple[int, int]] = []
     out = convert(checkpoint, plan, tmp_path / "out", facts, progress=lambda *step: progress.append(step), max_shard_bytes=40_000)

@@ -88,6 +88,7 @@ def search(
     *,
     grids: tuple[Grid, ...] | None = None,
     seed: int = 0,
+    questions_from: str = "",
     effort: Effort | None = None,
     state: Path | None = None,
     max_answer_tokens: int = MAX_ANSWER_TOKENS,
@@ -98,7 +99,8 @@ def search(
 
     `batches` are processor outputs of questions, left-padded, that end where the answer begins; `statistics` those of the same
     model; `grids` what budgets are counted on (default: the statistics'). `state` is a file in which prices are kept while the
-    search runs: an interrupted search that is given it again goes on where it was. `seed` is recorded only: nothing is drawn.
+    search runs: an interrupted search that is given it again goes on where it was. `seed` and
+    `questions_from`, which samples were drawn and from where, are recorded only.
     Raises YopoError for no samples, budgets out of range or too small, and the state of another search.
     """
     config = model.config.to_dict()
@@ -124,7 +126,9 @@ def search(
         points = tuple(hunt.rising(found))
     finally:
         journal.write()
-    return Frontier(points, tuple(hunt.path), order, trials.forwards, trials.samples, seed, statistics.model, data, effort.refit)
+    return Frontier(
+        points, tuple(hunt.path), order, trials.forwards, trials.samples, seed, statistics.model, data, questions_from, effort.refit
+    )  # fmt: skip
 
 
 def auto_plan(model: Any, batches: Iterable[Any], statistics: Statistics, budget: float, **options: Any) -> Plan:
