@@ -91,7 +91,7 @@ def text_too(model: Any, plan: Plan) -> Iterator[None]:
 
 def _turns(turn: Callable[[int, int], int]) -> Ablation:
     """Interlaced reading by other turns of a layer and a place within it."""
-    return Ablation(interlaced, during=lambda model, plan: patch("converters.runtime.layout.turn", turn))
+    return Ablation(interlaced, during=lambda model, plan: patch("converters.runtime.layout.head_offset", turn))
 
 
 ABLATIONS = {
@@ -118,7 +118,7 @@ def searches(usual: Effort, samples: int) -> dict[str, tuple[Effort, int]]:
         "auto: not refitted": (replace(usual, refit=False), samples),
         "auto: no ranks": (whole, samples),
         "auto: no ranks, prices taken once": (replace(whole, **once), samples),
-        "auto: no ranks, not interlaced": (replace(whole, without=("rank", "phases")), samples),
+        "auto: no ranks, not interlaced": (replace(whole, without=("rank", "stride")), samples),
     }
     counts = (8, 16, 32, 64, 256)
     return found | {f"auto: no ranks, {count} samples": (whole, count) for count in counts}

@@ -130,6 +130,6 @@ def visual_keys(plan: Plan, dense: Plan) -> list[str | None]:
 @lru_cache(maxsize=4096)
 def _updates(layer: LayerPlan) -> str:
     """What a layer does to visual rows, to the last bit: what is read decides in which order the heads of self attention stand."""
-    how = layer.window, layer.read_phases, layer.kv_rank
+    how = layer.window, layer.read_stride, layer.kv_rank
     attention = (ranges(layer.self_heads), ranges(layer.read_heads), *map(str, how))
     return ";".join((ranges(layer.neurons), *(attention if layer.self_heads else ())))

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from ..runtime.layout import lattices, layer_layout, layouts
+from ..runtime.layout import head_offsets, layer_layout, layouts
 from ..runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise
-from ..runtime.stride import phase_sizes
+from ..runtime.stride import offset_sizes
 
 REFERENCE_TEXT_TOKENS = 64
 
@@ -62,7 +62,7 @@ def layer_cost(layer: LayerPlan, index: int, plan: Plan) -> LayerCost:
     sizes = plan.sizes
     tokens, width = plan.visual_tokens, 2 * sizes.hidden_size * sizes.head_dim
     held = tokens * len(layer.kv_heads(sizes)[0])
-    held += sum(sum(read_tokens(plan.grids, layer.read_phases, phase)) for phase in lattices(layer, index, sizes).values())
+    held += sum(sum(read_tokens(plan.grids, layer.read_stride, offset)) for offset in head_offsets(layer, index, sizes).values())
     computed = tokens * len(layer.self_heads)
     if layer.kv_rank is None:
         made = width * (2 * held + computed)
@@ -76,9 +76,9 @@ def layer_cost(layer: LayerPlan, index: int, plan: Plan) -> LayerCost:
 
 
 def factored_flops(rank: int, held: int, index: int, layer: LayerPlan, plan: Plan) -> int:
-    """FLOPs of K and V of `held` rows (of a head) through `rank` dimensions: each lattice's tokens go there once, and on to each of
+    """FLOPs of K and V of `held` rows (of a head) through `rank` dimensions: each offset's tokens go there once, and on to each of
     its heads."""
-    there = sum(sum(read_tokens(plan.grids, part.phases, part.lattice)) for part in layer_layout(layer, index, plan.sizes).visual_ranges)
+    there = sum(sum(read_tokens(plan.grids, part.stride, part.offset)) for part in layer_layout(layer, index, plan.sizes).visual_ranges)
     return 2 * rank * (plan.sizes.hidden_size * there + 2 * plan.sizes.head_dim * held)
 
 
@@ -96,14 +96,14 @@ def dense_visual_flops(sizes: Sizes, grids: Sequence[Grid]) -> int:
     return sum(dense_flops(sizes, grid.tokens) for grid in grids)
 
 
-def read_tokens(grids: Sequence[Grid], phases: int, phase: int) -> tuple[int, ...]:
-    """Visual tokens of each grid that a KV head of this phase holds."""
-    return tuple(phase_sizes(grid.rows, grid.columns, grid.frames, phases)[phase] for grid in grids)
+def read_tokens(grids: Sequence[Grid], stride: int, offset: int) -> tuple[int, ...]:
+    """Visual tokens of each grid that a KV head at this offset holds."""
+    return tuple(offset_sizes(grid.rows, grid.columns, grid.frames, stride)[offset] for grid in grids)
 
 
-def largest_lattice(grids: Sequence[Grid], phases: int) -> int:
-    """Visual tokens of the largest lattice of a prompt."""
-    return max(sum(read_tokens(grids, phases, phase)) for phase in range(phases))
+def most_read_tokens(grids: Sequence[Grid], stride: int) -> int:
+    """Visual tokens of a prompt at the offset that has the most."""
+    return max(sum(read_tokens(grids, stride, offset)) for offset in range(stride))
 
 
 def visible_pairs(grids: Sequence[Grid], window: int | None, locality: str) -> int:
@@ -131,11 +131,11 @@ def _near(length: int, window: int) -> int:
 def kv_cache_bytes(plan: Plan, grids: Sequence[Grid], text_tokens: int, element_bytes: int) -> int:
     """Bytes of K and V after a prefill of one prompt with these images and `text_tokens` of text.
 
-    Heads are padded to the largest lattice of the prompt, so that a layer's cache is at most three rectangles.
+    Heads are padded to the offset with the most tokens, so that a layer's cache is at most three rectangles.
     """
     plan = normalise(plan)
     entries = plan.sizes.num_hidden_layers * plan.sizes.num_key_value_heads * text_tokens
     for layout in layouts(plan):
         entries += layout.cached_own * sum(grid.tokens for grid in grids)
-        entries += layout.read_only * largest_lattice(grids, layout.read_phases)
+        entries += layout.read_only * most_read_tokens(grids, layout.read_stride)
     return 2 * entries * plan.sizes.head_dim * element_bytes

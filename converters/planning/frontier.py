@@ -124,7 +124,7 @@ def differing(lower: Plan, upper: Plan) -> list[Knob]:
             (index, knob)
             for knob, one, other in (
                 ("rank", rank_of(less, lower.sizes), rank_of(more, lower.sizes)),
-                ("phases", -less.read_phases, -more.read_phases),
+                ("stride", -less.read_stride, -more.read_stride),
                 ("read", len(less.read_heads), len(more.read_heads)),
                 ("self", len(less.self_heads), len(more.self_heads)),
                 ("neurons", len(less.neurons), len(more.neurons)),

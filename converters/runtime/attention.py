@@ -42,14 +42,14 @@ QUERY_BLOCK = 1024
 class HeadKind:
     """KV heads of a layer that hold the same share of the visual tokens, by their places in the file, and their query heads.
 
-    `phases` is the cache's key: TEXT_ONLY, 1 for all visual tokens, or the number of lattices; then `lattices` has one per KV head.
+    `stride` is the cache's key: TEXT_ONLY, 1 for all visual tokens, or more; then `offsets` has one per KV head.
     `reads` has one entry per query head: False where the K and V are held for visual queries alone.
     """
 
-    phases: int
+    stride: int
     kv_heads: tuple[int, ...]
     query_heads: tuple[int, ...]
-    lattices: tuple[int, ...]
+    offsets: tuple[int, ...]
     reads: tuple[bool, ...]
 
 
@@ -62,14 +62,14 @@ def head_kinds(layout: LayerLayout) -> tuple[HeadKind, ...]:
 @cache
 def _head_kinds(layout: LayerLayout) -> tuple[HeadKind, ...]:
     group = len(layout.query_order) // len(layout.kv_order)
-    held = [cut.phases for cut in layout.ranges for _ in range(cut.first, cut.last)]
+    held = [cut.stride for cut in layout.ranges for _ in range(cut.first, cut.last)]
     held[layout.cached_own : layout.own] = [TEXT_ONLY] * (layout.own - layout.cached_own)
     kinds = []
-    for phases, places in groupby(sorted(range(len(held)), key=lambda place: -held[place]), key=lambda place: held[place]):
+    for stride, places in groupby(sorted(range(len(held)), key=lambda place: -held[place]), key=lambda place: held[place]):
         kv_heads = tuple(sorted(places))
         query_heads = tuple(kv_head * group + member for kv_head in kv_heads for member in range(group))
-        lattices = tuple(layout.lattices[place] for place in kv_heads) if phases > 1 else ()
-        kinds.append(HeadKind(phases, kv_heads, query_heads, lattices, tuple(layout.reads[head] for head in query_heads)))
+        offsets = tuple(layout.offsets[place] for place in kv_heads) if stride > 1 else ()
+        kinds.append(HeadKind(stride, kv_heads, query_heads, offsets, tuple(layout.reads[head] for head in query_heads)))
     return tuple(kinds)
 
 
@@ -163,10 +163,10 @@ class TextMasks:
         self._visible: dict[int, Tensor | None] = {}
         self._masks: dict[HeadKind, Tensor | None] = {}
 
-    def prepare(self, phases: Iterable[int]) -> None:
-        """Look now, since data decides, which lattices can share a mask: no compiler can follow that."""
-        for number in phases:
-            self._seen(number)
+    def prepare(self, strides: Iterable[int]) -> None:
+        """Look now, since data decides, which offsets can share a mask: no compiler can follow that."""
+        for stride in strides:
+            self._seen(stride)
 
     def of(self, kind: HeadKind) -> Tensor | None:
         """Mask `[batch, 1 or query heads, queries, keys]`, None where every key is seen (or `causal` says it all)."""
@@ -176,27 +176,27 @@ class TextMasks:
             self._masks[kind] = self._mask(kind)
         return self._masks[kind]
 
-    def _seen(self, phases: int) -> Tensor | None:
-        if phases not in self._visible and not self.causal:
-            self._visible[phases] = _shared(self.timeline.visible(phases, self.slots))
-        return self._visible.get(phases)
+    def _seen(self, stride: int) -> Tensor | None:
+        if stride not in self._visible and not self.causal:
+            self._visible[stride] = _shared(self.timeline.visible(stride, self.slots))
+        return self._visible.get(stride)
 
     def _mask(self, kind: HeadKind) -> Tensor | None:
-        mask = self._seen(kind.phases)
+        mask = self._seen(kind.stride)
         group = len(kind.query_heads) // len(kind.kv_heads)
         if mask is not None and mask.shape[1] > 1:
-            mask = take(mask, [lattice for lattice in kind.lattices for _ in range(group)], 1)
-        if kind.phases == TEXT_ONLY or all(kind.reads):
+            mask = take(mask, [offset for offset in kind.offsets for _ in range(group)], 1)
+        if kind.stride == TEXT_ONLY or all(kind.reads):
             return mask
         reads = torch.tensor(kind.reads, device=self.slots.device)[:, None, None]
-        allowed = (reads | self.timeline.text_columns(kind.phases))[None]
+        allowed = (reads | self.timeline.text_columns(kind.stride))[None]
         return allowed if mask is None else mask & allowed
 
 
 def text_attention(query: Tensor, key: Tensor, value: Tensor, kind: HeadKind, masks: TextMasks, scale: float) -> Tensor:
     """Text queries of one kind of KV head. Those before all that is visual are not shown it."""
     mask, leading, text = masks.of(kind), masks.leading, query.shape[2]
-    if mask is None or kind.phases == TEXT_ONLY or not leading:
+    if mask is None or kind.stride == TEXT_ONLY or not leading:
         return attend(query, key, value, mask, scale, masks.causal)
     first = slice(key.shape[2] - text, key.shape[2] - text + leading)
     before = attend(query[:, :, :leading], key[:, :, first], value[:, :, first], None, scale, causal=True)
@@ -211,7 +211,7 @@ def leading_text(streams: Streams, seen: int) -> int:
 
 
 def _shared(mask: Tensor | None) -> Tensor | None:
-    """One lattice's mask for all of them where they are equal: where no text stands inside a picture, and lattices are of one size."""
+    """One offset's mask for all of them where they are equal: no text inside a picture, and all offsets have as many tokens."""
     return mask[:, :1] if mask is not None and mask.shape[1] > 1 and bool((mask == mask[:, :1]).all()) else mask
 
 

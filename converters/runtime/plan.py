@@ -7,7 +7,7 @@ version, and an unknown key is an error. Only the standard library is needed to 
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from .stride import MAX_PHASES
+from .stride import MAX_STRIDE
 
 SCHEMA = 1
 LOCALITIES = ("causal", "symmetric")
@@ -56,7 +56,8 @@ class LayerPlan:
 
     `read_heads`: query heads in which text sees visual keys. `self_heads`: query heads that visual tokens compute for
     themselves. `neurons`: FFN neurons computed for visual tokens. `window`: odd side of the square of grid neighbours that a
-    visual query sees, None for all. `read_phases`: lattices that read-only KV heads take in turns. `kv_rank`: K and V of visual
+    visual query sees, None for all. `read_stride`: a read-only KV head shows text
+    every so many-th visual token, at an offset that changes from head to head and layer to layer. `kv_rank`: K and V of visual
     tokens, and the queries of self heads, are made through so many dimensions, by factors that are fitted to the model (see
     `planning.compensation`); None: by the whole projections.
     """
@@ -65,7 +66,7 @@ class LayerPlan:
     self_heads: tuple[int, ...]
     neurons: tuple[int, ...]
     window: int | None = None
-    read_phases: int = 1
+    read_stride: int = 1
     kv_rank: int | None = None
 
     @property
@@ -115,7 +116,7 @@ def normalise(plan: Plan) -> Plan:
     """The same function, written without updates that nobody reads, so that equal functions have equal plans.
 
     From layer `visual_depth - 1` on visual tokens need K and V only. A layer without self heads has no window, one without read-only
-    KV heads one read phase, one that holds no visual tokens no rank; a locality without a window anywhere is causal.
+    KV heads a read stride of 1, one that holds no visual tokens no rank; a locality without a window anywhere is causal.
     """
     depth = plan.visual_depth
     layers = []
@@ -125,7 +126,7 @@ def normalise(plan: Plan) -> Plan:
         if not layer.self_heads:
             layer = replace(layer, window=None)
         if not layer.kv_heads(plan.sizes)[1]:
-            layer = replace(layer, read_phases=1)
+            layer = replace(layer, read_stride=1)
         if not layer.read_heads and not layer.self_heads:
             layer = replace(layer, kv_rank=None)
         layers.append(layer)
@@ -152,8 +153,8 @@ def validate(plan: Plan) -> Plan:
                 raise PlanError(f"layer {index}: {name} must be sorted, unique and within 0..{limit - 1}")
         if layer.window is not None and (layer.window < 1 or layer.window % 2 == 0):
             raise PlanError(f"layer {index}: window is {layer.window}, not an odd number of at least 1")
-        if not 1 <= layer.read_phases <= MAX_PHASES:
-            raise PlanError(f"layer {index}: read_phases is {layer.read_phases}, not within 1..{MAX_PHASES}")
+        if not 1 <= layer.read_stride <= MAX_STRIDE:
+            raise PlanError(f"layer {index}: read_stride is {layer.read_stride}, not within 1..{MAX_STRIDE}")
         if layer.kv_rank is not None and not 1 <= layer.kv_rank <= sizes.hidden_size:
             raise PlanError(f"layer {index}: kv_rank is {layer.kv_rank}, not within 1..{sizes.hidden_size}")
     return plan
@@ -195,7 +196,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
                 "self_heads": ranges(layer.self_heads),
                 "neurons": ranges(layer.neurons),
                 "window": layer.window,
-                "read_phases": layer.read_phases,
+                "read_stride": layer.read_stride,
                 "kv_rank": layer.kv_rank,
             }
             for layer in plan.layers

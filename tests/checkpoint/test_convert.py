@@ -37,7 +37,7 @@ def random_plan(sizes: Sizes, seed: int = 0) -> Plan:
 
     heads, neurons = sizes.num_attention_heads, sizes.intermediate_size
     layers = [LayerPlan(some(heads), some(heads), some(neurons), chance.choice((None, 3)), 2) for _ in range(sizes.num_hidden_layers)]
-    layers[1] = LayerPlan(tuple(range(heads)), (), (), read_phases=3)
+    layers[1] = LayerPlan(tuple(range(heads)), (), (), read_stride=3)
     return Plan(sizes, tuple(layers), (Grid(4, 4),))
 
 

@@ -30,7 +30,7 @@ def test_counts() -> None:
 def test_picture_of_three_layers() -> None:
     layers = (
         LayerPlan((0, 1), (1, 2), tuple(range(8)), window=3, kv_rank=12),
-        LayerPlan((0, 1, 2, 3), (1, 3), (0,), read_phases=2),
+        LayerPlan((0, 1, 2, 3), (1, 3), (0,), read_stride=2),
         LayerPlan((3,), (0,), (5,)),  # the last reading layer: nothing reads what it would update
     )
     lines = picture(Plan(FOUR, layers, (Grid(4, 4),)))

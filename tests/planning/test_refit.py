@@ -103,7 +103,7 @@ def test_a_rank_of_what_is_only_read_changes_no_other_layers_refit() -> None:
 def test_layers_before_the_first_pruned_update_need_none() -> None:
     model, batches, dense = subject()
     layers = list(dense.layers)
-    layers[1] = replace(layers[1], read_phases=2, read_heads=(0, 1))
+    layers[1] = replace(layers[1], read_stride=2, read_heads=(0, 1))
     layers[2] = replace(layers[2], neurons=())
     plan = normalise(replace(dense, layers=tuple(layers)))
     assert [key is not None for key in visual_keys(plan, normalise(dense))] == [False, False, False, True]

@@ -80,10 +80,10 @@ def test_no_head_is_exchanged_for_most_neurons() -> None:
     ("start", "share"),
     [
         (computing(0, 16, 4), 0.995),
-        (plan_of(*[LayerPlan(ALL, (), (), read_phases=16)] * 4), 0.995),
+        (plan_of(*[LayerPlan(ALL, (), (), read_stride=16)] * 4), 0.995),
         (plan_of(*[LayerPlan((0,), (0,), (), window=5)] * 4), 0.994),
     ],
-    ids=["ranks", "phases", "neither"],
+    ids=["ranks", "stride", "neither"],
 )
 def test_every_budget_is_used_up_but_for_half_a_percent(start: Plan, share: float) -> None:
     """Or, where nothing is small enough to be exchanged, for less than a neuron."""

@@ -82,7 +82,7 @@ class Toy:
         sizes = plan.sizes
         total = 0.0
         for index, layer in enumerate(plan.layers):
-            parts = (len(layer.read_heads) / sizes.num_attention_heads / layer.read_phases, len(layer.neurons) / sizes.intermediate_size)
+            parts = (len(layer.read_heads) / sizes.num_attention_heads / layer.read_stride, len(layer.neurons) / sizes.intermediate_size)
             parts += (len(layer.self_heads) / sizes.num_attention_heads,)
             total += sum((index + weight) * (1 - part) ** 3 for part, weight in zip(parts, (5, 2, 1), strict=True))
         return total
@@ -309,11 +309,11 @@ def test_presets_meet_budgets(name: str) -> None:
 
 def test_knobs_that_are_left_alone() -> None:
     model, _, batches, statistics = subject()
-    effort = Effort(15.0, grain=0.05, without=("phases", "window"))
+    effort = Effort(15.0, grain=0.05, without=("stride", "window"))
     found = search(model, batches, statistics, (0.3,), max_answer_tokens=ANSWER_TOKENS, effort=effort)
     own = [point.plan for point in found.path if point.origin == "dense"]
     assert len(own) > 3
-    assert {(layer.read_phases, layer.window) for plan in own for layer in plan.layers} == {(1, None)}
+    assert {(layer.read_stride, layer.window) for plan in own for layer in plan.layers} == {(1, None)}
 
 
 @pytest.mark.parametrize("floats", [True, False])

@@ -65,8 +65,8 @@ def test_ranges(kept: tuple[int, ...], text: str) -> None:
         (("layers", 0, "neurons"), "6", "within 0..5"),
         (("layers", 2, "self_heads"), "4", "layer 2: self_heads must be sorted, unique and within 0..3"),
         (("layers", 0, "window"), 4, "layer 0: window is 4, not an odd number"),
-        (("layers", 0, "read_phases"), 17, "layer 0: read_phases is 17, not within 1..16"),
-        (("layers", 0, "read_phases"), "2", "a value of the wrong type"),
+        (("layers", 0, "read_stride"), 17, "layer 0: read_stride is 17, not within 1..16"),
+        (("layers", 0, "read_stride"), "2", "a value of the wrong type"),
         (("layers", 0, "kv_rank"), 0, "layer 0: kv_rank is 0, not within 1.."),
         (("layers", 0, "self_phases"), 2, "layer 0 has an unknown key: self_phases"),
         (("layers",), [], "the plan has 0 layers, the model 3"),
@@ -128,11 +128,11 @@ def test_updates_that_nobody_reads_are_dropped() -> None:
 
 
 def test_fields_without_effect_take_their_default() -> None:
-    frozen = LayerPlan((0,), (), (1,), window=5, read_phases=2)
-    whole = LayerPlan((0,), (1,), (), window=None, read_phases=2)  # head 0 reads the KV head that self head 1 computes
+    frozen = LayerPlan((0,), (), (1,), window=5, read_stride=2)
+    whole = LayerPlan((0,), (1,), (), window=None, read_stride=2)  # head 0 reads the KV head that self head 1 computes
     normal = normalise(plan(frozen, whole, EVERYTHING, locality="symmetric"))
     assert normal.layers[0] == replace(frozen, window=None)
-    assert normal.layers[1] == replace(whole, read_phases=1)
+    assert normal.layers[1] == replace(whole, read_stride=1)
     ranked = normalise(plan(*(replace(layer, kv_rank=3) for layer in (frozen, EVERYTHING, EVERYTHING, NOTHING))))
     assert [(layer.kv_rank, layer.ranked_queries) for layer in ranked.layers] == [(3, False), (3, True), (3, False), (None, False)]
     assert normal.locality == "causal"

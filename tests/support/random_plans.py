@@ -14,7 +14,7 @@ from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise, to_
 
 
 def random_plan(sizes: Sizes, seed: int, grids: tuple[Grid, ...]) -> Plan:
-    """Random heads, neurons, windows and phases; about every fourth set is empty."""
+    """Random heads, neurons, windows and strides; about every fourth set is empty."""
     choose = random.Random(seed)
 
     def some(limit: int) -> tuple[int, ...]:

@@ -39,7 +39,7 @@ def _letter(read: bool, own: bool) -> str:
 
 def _every(layer: LayerPlan, sizes: Sizes) -> str:
     """How many of the visual tokens a read-only head shows to text."""
-    return "-" if not layer.kv_heads(sizes)[1] else _share(layer.read_phases)
+    return "-" if not layer.kv_heads(sizes)[1] else _share(layer.read_stride)
 
 
 def _rank(layer: LayerPlan, sizes: Sizes) -> str:
@@ -55,8 +55,8 @@ def _sees(layer: LayerPlan) -> str:
     return f"{layer.window}x{layer.window}" if layer.window else "all"
 
 
-def _share(phases: int) -> str:
-    return "all" if phases == 1 else f"1/{phases}"
+def _share(stride: int) -> str:
+    return "all" if stride == 1 else f"1/{stride}"
 
 
 def _notes(plan: Plan) -> list[str]:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from ...runtime.attention import Strips, strips
 from ...runtime.layout import TEXT_ONLY, LayerLayout
 from ...runtime.plan import Grid
-from ...runtime.token_split import token_phases
+from ...runtime.token_split import token_offsets
 from .builder import Graph
 from .heads import Pair, attend, by_head, rotate
 from .masks import additive
@@ -42,7 +42,7 @@ class Scene:
 @dataclass(frozen=True)
 class Seen:
     """Visual rows in one layer: rotated queries in the heads that they compute (None: none), and K and V `[batch, rows, heads,
-    head_dim]` in the heads that hold them, by phases: all rows, or those of each head's lattice."""
+    head_dim]` in the heads that hold them, by stride: all rows, or those at each head's offset."""
 
     queries: ir.Value | None
     held: dict[int, Pair]
@@ -59,7 +59,7 @@ class Visual:
     epsilon: float
     hidden: int
     _unit: ir.Value | None = None
-    _lattices: dict[tuple[int, int], ir.Value] = field(default_factory=dict)
+    _offsets: dict[tuple[int, int], ir.Value] = field(default_factory=dict)
     _turns: dict[tuple[int, int], Pair] = field(default_factory=dict)
     _masks: dict[int | None, ir.Value] = field(default_factory=dict)
 
@@ -67,7 +67,7 @@ class Visual:
         """Add to the rows, which are new ones from now on."""
         self.rows = self.graph.op("Add", self.rows, change)
         self._unit = None
-        self._lattices = {}
+        self._offsets = {}
 
     def normalised(self, norm: Weight) -> ir.Value:
         """All rows after an RMS norm."""
@@ -81,27 +81,27 @@ class Visual:
             self._unit = self.graph.normalised(self.rows, ones, self.epsilon)
         return self._unit
 
-    def lattice(self, norm: Weight, phases: int, phase: int) -> ir.Value:
-        """The normalised rows of one lattice, `[batch * images * largest lattice, hidden]`."""
-        if (phases, phase) not in self._lattices:
-            self._lattices[phases, phase] = self._of_lattice(self.unit, phases, phase, self.hidden)
-        return self.graph.op("Mul", self.graph.reshape(self._lattices[phases, phase], -1, self.hidden), self.graph.weight(norm))
+    def normalised_at(self, norm: Weight, stride: int, offset: int) -> ir.Value:
+        """The normalised rows at one offset, `[batch * images * most tokens, hidden]`."""
+        if (stride, offset) not in self._offsets:
+            self._offsets[stride, offset] = self._at_offset(self.unit, stride, offset, self.hidden)
+        return self.graph.op("Mul", self.graph.reshape(self._offsets[stride, offset], -1, self.hidden), self.graph.weight(norm))
 
-    def turn(self, phases: int, phase: int) -> Pair:
-        """Cosine and sine of one lattice's rows, `[batch, rows, 1, frequencies]`."""
-        if phases == 1:
+    def turn(self, stride: int, offset: int) -> Pair:
+        """Cosine and sine of the rows at one offset, `[batch, rows, 1, frequencies]`."""
+        if stride == 1:
             return self.graph.unsqueeze(self.rotary[0], 2), self.graph.unsqueeze(self.rotary[1], 2)
-        if (phases, phase) not in self._turns:
+        if (stride, offset) not in self._turns:
             graph, batch = self.graph, self.scene.batch
             width = graph.axis(self.rotary[0], -1)
-            parts = (self._of_lattice(part, phases, phase, width) for part in self.rotary)
+            parts = (self._at_offset(part, stride, offset, width) for part in self.rotary)
             cosine, sine = (graph.reshape(part, batch, -1, 1, width) for part in parts)
-            self._turns[phases, phase] = cosine, sine
-        return self._turns[phases, phase]
+            self._turns[stride, offset] = cosine, sine
+        return self._turns[stride, offset]
 
-    def _of_lattice(self, rows: ir.Value, phases: int, phase: int, width: ir.Value | int) -> ir.Value:
-        """`[batch * images, largest lattice, width]`; rows that a smaller lattice lacks are the first one's, and are never seen."""
-        index = [max(token, 0) for token in lattice_tokens(self.scene.grid, phases)[phase]]
+    def _at_offset(self, rows: ir.Value, stride: int, offset: int, width: ir.Value | int) -> ir.Value:
+        """`[batch * images, most tokens, width]`; rows that an offset of fewer tokens lacks are the first one's, and are never seen."""
+        index = [max(token, 0) for token in offset_tokens(self.scene.grid, stride)[offset]]
         return self.graph.op("Gather", self.graph.reshape(rows, -1, self.scene.grid.tokens, width), index, axis=1)
 
     def project(self, layer: "Layer", layout: LayerLayout) -> Seen:
@@ -114,20 +114,20 @@ class Visual:
             weight = layer.kept_queries(layout) if ranked is None else layer.model.projection(layer.index, own)
             queries = rotate(self.graph, layer.heads(own, rows, weight), self.turn(1, 0), layer.model)
         for part in layout.ranges:
-            if part.phases == TEXT_ONLY:
+            if part.stride == TEXT_ONLY:
                 continue
             if ranked is None:
-                rows = layer.inner(self.normalised(norm) if part.phases == 1 else self.lattice(norm, part.phases, part.lattice))
-            elif part.phases == 1:
+                rows = layer.inner(self.normalised(norm) if part.stride == 1 else self.normalised_at(norm, part.stride, part.offset))
+            elif part.stride == 1:
                 rows = ranked
             else:
                 width = layout.kv_rank or 0
-                rows = self.graph.reshape(self._of_lattice(ranked, part.phases, part.lattice, width), -1, width)
+                rows = self.graph.reshape(self._at_offset(ranked, part.stride, part.offset, width), -1, width)
             names = (layer.model.visual_part(layer.index, name) for name in ("key", "value"))
             key, value = (layer.heads(name, rows, layer.first_heads(name, part.first, part.last)) for name in names)
-            turned = rotate(self.graph, key, self.turn(part.phases, part.lattice), layer.model)
-            parts.setdefault(part.phases, []).append((turned, value))
-        return Seen(queries, {phases: self._joined(pairs) for phases, pairs in parts.items()})
+            turned = rotate(self.graph, key, self.turn(part.stride, part.offset), layer.model)
+            parts.setdefault(part.stride, []).append((turned, value))
+        return Seen(queries, {stride: self._joined(pairs) for stride, pairs in parts.items()})
 
     def _joined(self, pairs: list[Pair]) -> Pair:
         """The heads of all pairs."""
@@ -135,11 +135,11 @@ class Visual:
 
     def held(self, slot: Slot, layout: LayerLayout, seen: Seen) -> Pair | None:
         """The visual part of a slot, `[batch, rows, heads, head_dim]`."""
-        phases = slot.kind.phases
-        if phases not in seen.held:
+        stride = slot.kind.stride
+        if stride not in seen.held:
             return None
-        first, count = layout.first(phases), sum(part.last - part.first for part in layout.ranges if part.phases == phases)
-        key, value = (self.graph.take(part, [head - first for head in slot.kind.kv_heads], 2, count) for part in seen.held[phases])
+        first, count = layout.first(stride), sum(part.last - part.first for part in layout.ranges if part.stride == stride)
+        key, value = (self.graph.take(part, [head - first for head in slot.kind.kv_heads], 2, count) for part in seen.held[stride])
         return key, value
 
     def attend(self, layer: "Layer", layout: LayerLayout, seen: Seen, keys: ir.Value, values: ir.Value) -> None:
@@ -148,7 +148,7 @@ class Visual:
             return
         sizes = layer.model.sizes
         shared = [head // sizes.group for head in layout.computing]
-        held = sum(part.last - part.first for part in layout.ranges if part.phases == 1)
+        held = sum(part.last - part.first for part in layout.ranges if part.stride == 1)
         own = [self.graph.take(part, shared, 2, held) for part in seen.held[1]]
         text = [self.graph.take(part, shared, 2, sizes.num_key_value_heads) for part in (keys, values)]
         if layout.window is None:
@@ -228,9 +228,9 @@ class Visual:
             self.update(layer.neurons(self.normalised(layer.norm("post_attention_layernorm")), layout.neurons))
 
 
-def lattice_tokens(grid: Grid, phases: int) -> list[list[int]]:
-    """The tokens of each lattice of an image, all lists as long as the longest: -1 for what is not there."""
-    phase = token_phases(grid, phases)
-    tokens = [[token for token, one in enumerate(phase) if one == number] for number in range(phases)]
+def offset_tokens(grid: Grid, stride: int) -> list[list[int]]:
+    """The tokens at each offset of an image, all lists as long as the longest: -1 for what is not there."""
+    offset = token_offsets(grid, stride)
+    tokens = [[token for token, one in enumerate(offset) if one == number] for number in range(stride)]
     longest = max(map(len, tokens))
     return [[*own, *[-1] * (longest - len(own))] for own in tokens]

@@ -454,4 +454,4 @@ def plan_key(plan: Plan) -> str:
 @lru_cache(maxsize=4096)
 def _layer_key(layer: LayerPlan) -> str:
     kept = ";".join(map(ranges, (layer.read_heads, layer.self_heads, layer.neurons)))
-    return f"{kept};{layer.window};{layer.read_phases};{layer.kv_rank}"
+    return f"{kept};{layer.window};{layer.read_stride};{layer.kv_rank}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ...runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise
-from ...runtime.stride import MAX_PHASES
+from ...runtime.stride import MAX_STRIDE
 from ..cost import layer_cost
 from ..importance import Ranks
 
@@ -17,8 +17,8 @@ RANKS = (0.375, 0.25, 0.125, 0.0625, 0.03125)
 
 @dataclass(frozen=True, order=True)
 class Move:
-    """`knob` of these layers set to `to`: KV heads that text reads (`read`), self heads, neurons, the window's side (0: none), read
-    phases (`phases`), the rank of visual K and V (`rank`; 0: none).
+    """`knob` of these layers set to `to`: KV heads that text reads (`read`), self heads, neurons, the window's side (0: none), the
+    read stride (`stride`), the rank of visual K and V (`rank`; 0: none).
 
     `freeze` empties self heads and neurons. Counts keep the best units by rank, or add the best of the others.
     """
@@ -45,8 +45,8 @@ def _changed(layer: LayerPlan, index: int, move: Move, ranks: Ranks, sizes: Size
         return replace(layer, neurons=resized(layer.neurons, ranks.neurons[index], move.to))
     if move.knob == "window":
         return replace(layer, window=move.to or None)
-    if move.knob == "phases":
-        return replace(layer, read_phases=move.to)
+    if move.knob == "stride":
+        return replace(layer, read_stride=move.to)
     if move.knob == "rank":
         return replace(layer, kv_rank=move.to or None)
     return replace(layer, self_heads=(), neurons=())
@@ -109,18 +109,18 @@ def moves_down(plan: Plan, layers: tuple[int, ...]) -> Iterator[tuple[Move, ...]
         yield (Move(layers, "freeze"),)
     yield from _window_moves(plan, layers)
     reading = [index for index in layers if plan.layers[index].kv_heads(sizes)[1]]
-    yield from _phase_moves({index: plan.layers[index].read_phases for index in reading})
+    yield from _stride_moves({index: plan.layers[index].read_stride for index in reading})
     yield from _rank_moves(
         {index: rank_of(plan.layers[index], sizes) for index in layers if any(plan.layers[index].kv_heads(sizes))}, sizes
     )
 
 
-def _phase_moves(stands: Mapping[int, int]) -> Iterator[tuple[Move, ...]]:
-    """The layers that have the fewest phases have more."""
-    phases = min(stands.values(), default=MAX_PHASES)
-    if phases < MAX_PHASES:
-        lowest = tuple(index for index, stand in stands.items() if stand == phases)
-        yield tuple(Move(lowest, "phases", more) for more in range(phases + 1, MAX_PHASES + 1))
+def _stride_moves(stands: Mapping[int, int]) -> Iterator[tuple[Move, ...]]:
+    """The layers that have the smallest stride get a larger one."""
+    stride = min(stands.values(), default=MAX_STRIDE)
+    if stride < MAX_STRIDE:
+        lowest = tuple(index for index, stand in stands.items() if stand == stride)
+        yield tuple(Move(lowest, "stride", more) for more in range(stride + 1, MAX_STRIDE + 1))
 
 
 @lru_cache
@@ -187,11 +187,11 @@ def moves_up(plan: Plan, layers: tuple[int, ...]) -> Iterator[Move]:
     if windows:
         sides = [side for side in (*reversed(WINDOWS), 0) if side > min(windows.values()) or not side]
         yield from (Move(tuple(index for index, own in windows.items() if own < side or not side), "window", side) for side in sides)
-    now = {index: plan.layers[index].read_phases for index in layers}
+    now = {index: plan.layers[index].read_stride for index in layers}
     most = max(now.values())
-    for phases in dict.fromkeys((most - 1, most * 3 // 4, most // 2)):
-        if phases:
-            yield Move(tuple(index for index, own in now.items() if own > phases), "phases", phases)
+    for stride in dict.fromkeys((most - 1, most * 3 // 4, most // 2)):
+        if stride:
+            yield Move(tuple(index for index, own in now.items() if own > stride), "stride", stride)
     through = {index: rank for index in layers if (rank := plan.layers[index].kv_rank) is not None}
     if through:
         lowest = min(through.values())

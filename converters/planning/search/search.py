@@ -31,7 +31,7 @@ from .moves import visual_flops
 from .refine import float_at, hope
 
 FLOATED = ", floated"
-STRIDES = ("phases",)
+STRIDES = ("stride",)
 """Left alone where K and V may come through fewer dimensions: most descents did as well without (`benchmarks/planner.md`)."""
 NEGLIGIBLE = 0.03  # shift of the answers that needs no thought
 ONE_DESCENT = 0.4  # of the forwards that are left, what one descent may use before it hurries
