@@ -235,7 +235,7 @@ def test_exports_answer_as_pytorch_does(tmp_path: Path, family: str) -> None:
         assert not any(word in text for word in (str(out).encode(), b"site-packages", b"torch", b"converters/"))
         told = {entry.key: entry.value for entry in onnx.load(file, load_external_data=False).metadata_props}
         assert told["yopo.grids"] == str(grid)
-        assert json.loads(told["yopo.plan"])["schema"] == 4
+        assert json.loads(told["yopo.plan"])["schema"] == 1
 
 
 def test_videos_with_a_frame_rate_are_refused(tmp_path: Path) -> None:
