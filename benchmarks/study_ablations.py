@@ -112,8 +112,8 @@ def searches(usual: Effort, samples: int) -> dict[str, tuple[Effort, int]]:
     once = {"slack": 1e9, "fading": 1.0}  # the cheapest by its first price is taken, whatever it is found to cost
     found = {
         "auto": (usual, samples),
-        "auto: not floated": (replace(usual, floats=False), samples),
-        "auto: prices taken once, not floated": (replace(usual, **once, floats=False), samples),
+        "auto: not refined": (replace(usual, refines=False), samples),
+        "auto: prices taken once, not refined": (replace(usual, **once, refines=False), samples),
         "auto: no windows": (replace(usual, without=("window",)), samples),
         "auto: not refitted": (replace(usual, refit=False), samples),
         "auto: no ranks": (whole, samples),

@@ -14,7 +14,6 @@ from .importance import Ranks
 from .search.moves import rank_of, visual_flops
 
 SCHEMA = 1
-NEAR = 0.6  # of a budget: a stop that uses as much is believed, since it was measured on all questions; others on some
 FACTS = ("forwards", "questions_from", "samples", "seed", "model", "data", "refit")
 AGAIN = "Make it again with `yopo plan`."
 
@@ -36,11 +35,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Frontier:
-    """What a search found. `asked` has the plan of each budget, falling; `path` plans that were passed on the way, falling.
+    """What a search found: `asked`, the plans of the budgets, falling, and `path`, the plans that it passed on the way, falling.
 
-    `forwards` counts passes of all calibration samples through all layers, `questions_from` names where these came from, `model` is the
-    checkpoint's fingerprint, `data` the hash of the samples, `order` the knobs in the order in which what is left of a budget is spent on them. `refit`: its plans were measured
-    with K and V of visual tokens refitted.
+    `ranks` is the order of importance by which plans between these are filled up. `forwards` counts passes of all calibration questions
+    through all layers; `samples` of them were drawn with `seed` from `questions_from`, and `data` is their hash; `model` is the
+    checkpoint's fingerprint. `refit`: plans were measured with K and V of visual tokens refitted.
     """
 
     asked: tuple[Point, ...]
@@ -55,7 +54,7 @@ class Frontier:
     refit: bool = False
 
     def at(self, budget: float) -> Point:
-        """The plan for a budget: the one searched for, else the best one below it with the rest spent, without measuring again.
+        """The plan for a budget: the one searched for, else the best below it, filled up to the budget without measuring it again.
 
         Raises YopoError for a budget below the smallest plan of the frontier.
         """
@@ -64,11 +63,10 @@ class Frontier:
                 return point
         limit = limit_of(budget, self.asked[0].plan)
         below = [point for point in (*self.asked, *self.path) if visual_flops(point.plan) <= limit]
-        stops = [point for point in below if point.asked is not None and visual_flops(point.plan) >= limit * NEAR]
         if not below:
             smallest = min(point.share for point in (*self.asked, *self.path))
             raise YopoError(f"The budget {budget:g} is below the frontier, which ends at {smallest:.4f}.", "Plan again with it.")
-        best = min(stops or below, key=lambda point: point.shift)
+        best = min(below, key=lambda point: point.shift)
         return Point(spent(best.plan, limit, self.ranks, self._later(best)), best.shift, f"from {best.origin}", budget)
 
     def _later(self, point: Point) -> list[Knob]:
