@@ -23,7 +23,7 @@ SIZES = Sizes(hidden_size=8, intermediate_size=1, num_hidden_layers=5, num_atten
 NEURON = 2 * 3 * 8 * 4  # gate, up and down of eight dimensions, for four tokens
 DENSE = normalise(dense_plan(SIZES, (Grid(2, 2),)))
 ORDER = ranks(None, SIZES)
-ONLY_NEURONS = ("read", "self", "window", "phases", "rank", "freeze")
+ONLY_NEURONS = ("read", "self", "window", "stride", "rank", "freeze")
 EFFORT = Effort(1e6, slack=0.0, fading=1.0, grain=0.0, without=ONLY_NEURONS, refines=False)
 Table = Mapping[str, float]
 
