@@ -12,7 +12,11 @@ LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<path>(?!\w+:|#)[^)]+)
 
 def absolute(text: str, source: str) -> str:
     """The text with links to files of the repository at `source`, which are relative in the repository itself."""
-    return LINK.sub(lambda link: f"{link['image']}[{link['text']}]({source}/{'raw' if link['image'] else 'blob'}/main/{link['path']})", text)
+
+    def written(link: re.Match[str]) -> str:
+        return f"{link['image']}[{link['text']}]({source}/{'raw' if link['image'] else 'blob'}/main/{link['path']})"
+
+    return LINK.sub(written, text)
 
 
 def readme() -> str:

@@ -44,7 +44,8 @@ def environment(built, tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_the_wheel_is_all_that_it_takes(environment, tmp_path):
     python, yopo = environment / "bin/python", environment / "bin/yopo"
-    where = run(python, "-c", "import yopo, converters, yopo_cli; print(yopo.__file__, converters.__file__, yopo_cli.__file__)", folder=tmp_path)
+    places = "import yopo, converters, yopo_cli; print(yopo.__file__, converters.__file__, yopo_cli.__file__)"
+    where = run(python, "-c", places, folder=tmp_path)
     assert all(Path(place).is_relative_to(environment) for place in where.split())
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert run(yopo, "--version").split() == ["yopo", version]
