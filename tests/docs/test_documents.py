@@ -22,8 +22,8 @@ from yopo_cli.app import app
 MARKDOWN = [*DOCUMENTS, ROOT / "CHANGELOG.md", *sorted((ROOT / "benchmarks").glob("**/*.md"))]
 PERCENT = 5.0  # another processor may answer a question or two otherwise, of the few dozen of a kind
 NEEDED = re.compile(r"<!-- needs [^>]*-->\n```python\n.*?^```$", re.DOTALL | re.MULTILINE)
-OTHERS = set("--num_processes --nproc-per-node --index-url --model --scratch --answer --set --record --plot --state".split())
-"""Options of other programs: accelerate, torchrun, pip, and the studies."""
+OTHERS = {"--num_processes", "--nproc-per-node", "--index-url"}  # accelerate's, torchrun's, pip's
+OTHERS |= {"--model", "--set", "--record", "--plot", "--state", "--scratch", "--answer"}  # the studies'
 PRUNERS = {
     "fastv": "FastV",
     "pyramiddrop": "PyramidDrop",
