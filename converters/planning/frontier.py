@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from ..checkpoint.private import whole_file
 from ..errors import YopoError
 from ..runtime.plan import Plan, PlanError, from_json, normalise, to_json
 from .cost import cost
@@ -76,12 +77,8 @@ class Frontier:
 
     def save(self, path: Path) -> None:
         """Write the frontier as JSON, whole or not at all."""
-        partial = path.with_name(path.name + ".partial")
-        try:
+        with whole_file(path) as partial:
             partial.write_text(json.dumps(self.to_json()) + "\n", encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; the path's plans are written as the layers that change."""

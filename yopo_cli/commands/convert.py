@@ -3,9 +3,9 @@
 import gc
 import shlex
 import time
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from shutil import rmtree
 from typing import Annotated, Any
 
 import typer
@@ -99,9 +99,10 @@ def convert(
     cuts = {"window": window, "depth": depth, "ffn_ratio": ffn_ratio}
     _check_cuts(plan, cuts)
     started = time.monotonic()
-    with PeakMemory() as memory:
+    with PeakMemory() as memory, ExitStack() as room:
         source = locate(model)
         from converters.checkpoint.convert import Provenance, check_output, check_plan
+        from converters.checkpoint.folder import scratch
         from converters.checkpoint.reader import open_checkpoint
 
         checkpoint = open_checkpoint(source.path)
@@ -123,7 +124,7 @@ def convert(
         )  # fmt: skip
         questions.free()
         only_first()
-        written = target if heal is None else target.with_name(f"{target.name}.unhealed")
+        written = target if heal is None else room.enter_context(scratch(target)) / target.name
         if not dry_run:
             named, fitted_on = None if facts is None else recipe.value, questions.count if refits else None
             _write(
@@ -132,18 +133,17 @@ def convert(
                 refits,
                 written,
                 Provenance(source, command, budget, named, facts, fitted_on),
-                force or heal is not None,
+                force,
             )
+        healing = room.pop_all()
     result = _result(checkpoint, decided, budget, source.name, facts)
     result |= {"seconds": round(time.monotonic() - started, 3), "peak_memory_bytes": memory.bytes}
     result |= {"output": None if dry_run else str(target), "compensation": None if dry_run else _compensation(written)}
     if heal is not None:
         data, told = calibration or Path(BUNDLED), f"{command} --heal {heal}"
-        try:
+        with healing:
             asked = HealingRequest(data, heal, seed=seed, device=device, dtype=dtype, command=told)
             result["healing"] = heal_model(written, asked, target, force)
-        finally:
-            rmtree(written)
     _show(result, checkpoint, decided, dry_run, as_json)
 
 
