@@ -39,8 +39,10 @@ class Loaded:
 
     def path_report(self) -> str:
         """Which path runs and where, in one line."""
+        from .threads import threads
+
         path = self.model.path_report() if self.pruned else "dense: the model has no plan"
-        return f"{path} ({self.device}, {self.dtype})"
+        return ", ".join([f"{path} ({self.device}", self.dtype, *([threads()] if self.device.startswith("cpu") else [])]) + ")"
 
 
 def demo_folder() -> Path:
@@ -79,8 +81,11 @@ def load(path: Path, device: str | None, dtype: Dtype) -> Loaded:
     import torch
     from transformers import AutoModelForImageTextToText
 
-    import converters.runtime.registration  # noqa: F401  (the Auto classes learn the converted models)
+    from .runtime.registration import register
+    from .threads import limit_threads
 
+    register()
+    limit_threads()
     checkpoint = _checked(path)
     where = pick_device(device)
     kind = pick_dtype(dtype, where, path)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..families import Family
 from ..planning.compensation import Refit
-from ..runtime.layout import LayerLayout, layouts
+from ..runtime.layout import LayerLayout, layer_layout
 from ..runtime.plan import Plan
 
 if TYPE_CHECKING:
@@ -22,15 +22,14 @@ INNER = "self_attn.visual_kv_proj"
 
 def refitted_layers(plan: Plan, layers: Iterable[int]) -> tuple[int, ...]:
     """Those of the layers that hold visual tokens: in the others there is nothing to refit. The plan must be normalised."""
-    held = layouts(plan)
-    return tuple(index for index in sorted(layers) if held[index].held)
+    return tuple(index for index in sorted(layers) if layer_layout(plan, index).held)
 
 
 def refitted_shapes(family: Family, plan: Plan, layers: Iterable[int]) -> dict[str, tuple[int, ...]]:
     """Shapes of the projections of refitted layers, by name."""
     shapes: dict[str, tuple[int, ...]] = {}
     for index in layers:
-        layout, inner = layouts(plan)[index], plan.sizes.hidden_size
+        layout, inner = layer_layout(plan, index), plan.sizes.hidden_size
         parts = {PARTS[part]: (len(heads) * plan.sizes.head_dim, layout.kv_rank or inner) for part, heads in _heads(layout).items()}
         parts |= {INNER: (layout.kv_rank, inner)} if layout.kv_rank else {}
         for name, shape in parts.items():
@@ -98,7 +97,7 @@ def merged(checkpoint: "Checkpoint", plan: Plan, refits: Mapping[int, Refit]) ->
     family, sizes = checkpoint.family, checkpoint.sizes
     found: dict[str, Merged | Given] = {}
     for index in refitted_layers(plan, refits):
-        layout, prefix = layouts(plan)[index], f"{family.text_prefix}layers.{index}."
+        layout, prefix = layer_layout(plan, index), f"{family.text_prefix}layers.{index}."
         if inner := refits[index].inner:
             own = f"{prefix}{family.layer.key}.weight"
             found |= {

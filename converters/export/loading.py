@@ -47,9 +47,10 @@ def load_export(path: Path, device: str | None, dtype: Dtype, *, allow_cpu: bool
     quiet()
     if dtype is not Dtype.AUTO:
         raise YopoError(f"An export has a number format; --dtype {dtype.value} would do nothing.", "Leave it out, or export anew.")
-    import converters.runtime.registration  # noqa: F401  (the processors of converted models are found through their configs)
     from converters.export.onnx.session import open_export
+    from converters.runtime.registration import register
 
+    register()  # the processors of converted models are found through their configs
     where = pick_device(None) if device is None else device
     opened = open_export(path, where, allow_cpu=allow_cpu, threads=threads)
     return LoadedExport(opened, load_processor(path), where, opened.manifest.dtype)

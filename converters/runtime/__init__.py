@@ -15,5 +15,8 @@ RUNTIME_FILES = (
     "split_linear.py",
     "text_model.py",
     "mrope.py",
+    "outputs.py",
+    "visual_places.py",
+    "switch.py",
     "dense_side.py",
 )

@@ -18,7 +18,7 @@ from .attention_flex import block_mask, compiled
 from .autotune import fastest
 from .cache import Timeline
 from .chunking import in_place
-from .layout import TEXT_ONLY, LayerLayout
+from .layout import TEXT_ONLY, HeadKind, LayerLayout
 from .plan import Grid
 from .token_split import Image, Streams
 
@@ -38,39 +38,10 @@ QUERY_BLOCK = 1024
 """Visual queries that are computed together without a window."""
 
 
-@dataclass(frozen=True)
-class HeadKind:
-    """KV heads of a layer that hold the same share of the visual tokens, by their places in the file, and their query heads.
-
-    `stride` is the cache's key: TEXT_ONLY, 1 for all visual tokens, or more; then `offsets` has one per KV head.
-    `reads` has one entry per query head: False where the K and V are held for visual queries alone.
-    """
-
-    stride: int
-    kv_heads: tuple[int, ...]
-    query_heads: tuple[int, ...]
-    offsets: tuple[int, ...]
-    reads: tuple[bool, ...]
-
-
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def head_kinds(layout: LayerLayout) -> tuple[HeadKind, ...]:
-    """The kinds of a layer's KV heads, at most three, each with at least one head."""
-    return _head_kinds(layout)
-
-
-@cache
-def _head_kinds(layout: LayerLayout) -> tuple[HeadKind, ...]:
-    group = len(layout.query_order) // len(layout.kv_order)
-    held = [cut.stride for cut in layout.ranges for _ in range(cut.first, cut.last)]
-    held[layout.cached_own : layout.own] = [TEXT_ONLY] * (layout.own - layout.cached_own)
-    kinds = []
-    for stride, places in groupby(sorted(range(len(held)), key=lambda place: -held[place]), key=lambda place: held[place]):
-        kv_heads = tuple(sorted(places))
-        query_heads = tuple(kv_head * group + member for kv_head in kv_heads for member in range(group))
-        offsets = tuple(layout.offsets[place] for place in kv_heads) if stride > 1 else ()
-        kinds.append(HeadKind(stride, kv_heads, query_heads, offsets, tuple(layout.reads[head] for head in query_heads)))
-    return tuple(kinds)
+    """The kinds of a layer's KV heads, which a compiler need not look into."""
+    return layout.head_kinds
 
 
 def take(tensor: Tensor, places: Sequence[int], dim: int) -> Tensor:

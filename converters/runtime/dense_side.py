@@ -3,7 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
+
+from .switch import is_off
 
 
 class DenseSide:
@@ -17,22 +22,39 @@ class DenseSide:
     def keep_base_projector(self) -> None:
         """Make the place of the base projector in a model whose projector was healed; its weights are in the files."""
         if (self.config.yopo or {}).get("base_projector"):
-            self.model.base_projector = deepcopy(self.get_submodule(self.projector))
+            healed = self.get_submodule(self.projector)
+            self.model.base_projector = deepcopy(healed)
+            healed.register_forward_hook(BaseProjector(self.model.language_model, self.model.base_projector))
 
     @contextmanager
     def dense(self) -> Iterator[None]:
-        """Within this context the plan is switched off and the base projector in place: the dense model runs."""
-        parent, _, name = self.projector.rpartition(".")
-        place: Any = self.get_submodule(parent)
-        healed = getattr(place, name)
+        """Within this context the plan is switched off and the base projector in place: the dense model runs.
+
+        For this thread alone; contexts may be nested.
+        """
         with self.model.language_model.dense():
-            setattr(place, name, getattr(self.model, "base_projector", healed))
-            try:
-                yield
-            finally:
-                setattr(place, name, healed)
+            yield
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, visual_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """`generate()`'s inputs of a step; `visual_mask` goes with the `inputs_embeds` of the first."""
+        following: Any = super()
+        inputs = following.prepare_inputs_for_generation(input_ids, **kwargs)
+        if visual_mask is not None and inputs.get("inputs_embeds") is not None:
+            inputs["visual_mask"] = visual_mask
+        return inputs
 
     def path_report(self) -> str:
-        """Which path runs, in one line."""
+        """Which path runs, and what the last call did, in one line."""
         report: str = self.model.language_model.report()
         return report
+
+
+@dataclass(frozen=True)
+class BaseProjector:
+    """A hook of a healed projector, by which the `base` one answers where the plan of `language_model` is switched off."""
+
+    language_model: Any
+    base: Any
+
+    def __call__(self, healed: Any, inputs: tuple[Any, ...], output: Any) -> Any:
+        return self.base(*inputs) if is_off(self.language_model) else None

@@ -7,6 +7,7 @@ leading slice of the dense matrices, and the file stays a valid dense checkpoint
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 from .plan import LayerPlan, Plan, Sizes
@@ -24,6 +25,21 @@ class Range:
     last: int
     stride: int
     offset: int
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """KV heads of a layer that hold the same share of the visual tokens, by their places in the file, and their query heads.
+
+    `stride` is the cache's key: TEXT_ONLY, 1 for all visual tokens, or more; then `offsets` has one per KV head.
+    `reads` has one entry per query head: False where the K and V are held for visual queries alone.
+    """
+
+    stride: int
+    kv_heads: tuple[int, ...]
+    query_heads: tuple[int, ...]
+    offsets: tuple[int, ...]
+    reads: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,20 @@ class LayerLayout:
         """Leading KV heads of self heads that keep K and V of visual tokens in the cache (unwindowed ones: a later image sees them)."""
         return self.own if self.window is None else self.own_read
 
+    @cached_property
+    def head_kinds(self) -> tuple[HeadKind, ...]:
+        """The kinds of the layer's KV heads, at most three, each with at least one head."""
+        group = len(self.query_order) // len(self.kv_order)
+        held = [part.stride for part in self.ranges for _ in range(part.first, part.last)]
+        held[self.cached_own : self.own] = [TEXT_ONLY] * (self.own - self.cached_own)
+        kinds = []
+        for stride, places in groupby(sorted(range(len(held)), key=lambda place: -held[place]), key=lambda place: held[place]):
+            kv_heads = tuple(sorted(places))
+            query_heads = tuple(kv_head * group + member for kv_head in kv_heads for member in range(group))
+            offsets = tuple(self.offsets[place] for place in kv_heads) if stride > 1 else ()
+            kinds.append(HeadKind(stride, kv_heads, query_heads, offsets, tuple(self.reads[head] for head in query_heads)))
+        return tuple(kinds)
+
     def first(self, stride: int) -> int:
         """The first KV head of a stride."""
         return next(part.first for part in self.ranges if part.stride == stride)
@@ -97,8 +127,9 @@ def head_offset(index: int, place: int) -> int:
     return index + place
 
 
-def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
+def layer_layout(plan: Plan, index: int) -> LayerLayout:
     """The layout of layer `index` (counted from 0) of a normalised plan."""
+    layer, sizes = plan.layers[index], plan.sizes
     own, read_only = layer.kv_heads(sizes)
     reads, computes = set(layer.read_heads), set(layer.self_heads)
     read_groups = {head // sizes.group for head in reads}
@@ -144,4 +175,4 @@ def _ranges(strides: Sequence[int], offsets: Sequence[int]) -> Iterator[Range]:
 
 def layouts(plan: Plan) -> tuple[LayerLayout, ...]:
     """The layout of every layer. The plan must be normalised."""
-    return tuple(layer_layout(layer, index, plan.sizes) for index, layer in enumerate(plan.layers))
+    return tuple(layer_layout(plan, index) for index in range(len(plan.layers)))

@@ -18,8 +18,10 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 from .dense_side import DenseSide
 from .matmul import Head
 from .plan import Grid
+from .switch import is_off
 from .text_model import Projections, SparseTextModel
 from .token_split import Image, images_of_one_grid
+from .visual_places import for_the_tower, visual_places
 
 
 class YopoInternVLConfig(InternVLConfig):
@@ -82,11 +84,13 @@ class YopoInternVLModel(InternVLModel):
         self.language_model.bind(config.yopo or {})
         self.post_init()
 
-    def forward(self, input_ids: Tensor | None = None, **kwargs: Any) -> Any:
-        pictures = kwargs.get("pixel_values") is not None or bool(kwargs.get("mm_encoder_outputs"))
-        if pictures and input_ids is None:
-            raise ValueError("Pictures need input_ids: inputs_embeds alone do not tell which tokens are visual.")
-        visual = input_ids == self.config.image_token_id if pictures and input_ids is not None else None
+    get_image_features = for_the_tower(InternVLModel.get_image_features)
+
+    def forward(self, input_ids: Tensor | None = None, visual_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """`visual_mask` `[batch, length]` marks the visual tokens of `inputs_embeds` that have their features in place."""
+        if is_off(self.language_model):
+            return super().forward(input_ids, **kwargs)
+        visual = visual_places(self, (self.config.image_token_id,), input_ids, visual_mask, kwargs)
         return super().forward(input_ids, visual_mask=visual, images=self.images, **kwargs)
 
     def images(self, visual: Tensor, positions: Tensor | None) -> tuple[Image, ...]:

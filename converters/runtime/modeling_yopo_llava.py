@@ -10,9 +10,12 @@ from transformers.models.llava.modeling_llava import LlavaModelOutputWithPast, L
 
 from .dense_side import DenseSide
 from .matmul import Head
+from .outputs import CACHE, output_of
 from .plan import Grid
+from .switch import is_off
 from .text_model import SparseTextModel
 from .token_split import Image, images_of_one_grid
+from .visual_places import for_the_tower, visual_places
 
 PICTURE_ARGUMENTS = ("vision_feature_layer", "vision_feature_select_strategy", "image_sizes")
 
@@ -41,13 +44,14 @@ class YopoLlavaModel(LlavaModel):
         self.language_model.bind(config.yopo or {})
         self.post_init()
 
-    def forward(self, input_ids: Tensor | None = None, **kwargs: Any) -> Any:
-        pictures = kwargs.get("pixel_values") is not None or bool(kwargs.get("mm_encoder_outputs"))
-        if pictures and input_ids is None:
-            raise ValueError("Pictures need input_ids: inputs_embeds alone do not tell which tokens are visual.")
-        # A placeholder without a picture, such as one that the model itself generated, is an ordinary token.
-        visual = input_ids == self.config.image_token_id if pictures and input_ids is not None else None
-        if input_ids is None or visual is None or not self.language_model.pruned or kwargs.get("inputs_embeds") is not None:
+    get_image_features = for_the_tower(LlavaModel.get_image_features)
+
+    def forward(self, input_ids: Tensor | None = None, visual_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """`visual_mask` `[batch, length]` marks the visual tokens of `inputs_embeds` that have their features in place."""
+        if is_off(self.language_model):
+            return super().forward(input_ids, **kwargs)
+        visual = visual_places(self, (self.config.image_token_id,), input_ids, visual_mask, kwargs)
+        if input_ids is None or visual is None or visual_mask is not None:
             return super().forward(input_ids, visual_mask=visual, images=self.images, **kwargs)
         return self._apart(input_ids, visual, **kwargs)
 
@@ -55,16 +59,20 @@ class YopoLlavaModel(LlavaModel):
         self, input_ids: Tensor, visual: Tensor, pixel_values: Tensor | None = None, mm_encoder_outputs: Any = None, **kwargs: Any
     ) -> LlavaModelOutputWithPast:
         """Words and pictures go to the language model apart, which would only take them apart again."""
-        found = (mm_encoder_outputs or {}).get("image")
+        pictures = (mm_encoder_outputs or {}).get("image")
         asked = {name: kwargs.pop(name) for name in PICTURE_ARGUMENTS if name in kwargs}
-        if found is None:
-            found = self.get_image_features(pixel_values=pixel_values, return_dict=True, **asked)
+        if pictures is None:
+            pictures = self.get_image_features(pixel_values=pixel_values, return_dict=True, **asked)
         weight = self.get_input_embeddings().weight
-        features = torch.cat(tuple(found.pooler_output)).to(weight.device, weight.dtype)
+        features = torch.cat(tuple(pictures.pooler_output)).to(weight.device, weight.dtype)
         self.get_placeholder_mask(input_ids, features[None], features[None])  # as many as there are places for, or an error
         outputs = self.language_model(input_ids=input_ids, features=features, visual_mask=visual, images=self.images, **kwargs)
-        return LlavaModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state, past_key_values=outputs.past_key_values, image_hidden_states=features
+        return output_of(
+            LlavaModelOutputWithPast,
+            outputs[CACHE],
+            last_hidden_state=outputs.last_hidden_state,
+            image_hidden_states=features,
+            image_outputs=pictures,
         )
 
     def images(self, visual: Tensor, positions: Tensor | None) -> tuple[Image, ...]:

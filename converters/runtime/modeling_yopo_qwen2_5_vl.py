@@ -15,6 +15,7 @@ from .dense_side import DenseSide
 from .matmul import Head
 from .mrope import AnyGrid, MultimodalRotary
 from .text_model import SparseTextModel
+from .visual_places import for_the_tower
 
 
 class YopoQwen25VLConfig(Qwen2_5_VLConfig):
@@ -40,6 +41,9 @@ class YopoQwen25VLModel(AnyGrid, Qwen2_5_VLModel):
         self.language_model.bind(config.yopo or {})
         self.rope_deltas = None
         self.post_init()
+
+    get_image_features = for_the_tower(Qwen2_5_VLModel.get_image_features)
+    get_video_features = for_the_tower(Qwen2_5_VLModel.get_video_features)
 
 
 class YopoQwen25VLForConditionalGeneration(DenseSide, Qwen2_5_VLForConditionalGeneration):

@@ -15,6 +15,7 @@ from .dense_side import DenseSide
 from .matmul import Head
 from .mrope import AnyGrid, MultimodalRotary
 from .text_model import SparseTextModel
+from .visual_places import for_the_tower
 
 
 class YopoQwen2VLConfig(Qwen2VLConfig):
@@ -40,6 +41,9 @@ class YopoQwen2VLModel(AnyGrid, Qwen2VLModel):
         self.language_model.bind(config.yopo or {})
         self.rope_deltas = None
         self.post_init()
+
+    get_image_features = for_the_tower(Qwen2VLModel.get_image_features)
+    get_video_features = for_the_tower(Qwen2VLModel.get_video_features)
 
 
 class YopoQwen2VLForConditionalGeneration(DenseSide, Qwen2VLForConditionalGeneration):

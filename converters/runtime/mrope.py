@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .switch import is_off
 from .text_model import Rotary
 from .token_split import Image, images_of_runs
-
-PIXELS = ("pixel_values", "pixel_values_videos")
+from .visual_places import visual_places
 
 
 class MultimodalRotary:
@@ -29,15 +29,15 @@ class AnyGrid:
     """Mixed into a model without its head, whose class comes after it: marks the visual tokens for the language model."""
 
     config: Any
+    language_model: Any
 
-    def forward(self, input_ids: Tensor | None = None, **kwargs: Any) -> Any:
-        pictures = any(kwargs.get(name) is not None for name in PIXELS) or bool(kwargs.get("mm_encoder_outputs"))
-        if pictures and input_ids is None:
-            raise ValueError("Pictures need input_ids: inputs_embeds alone do not tell which tokens are visual.")
-        visual = None
-        if pictures and input_ids is not None:
-            visual = (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
+    def forward(self, input_ids: Tensor | None = None, visual_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """`visual_mask` `[batch, length]` marks the visual tokens of `inputs_embeds` that have their features in place."""
         following: Any = super()
+        if is_off(self.language_model):
+            return following.forward(input_ids, **kwargs)
+        placeholders = (self.config.image_token_id, self.config.video_token_id)
+        visual = visual_places(self, placeholders, input_ids, visual_mask, kwargs)
         return following.forward(input_ids, visual_mask=visual, images=self.images, **kwargs)
 
     def images(self, visual: Tensor, positions: Tensor | None) -> tuple[Image, ...]:
@@ -45,16 +45,3 @@ class AnyGrid:
         if positions is None or positions.dim() != 3:
             raise ValueError("Pictures need multimodal positions: pass mm_token_type_ids and image_grid_thw.")
         return images_of_runs(visual, positions)
-
-    # What is meant for the language model does not reach the vision tower. `generate()` reads the parameters' names.
-    def get_image_features(self, pixel_values: Tensor, image_grid_thw: Tensor | None = None, **kwargs: Any) -> Any:
-        following: Any = super()
-        return following.get_image_features(pixel_values, image_grid_thw, **_for_the_tower(kwargs))
-
-    def get_video_features(self, pixel_values_videos: Tensor, video_grid_thw: Tensor | None = None, **kwargs: Any) -> Any:
-        following: Any = super()
-        return following.get_video_features(pixel_values_videos, video_grid_thw, **_for_the_tower(kwargs))
-
-
-def _for_the_tower(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if name not in ("visual_mask", "images")}

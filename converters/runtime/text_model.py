@@ -6,7 +6,7 @@ LlamaModel)`), whose modules, parameter names and rotary embedding it uses.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils import logging
 
 from .attention import (
     HeadKind,
@@ -35,8 +36,10 @@ from .cache import SparseLayer, Timeline, sparse_layers
 from .chunking import by_pieces, in_place
 from .layout import TEXT_ONLY, LayerLayout, layouts
 from .matmul import added, product
+from .outputs import CACHE, output_of
 from .plan import Plan, factored, from_json, normalise, ranges
 from .split_linear import SplitLinear
+from .switch import is_off, switched_off
 from .token_split import Streams, flat_index, rows_of, split
 
 Rotary = tuple[Tensor, Tensor]
@@ -78,6 +81,11 @@ class Call:
         self.visual, self.text = None if self.visual is None else rows[:count], rows[count:]
         if count and rows.device.type == "cpu":
             self.places = torch.empty_like(rows[:count]), torch.empty_like(rows)
+
+    @property
+    def visual_tokens(self) -> int:
+        """In all samples."""
+        return 0 if self.streams is None else int((self.streams.visual_slots >= 0).sum())
 
     def add_text(self, update: Tensor) -> None:
         """Add to the text rows."""
@@ -220,8 +228,8 @@ class SparseTextModel(nn.Module):
         self.plan: Plan = normalise(from_json(section.get("plan")))
         self.layouts = layouts(self.plan)
         self.depth = self.plan.visual_depth
-        self.pruned = True
         self.split = False
+        self.last_call = ""
         self.refitted = tuple(section.get("refitted", ()))
         if missing := set(factored(self.plan)) - set(self.refitted):
             raise ValueError(
@@ -237,14 +245,9 @@ class SparseTextModel(nn.Module):
                 queries = len(self.layouts[index].computing) * self.plan.sizes.head_dim
                 self.layers[index].self_attn.visual_q_proj = nn.Linear(inner, queries)
 
-    @contextmanager
-    def dense(self) -> Iterator[None]:
-        """Within this context the plan is switched off: the dense model of the same weights runs."""
-        self.pruned = False
-        try:
-            yield
-        finally:
-            self.pruned = True
+    def dense(self) -> AbstractContextManager[None]:
+        """Within this context, and in this thread, the plan is switched off: the dense model of the same weights runs."""
+        return switched_off(self)
 
     @torch.inference_mode(False)  # the parts may be trained later
     def split_weights(self) -> None:
@@ -275,8 +278,8 @@ class SparseTextModel(nn.Module):
         call.text, call.visual = checkpoint(run, call.text, call.visual, use_reentrant=False)
 
     def report(self) -> str:
-        """Which path runs, in one line."""
-        if not self.pruned:
+        """Which path runs, and what the last call did, in one line."""
+        if is_off(self):
             return "dense: the plan is switched off"
         plan, updating = self.plan, sum(layout.updates for layout in self.layouts)
         path = (
@@ -284,7 +287,8 @@ class SparseTextModel(nn.Module):
             f"K and V of text and visual rows share their products, attention is SDPA on rectangles"
         )
         refitted = [f"K and V of visual rows are refitted in layers {ranges(self.refitted)}"] if self.refitted else []
-        return "; ".join([path, *refitted, *([f"fastest here: {chosen}"] if (chosen := choices()) else [])])
+        last = [f"the last call {self.last_call}"] if self.last_call else []
+        return "; ".join([path, *refitted, *last, *([f"fastest here: {chosen}"] if (chosen := choices()) else [])])
 
     def projections(self, layer: Any) -> Projections:
         """The linear layers of a decoder layer."""
@@ -310,20 +314,24 @@ class SparseTextModel(nn.Module):
         visual_mask: Tensor | None = None,
         images: Any = None,
         features: Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """`inputs_embeds` `[batch, length, hidden]`, or `input_ids` with the `features` `[visual tokens, hidden]` of their pictures.
 
         `visual_mask` `[batch, length]` marks visual tokens, `images(mask, positions)` tells which images they make up.
+        `cache` is what newer releases of transformers call `past_key_values`.
         """
-        if not self.pruned:
+        past_key_values = cache if past_key_values is None else past_key_values
+        if is_off(self):
+            self.last_call = "was dense"
             dense: BaseModelOutputWithPast = super().forward(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 inputs_embeds=inputs_embeds,
                 use_cache=use_cache,
+                **{CACHE: past_key_values},
                 **kwargs,
             )
             return dense
@@ -341,10 +349,8 @@ class SparseTextModel(nn.Module):
             inputs_embeds, attention_mask, position_ids, past_key_values, visual_mask, images, in_place(), rows_of_call
         )
         self._through(call, cached, recomputing=self.recomputing and torch.is_grad_enabled() and not keeping)
-        return BaseModelOutputWithPast(
-            last_hidden_state=_in_place(self.norm(call.text), call, *inputs_embeds.shape[:2]),
-            past_key_values=cache if keeping else None,
-        )
+        rows = _in_place(self.norm(call.text), call, *inputs_embeds.shape[:2])
+        return output_of(BaseModelOutputWithPast, cache if keeping else None, last_hidden_state=rows)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # data decides its shapes; from here on they are fixed
     def _opened(
@@ -361,10 +367,13 @@ class SparseTextModel(nn.Module):
         """A call at the input of the first layer, and the cache with its layers."""
         if not self.split:
             self.split_weights()
+        _say_which_attention(self.config)
         strides = [kind.stride for layout in self.layouts for kind in head_kinds(layout)]
         cache, cached = sparse_layers(cache, len(self.layers), strides)
         call = self._call(embeds, mask, positions, visual, images, cached[0].timeline, own, rows_of_call)
         call.masks.prepare(strides)
+        if call.visual_tokens or call.fresh:  # not a token that continues
+            self.last_call = f"pruned {call.visual_tokens} visual tokens" if call.visual_tokens else "had no visual tokens"
         return call, cache, cached
 
     def _rows_apart(self, ids: Tensor, visual: Tensor, features: Tensor, streams: Streams) -> Tensor:
@@ -679,6 +688,15 @@ def _in_place(text: Tensor, call: Call, batch: int, length: int) -> Tensor:
     index = flat_index(call.streams.text_index, length).where(call.streams.text_slots.flatten() >= 0, batch * length)
     sequence: Tensor = text.new_zeros(batch * length + 1, text.shape[1]).index_copy_(0, index, text)
     return sequence[:-1].view(batch, length, -1)
+
+
+def _say_which_attention(config: Any) -> None:
+    """Warn, once, that another attention was asked for."""
+    if (asked := config._attn_implementation) not in (None, "sdpa"):
+        logging.get_logger(__name__).warning_once(
+            f"attn_implementation={asked!r} holds for the vision tower and the dense side: a pruned language model computes attention "
+            "on rectangles of its own, with PyTorch's scaled_dot_product_attention."
+        )
 
 
 def _refuse(mask: Tensor | None, arguments: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Running an export: sessions of its graphs, and greedy generation with a cache."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import YopoError
+from ...runtime.switch import is_off, switched_off
 from ..graph.slots import PAST, PAST_CODES, PRESENT, PRESENT_CODES
 from . import manifest as manifests
 from .manifest import Manifest, parse_grid
@@ -23,14 +24,13 @@ SIZES = ("image_grid_thw", "video_grid_thw")
 
 @dataclass
 class Exported:
-    """An export in a folder. Graphs are loaded when they are first needed. `pruned` False: the dense model of the same weights."""
+    """An export in a folder. Graphs are loaded when they are first needed."""
 
     folder: Path
     manifest: Manifest
     device: str = "cpu"
     allow_cpu: bool = False
     threads: int | None = None
-    pruned: bool = True
     _sessions: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -53,14 +53,14 @@ class Exported:
             self._sessions[file] = session(self.folder / file, self.device, allow_cpu=self.allow_cpu, threads=self.threads)
         return self._sessions[file]
 
-    @contextmanager
-    def dense(self) -> Iterator[None]:
-        """Within this context the plan is switched off: the dense model of the same weights runs."""
-        self.pruned = False
-        try:
-            yield
-        finally:
-            self.pruned = True
+    @property
+    def pruned(self) -> bool:
+        """Whether the plan is obeyed, here and now."""
+        return not is_off(self)
+
+    def dense(self) -> AbstractContextManager[None]:
+        """Within this context, and in this thread, the plan is switched off: the dense model of the same weights runs."""
+        return switched_off(self)
 
     def release(self) -> None:
         """Forget the sessions and the memory of their weights."""

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from ...runtime.attention import TextMasks
 from ...runtime.cache import SparseLayer
-from ...runtime.layout import LayerLayout, layouts
+from ...runtime.layout import LayerLayout, layer_layout
 from ...runtime.plan import LayerPlan, Plan, dense_plan, normalise, ranges
 from ...runtime.text_model import Call, Projections, SparseTextModel
 from ..compensation import Fitting, Refit, visual_keys
@@ -55,7 +55,7 @@ class PrunedLayer(SparseTextModel):
     def __init__(self, twin: Twin, index: int, plan: Plan, refit: Refit | None = None) -> None:
         super().__init__()
         self.plan = plan
-        self.layouts = (layout := layouts(plan)[index],)
+        self.layouts = (layout := layer_layout(plan, index),)
         assert layout.kv_rank is None or (refit is not None and refit.inner is not None)
         layer = twin.model.model.language_model.layers[index]
         self.layers = [_permuted(layer, twin.projections(index), layout, plan.sizes.head_dim)]
