@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check docs dist
+.PHONY: demo test check docs dist matrix matrix-oldest matrix-newest
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,6 +21,22 @@ demo: $(VENV)/.ready
 
 test: check
 	$(BIN)/pytest
+
+# The oldest and the newest transformers that pyproject.toml allows, each in an environment made anew.
+MATRIX := build/matrix
+MATRIX_TESTS := tests/runtime tests/checkpoint/test_convert.py
+OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
+
+matrix: ; $(MAKE) --no-print-directory matrix-oldest matrix-newest
+
+matrix-oldest: TRANSFORMERS := transformers~=$(OLDEST).0
+matrix-newest: TRANSFORMERS := transformers>=$(OLDEST),<6
+matrix-oldest matrix-newest:
+	rm -rf $(MATRIX)/$@
+	$(PYTHON) -m venv $(MATRIX)/$@
+	$(MATRIX)/$@/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(MATRIX)/$@/bin/python -m pip install --quiet --disable-pip-version-check '$(TRANSFORMERS)' -e '.[heal]' pytest
+	$(MATRIX)/$@/bin/python -m pytest $(MATRIX_TESTS)
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .

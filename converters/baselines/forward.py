@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from ..runtime.outputs import CACHE
 from .pictures import entering, pictures
 from .rows import PADDING, TEXT, VISUAL, Rows, insert
 from .schedule import Schedule, Stage, recycled
@@ -139,7 +140,7 @@ def _through(text_model: Any, rows: Rows, first: int, last: int, cache: Any) -> 
 
 def _layer(layer: Any, hidden: Tensor, positions: Tensor, rotary: Any, mask: Tensor | None, cache: Any) -> Tensor:
     output: Tensor = layer(
-        hidden, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, position_embeddings=rotary
+        hidden, attention_mask=mask, position_ids=positions, use_cache=True, position_embeddings=rotary, **{CACHE: cache}
     )
     return output
 

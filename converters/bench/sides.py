@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from ..baselines.forward import advance, embedded, prefill, prompt
 from ..baselines.pictures import Tower, chosen, merged
 from ..baselines.schedule import Schedule
+from ..runtime.outputs import CACHE
 from .models import Prompt
 
 
@@ -51,10 +52,10 @@ def model_side(name: str, model: Any, given: Prompt, compiled: bool = False) -> 
         return read(mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=pictures)})
 
     def step(state: Any, token: Tensor) -> None:
-        model(input_ids=token, past_key_values=state.past_key_values, use_cache=True, logits_to_keep=1)
+        model(input_ids=token, use_cache=True, logits_to_keep=1, **{CACHE: state[CACHE]})
 
     def held(state: Any) -> int:
-        return sum(_layer_bytes(layer) for layer in state.past_key_values.layers)
+        return sum(_layer_bytes(layer) for layer in state[CACHE].layers)
 
     if compiled:
         prefill()  # what is chosen by measurement is chosen before a compiler looks

@@ -7,7 +7,7 @@ and blocks and the padding of ragged batches.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import groupby, product
+from itertools import product
 from math import ceil
 
 import torch

@@ -35,10 +35,12 @@ class DenseSide:
         with self.model.language_model.dense():
             yield
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, visual_mask: Tensor | None = None, **kwargs: Any) -> Any:
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, inputs_embeds: Tensor | None = None, visual_mask: Tensor | None = None, **kwargs: Any
+    ) -> Any:
         """`generate()`'s inputs of a step; `visual_mask` goes with the `inputs_embeds` of the first."""
         following: Any = super()
-        inputs = following.prepare_inputs_for_generation(input_ids, **kwargs)
+        inputs = following.prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
         if visual_mask is not None and inputs.get("inputs_embeds") is not None:
             inputs["visual_mask"] = visual_mask
         return inputs

@@ -127,9 +127,8 @@ def head_offset(index: int, place: int) -> int:
     return index + place
 
 
-def layer_layout(plan: Plan, index: int) -> LayerLayout:
+def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
     """The layout of layer `index` (counted from 0) of a normalised plan."""
-    layer, sizes = plan.layers[index], plan.sizes
     own, read_only = layer.kv_heads(sizes)
     reads, computes = set(layer.read_heads), set(layer.self_heads)
     read_groups = {head // sizes.group for head in reads}
@@ -175,4 +174,4 @@ def _ranges(strides: Sequence[int], offsets: Sequence[int]) -> Iterator[Range]:
 
 def layouts(plan: Plan) -> tuple[LayerLayout, ...]:
     """The layout of every layer. The plan must be normalised."""
-    return tuple(layer_layout(plan, index) for index in range(len(plan.layers)))
+    return tuple(layer_layout(layer, index, plan.sizes) for index, layer in enumerate(plan.layers))

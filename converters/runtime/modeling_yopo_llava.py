@@ -69,7 +69,7 @@ class YopoLlavaModel(LlavaModel):
         outputs = self.language_model(input_ids=input_ids, features=features, visual_mask=visual, images=self.images, **kwargs)
         return output_of(
             LlavaModelOutputWithPast,
-            outputs[CACHE],
+            getattr(outputs, CACHE),
             last_hidden_state=outputs.last_hidden_state,
             image_hidden_states=features,
             image_outputs=pictures,

@@ -17,8 +17,8 @@ def visual_places(
     """A mask `[batch, length]` of the visual tokens of a call of `model`, None where it has none.
 
     `visual_mask` itself; else the `placeholders` in `input_ids`, or their embeddings in `inputs_embeds`, where pictures are `given`. A
-    placeholder without a picture, such as one that the model itself generated, is an ordinary token. Raises ValueError for a mask of another
-    shape, and for `inputs_embeds` alone, which do not tell.
+    placeholder without a picture, such as one that the model itself generated, is an ordinary token. Raises ValueError for a mask
+    of another shape, and for `inputs_embeds` alone, which do not tell.
     """
     embeds = given.get("inputs_embeds")
     if visual_mask is not None:

@@ -44,6 +44,7 @@ from converters.runtime.layout import layouts
 from converters.runtime.modeling_yopo_internvl import YopoInternVLConfig, YopoInternVLForConditionalGeneration
 from converters.runtime.modeling_yopo_llava import YopoLlavaConfig, YopoLlavaForConditionalGeneration
 from converters.runtime.modeling_yopo_qwen2_vl import YopoQwen2VLConfig, YopoQwen2VLForConditionalGeneration
+from converters.runtime.outputs import CACHE
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, factored, normalise
 
 GRID = Grid(4, 4)
@@ -117,7 +118,7 @@ def test_a_second_picture_on_the_same_cache(seed: int) -> None:
     cache = DynamicCache()
     with torch.inference_mode():
         parts = [
-            own(**part, past_key_values=cache, use_cache=True).logits for part in (one, {**two, "attention_mask": inputs["attention_mask"]})
+            own(**part, use_cache=True, **{CACHE: cache}).logits for part in (one, {**two, "attention_mask": inputs["attention_mask"]})
         ]
         torch.testing.assert_close(torch.cat(parts, 1)[rows], masked_logits(own, inputs)[rows], **TOLERANCE)
 

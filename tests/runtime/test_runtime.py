@@ -1,5 +1,6 @@
 """The runtime against its slow twin, and against the dense model."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from converters.families import Layer
 from converters.planning.cost import kv_cache_bytes
 from converters.planning.execution import attention_flops, linear_flops
 from converters.runtime.modeling_yopo_llava import YopoLlavaConfig, YopoLlavaForConditionalGeneration
+from converters.runtime.outputs import CACHE
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan
 from converters.runtime.token_split import Image, images_of_one_grid
 
@@ -93,8 +95,8 @@ def forward_parts(own: Any, inputs: Any, cut: int) -> torch.Tensor:
                 input_ids=inputs["input_ids"][:, part],
                 attention_mask=inputs["attention_mask"][:, : part.stop],
                 pixel_values=per_sample[:, image],
-                past_key_values=cache,
                 use_cache=True,
+                **{CACHE: cache},
             ).logits
         )
     return torch.cat(parts, 1)
@@ -121,20 +123,20 @@ def test_cache_follows_crop_and_batch_changes(seed: int) -> None:
     inputs = tiny_inputs(config, (3, 9), (2, 6))
     with torch.inference_mode():
         cache = DynamicCache()
-        own(**inputs, past_key_values=cache, use_cache=True)
+        own(**inputs, use_cache=True, **{CACHE: cache})
         expected = own(**inputs).logits[:, -4:]
         cache.crop(-4)
         assert cache.get_seq_length() == inputs["input_ids"].shape[1] - 4
         again = {"input_ids": inputs["input_ids"][:, -4:], "attention_mask": inputs["attention_mask"]}
-        torch.testing.assert_close(own(**again, past_key_values=cache).logits, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(own(**again, **{CACHE: cache}).logits, expected, atol=1e-5, rtol=0)
         cache.crop(-4)
         cache.reorder_cache(torch.tensor([1, 0]))
         swapped = {name: tensor.flip(0) for name, tensor in again.items()}
-        torch.testing.assert_close(own(**swapped, past_key_values=cache).logits, expected.flip(0), atol=1e-5, rtol=0)
+        torch.testing.assert_close(own(**swapped, **{CACHE: cache}).logits, expected.flip(0), atol=1e-5, rtol=0)
         cache.crop(-4)
         cache.batch_repeat_interleave(2)
         cache.batch_select_indices(torch.tensor([0, 3]))
-        torch.testing.assert_close(own(**swapped, past_key_values=cache).logits, expected.flip(0), atol=1e-5, rtol=0)
+        torch.testing.assert_close(own(**swapped, **{CACHE: cache}).logits, expected.flip(0), atol=1e-5, rtol=0)
 
 
 def test_generation_modes_agree() -> None:
@@ -161,16 +163,16 @@ def test_rectangles_grow_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     caches = [DynamicCache(), DynamicCache()]
     with torch.no_grad():
         for one in caches:
-            own(**inputs, past_key_values=one)
+            own(**inputs, **{CACHE: one})
         held = [pair for layer in caches[0].layers for pair in layer.rectangles.values()]
         before = [(keys.clone(), values.clone()) for keys, values in held]
         monkeypatch.setattr("converters.runtime.cache.ROOM", 2)
         for step in range(6):
             mask = torch.cat([inputs["attention_mask"], torch.ones(2, step + 1, dtype=torch.long)], 1)
             given = {"input_ids": torch.full((2, 1), 5), "attention_mask": mask}
-            grown = own(**given, past_key_values=caches[0]).logits
+            grown = own(**given, **{CACHE: caches[0]}).logits
             with torch.enable_grad():
-                joined = own(**given, past_key_values=caches[1]).logits
+                joined = own(**given, **{CACHE: caches[1]}).logits
             torch.testing.assert_close(grown, joined.detach(), atol=1e-5, rtol=0)
     assert all(now[0].equal(then[0]) and now[1].equal(then[1]) for now, then in zip(held, before, strict=True))
     assert sum(layer.nbytes for layer in caches[0].layers) == sum(layer.nbytes for layer in caches[1].layers)
@@ -194,7 +196,7 @@ def test_cache_bytes_are_the_predicted_ones(seed: int) -> None:
     own = converted(model, plan)
     inputs = tiny_inputs(config, (3, 5), images=2)
     with torch.inference_mode():
-        cache = own(**inputs, use_cache=True).past_key_values
+        cache = own(**inputs, use_cache=True)[CACHE]
     assert sum(layer.nbytes for layer in cache.layers) == kv_cache_bytes(plan, (Grid(4, 4),) * 2, 8, element_bytes=4)
 
 
@@ -258,15 +260,27 @@ def test_what_cannot_be_given_is_refused() -> None:
     with pytest.raises(ValueError, match="output_attentions is not available"):
         own(**inputs, output_attentions=True)
     with pytest.raises(ValueError, match="plain DynamicCache, not in a StaticCache"):
-        own(**inputs, past_key_values=StaticCache(config=config.text_config, max_cache_len=64))
+        own(**inputs, **{CACHE: StaticCache(config=config.text_config, max_cache_len=64)})
     filled = DynamicCache()
-    model(**inputs, past_key_values=filled)
+    model(**inputs, **{CACHE: filled})
     with pytest.raises(ValueError, match="filled by another model"):
-        own(**inputs, past_key_values=filled)
+        own(**inputs, **{CACHE: filled})
     with pytest.raises(ValueError, match="no multiple of the 16"):
         images_of_one_grid([16, 10], Grid(4, 4))
     with pytest.raises(ValueError, match=r"attention_mask of \[batch, length\]"):
         own(**{**inputs, "attention_mask": torch.ones(1, 1, 24, 24)})
+
+
+def test_another_attention_is_said_to_be_ignored_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, config = tiny_llava()
+    own = converted(model, random_plan(config, 1))
+    own.set_attn_implementation("eager")
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    with torch.inference_mode(), caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            own(**tiny_inputs(config, (3, 5)))
+    said = [record.message for record in caplog.records if "attn_implementation" in record.message]
+    assert [message.split(":")[0] for message in said] == ["attn_implementation='eager' holds for the vision tower and the dense side"]
 
 
 def test_report_names_the_path() -> None:

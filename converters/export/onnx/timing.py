@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ...bench.clock import Timing, in_turns
+from ...runtime.outputs import CACHE
 from ...runtime.plan import Grid
 from .prompts import Prompts, arrange
 from .session import Exported, Turn, advance, first_call
@@ -85,7 +86,7 @@ def torch_side(model: Any, what: Given, *, dense: bool = False) -> Side:
                 return _headed(model, text_model(use_cache=True, **arguments))
 
     def step(state: Any) -> Any:
-        return run(input_ids=tokens, past_key_values=state)
+        return run(input_ids=tokens, **{CACHE: state})
 
     picture = {} if dense else {"visual_mask": visual, "images": model.model.images}
     return Side(lambda: run(inputs_embeds=embeds, position_ids=positions, **picture), step)
@@ -94,7 +95,7 @@ def torch_side(model: Any, what: Given, *, dense: bool = False) -> Side:
 def _headed(model: Any, found: Any) -> Any:
     """The cache, after the last token's logits were computed."""
     model.lm_head(found.last_hidden_state[:, -1:])
-    return found.past_key_values
+    return found[CACHE]
 
 
 def times(sides: Mapping[str, Side], reference: str, rounds: int, steps: int) -> Times:

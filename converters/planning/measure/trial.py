@@ -55,7 +55,7 @@ class PrunedLayer(SparseTextModel):
     def __init__(self, twin: Twin, index: int, plan: Plan, refit: Refit | None = None) -> None:
         super().__init__()
         self.plan = plan
-        self.layouts = (layout := layer_layout(plan, index),)
+        self.layouts = (layout := layer_layout(plan.layers[index], index, plan.sizes),)
         assert layout.kv_rank is None or (refit is not None and refit.inner is not None)
         layer = twin.model.model.language_model.layers[index]
         self.layers = [_permuted(layer, twin.projections(index), layout, plan.sizes.head_dim)]
