@@ -74,7 +74,9 @@ def _exported(out: Path, grid: Grid, asked: argparse.Namespace) -> Exported:
 def _torch_model(out: Path) -> Any:
     from transformers import AutoModelForImageTextToText
 
-    import converters.runtime.registration  # noqa: F401
+    from converters.runtime.registration import register
+
+    register()
 
     return AutoModelForImageTextToText.from_pretrained(out, dtype=torch.float32).eval()
 

@@ -40,7 +40,7 @@ processor = AutoProcessor.from_pretrained(PATH)
 model = AutoModelForImageTextToText.from_pretrained(PATH, trust_remote_code=True)
 ```
 
-The code in this folder needs torch and transformers only. With yopo installed, `import converters` makes
+The code in this folder needs torch and transformers only. With yopo installed, `yopo.register()` makes
 `trust_remote_code` unnecessary. `sha256sum -c SHA256SUMS` checks the files.
 
 ## Licence

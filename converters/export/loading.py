@@ -8,6 +8,7 @@ from typing import Any
 from converters.errors import YopoError
 
 from ..loading import Dtype, Loaded, load, load_processor, pick_device, quiet
+from ..runtime.registration import register
 
 
 class Runtime(StrEnum):
@@ -47,8 +48,9 @@ def load_export(path: Path, device: str | None, dtype: Dtype, *, allow_cpu: bool
     quiet()
     if dtype is not Dtype.AUTO:
         raise YopoError(f"An export has a number format; --dtype {dtype.value} would do nothing.", "Leave it out, or export anew.")
-    import converters.runtime.registration  # noqa: F401  (the processors of converted models are found through their configs)
     from converters.export.onnx.session import open_export
+
+    register()  # the processors of converted models are found through their configs
 
     where = pick_device(None) if device is None else device
     opened = open_export(path, where, allow_cpu=allow_cpu, threads=threads)

@@ -1,13 +1,18 @@
-"""Importing this makes transformers' Auto classes know converted models, so that they load without `trust_remote_code`."""
+"""Transformers' Auto classes learn converted models, so that these load without `trust_remote_code`."""
 
+from functools import cache
 from importlib import import_module
-
-from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ..families import FAMILIES
 
-for kind, config_name, model_name in dict.fromkeys((one.yopo_model_type, one.yopo_config, one.yopo_architecture) for one in FAMILIES):
-    module = import_module(f".modeling_{kind}", __package__)
-    config, model = getattr(module, config_name), getattr(module, model_name)
-    AutoConfig.register(kind, config, exist_ok=True)
-    AutoModelForImageTextToText.register(config, model, exist_ok=True)
+
+@cache
+def register() -> None:
+    """Tell `AutoConfig` and `AutoModelForImageTextToText` of every family's converted models."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    for kind, config_name, model_name in dict.fromkeys((one.yopo_model_type, one.yopo_config, one.yopo_architecture) for one in FAMILIES):
+        module = import_module(f".modeling_{kind}", __package__)
+        config, model = getattr(module, config_name), getattr(module, model_name)
+        AutoConfig.register(kind, config, exist_ok=True)
+        AutoModelForImageTextToText.register(config, model, exist_ok=True)

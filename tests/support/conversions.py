@@ -10,12 +10,12 @@ import torch
 from runtime.test_standalone import SCRIPT
 from transformers import AutoModelForImageTextToText
 
-import converters.runtime.registration  # noqa: F401
 from converters.checkpoint.convert import Provenance, convert
 from converters.checkpoint.reader import open_checkpoint, open_converted
 from converters.checkpoint.source import Source
 from converters.evaluation.reference import masked_logits
 from converters.runtime.plan import Grid
+from converters.runtime.registration import register
 from support.random_plans import random_plan
 
 Inputs = tuple[dict[str, torch.Tensor], list[list[Grid]]]
@@ -29,6 +29,7 @@ def provenance(folder: Path) -> Provenance:
 
 def load(folder: Path) -> Any:
     """Nothing missing, nothing unexpected, nothing of another shape."""
+    register()
     model, info = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
     assert not any(info.values()), info
     return model.eval()
