@@ -25,9 +25,10 @@ from converters.checkpoint.reader import open_checkpoint
 from converters.checkpoint.source import Source
 from converters.data.demo.sets import samples as questions_of
 from converters.errors import YopoError
+from converters.healing.heal import Request, Tune, heal_model
 from converters.loading import Dtype, load, locate
 from converters.planning.search.search import usual_effort
-from yopo_cli.healing import Request, Tune, heal_model
+from converters.progress import unheard
 
 BUDGETS = (0.06, 0.03, 0.12)
 NAMES = {"projector": "healed", "language": "healed: language"}
@@ -75,7 +76,7 @@ def healed(subject: Subject, budget: float, seed: int, options: argparse.Namespa
         lessons(setting, seed, options.lessons, place), options.steps, Tune(options.tune), seed=seed, rate=options.rate,
         answers=place / "answers", device="cpu", dtype=Dtype.FLOAT32, command="benchmarks.heal",
     )  # fmt: skip
-    facts = heal_model(before, request, after, force=True)
+    facts = heal_model(before, request, after, force=True, progress=unheard)
     facts = {name: value for name, value in facts.items() if name not in ("data", "command", "seed")}
     for method, out, more in ((OURS, before, {"shift": point.shift}), (NAMES[options.tune], after, {"healing": facts})):
         loaded = load(out, "cpu", Dtype.FLOAT32)

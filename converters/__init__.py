@@ -1,1 +1,1 @@
-"""Weights in, pruned weights out. Importing this imports nothing else and changes nothing."""
+"""Weights in, pruned weights out. Importing this imports nothing else; `import yopo` is its public face."""

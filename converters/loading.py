@@ -155,7 +155,7 @@ def pick_dtype(asked: Dtype, device: str, path: Path) -> str:
         return _saved_dtype(path)
     # Weights on disk have two bytes a number, or four; float32 is the fastest and the exact one on most CPUs.
     needed = 2 * sum(file.stat().st_size for pattern in ("*.safetensors", "*.bin") for file in path.glob(pattern))
-    return Dtype.FLOAT32.value if needed < _physical_memory() / 2 else Dtype.BFLOAT16.value
+    return Dtype.FLOAT32.value if needed < physical_memory() / 2 else Dtype.BFLOAT16.value
 
 
 def _saved_dtype(path: Path) -> str:
@@ -166,7 +166,7 @@ def _saved_dtype(path: Path) -> str:
     return saved if saved in set(Dtype) else Dtype.BFLOAT16.value
 
 
-def _physical_memory() -> int:
+def physical_memory() -> int:
     """Bytes of memory of this machine; where the system does not say, 16 GB."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-import typer
-
 from converters.errors import YopoError
 
 Item = TypeVar("Item")
@@ -58,7 +56,7 @@ def joined() -> Processes:
 def only_first() -> None:
     """End this process, well done, unless it is the first: what comes now is for one to do."""
     if rank() > 0:
-        raise typer.Exit
+        raise SystemExit(0)
 
 
 def own_device() -> str | None:

@@ -41,7 +41,7 @@ class Statistics:
     row gets from visual keys through the head's columns of o_proj, `read_rows` rows in all. `self_sum`: float64 [layers,
     heads], norms of what a head adds to a visual row; `neuron_sum`: float64 [layers, intermediate], squares of what a neuron
     adds to one; `visual_rows` rows in all. `layouts` counts samples by their visual grids. `model` is the checkpoint's
-    fingerprint, `data` the hash of the samples, whatever their order.
+    fingerprint, `data` the hash of the samples, whatever their order; `questions_from` names what they were drawn from, with `seed`.
     """
 
     ratios: Tensor
@@ -54,6 +54,13 @@ class Statistics:
     layouts: tuple[tuple[Layout, int], ...]
     model: str
     data: str
+    questions_from: str = ""
+    seed: int | None = None
+
+    @property
+    def layers(self) -> int:
+        """Decoder layers of the model."""
+        return len(self.ratios)
 
     @property
     def read(self) -> Tensor:
@@ -103,6 +110,8 @@ class Statistics:
             "layouts": [[[list(asdict(grid).values()) for grid in layout], count] for layout, count in self.layouts],
             "model": self.model,
             "data": self.data,
+            "questions_from": self.questions_from,
+            "seed": self.seed,
         }
         with whole_file(path) as partial:
             save_file({name: getattr(self, name).contiguous() for name in TENSORS}, partial, {METADATA_KEY: json.dumps(facts)})
@@ -127,7 +136,7 @@ def _facts(text: str | None, path: Path) -> dict[str, Any]:
     facts = json.loads(text)
     if (schema := facts.pop("schema", None)) != SCHEMA:
         raise YopoError(f"{path} has schema {schema}, this version reads {SCHEMA}.", AGAIN)
-    known = {"read_rows", "visual_rows", "samples", "layouts", "model", "data"}
+    known = {"read_rows", "visual_rows", "samples", "layouts", "model", "data", "questions_from", "seed"}
     if facts.keys() != known:
         raise YopoError(f"{path} has unknown or missing metadata: {', '.join(sorted(facts.keys() ^ known))}.", AGAIN)
     layouts = tuple((tuple(Grid(*grid) for grid in layout), count) for layout, count in facts.pop("layouts"))

@@ -5,7 +5,7 @@ from typing import Any
 
 from converters.errors import YopoError
 
-from .examples import Example
+from .samples import Sample
 
 
 def prompt(processor: Any, question: str, images: int, answer: str | None = None, place: str = "The question") -> str:
@@ -28,8 +28,8 @@ def encode(processor: Any, texts: Sequence[str], images: Sequence[Any]) -> Any:
     return processor(text=list(texts), return_tensors="pt", padding=True, **options)
 
 
-def encode_examples(processor: Any, examples: Iterable[Example], *, answers: bool = False) -> Any:
+def encode_samples(processor: Any, samples: Iterable[Sample], *, answers: bool = False) -> Any:
     """Inputs of a batch; with `answers`, each text ends with its answer where there is one."""
-    examples = list(examples)
-    texts = [prompt(processor, one.question, 1, one.answer if answers else None, one.place) for one in examples]
-    return encode(processor, texts, [one.picture() for one in examples])
+    samples = list(samples)
+    texts = [prompt(processor, one.question, 1, one.answer if answers else None, one.place) for one in samples]
+    return encode(processor, texts, [one.picture() for one in samples])

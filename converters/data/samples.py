@@ -1,14 +1,20 @@
-"""Questions about images: one JSON object a line, read for calibration and for evaluation."""
+"""Questions about pictures: a Python list, the lines of a JSONL file, or one of the sets that ship with the package."""
 
+import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
+from random import Random
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import YopoError
 
+if TYPE_CHECKING:  # the command line answers `--help` without it
+    from PIL.Image import Image
+
+BUNDLED = "demo"
+SET_QUESTIONS = 500  # of a bundled set, where no number is asked for
 REQUIRED = ("image", "question")
 OPTIONAL = ("answer", "kind", "id")
 FORMAT_HINT = (
@@ -18,13 +24,79 @@ FORMAT_HINT = (
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one image. `place` is where it came from, for messages."""
+    """One question about one picture: a file, or a PIL image. `place` is where it came from, for messages."""
 
-    image: Path
+    image: "Path | str | Image"
     question: str
     answer: str | None = None
     kind: str | None = None
     place: str = ""
+
+    def picture(self) -> "Image":
+        """The picture in RGB, decoded. Raises YopoError where it cannot be."""
+        return open_image(self.image, f"{self.place}: the" if self.place else "The")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """`count` samples, streamed anew at every call. `origin` is their file, or the name of a bundled set; "memory" for a list."""
+
+    name: str
+    origin: str
+    count: int
+    stream: Callable[[], Iterator[Sample]]
+
+    @property
+    def file_name(self) -> str:
+        """The origin without its folders."""
+        return Path(self.origin).name
+
+
+SamplesLike: TypeAlias = Samples | Sequence[Sample] | str | Path
+"""What functions take samples as: `Sample` objects, a JSONL file, or the name of a bundled set (demo, sizes, harder)."""
+
+
+def samples_of(given: SamplesLike, *, answers: bool, count: int | None = None, seed: int = 0) -> Samples:
+    """The samples that were given, all checked; `count` of them drawn with `seed`, in their order, or all.
+
+    A bundled set's name stands for 500 of its questions, or `count`: those to evaluate on with `answers`, else those to calibrate on.
+    Raises YopoError, with the place, for what is no sample; with `answers`, also for one that has none.
+    """
+    if isinstance(given, Samples):
+        return given
+    if is_bundled(given):
+        return bundled_samples(SET_QUESTIONS if count is None else count, seed, "eval" if answers else "calibration", str(given))
+    if isinstance(given, str | Path):
+        name, origin, found = Path(given).stem, str(given), read_samples(Path(given))
+    else:
+        name, origin, found = "samples", "memory", _checked(given)
+    unanswered = next((sample for sample in found if answers and not sample.answer), None)
+    if unanswered is not None:
+        raise YopoError(
+            f"{unanswered.place} has no answer to compare with.", "Each sample of a task needs an image, a question and an answer."
+        )
+    if count is not None and count < len(found):
+        found = [found[index] for index in sorted(Random(seed).sample(range(len(found)), count))]
+    return Samples(name, origin, len(found), lambda: iter(found))
+
+
+def is_bundled(given: Any) -> bool:
+    """Whether this is a bundled set's name, and no file of that name is there."""
+    from .demo.sets import SETS
+
+    return isinstance(given, str | Path) and str(given) in SETS and not Path(given).exists()
+
+
+def bundled_samples(count: int, seed: int, split: str, name: str = BUNDLED) -> Samples:
+    """One of the sets of `converters.data.demo.sets`: the demo's shapes, or by `name` another."""
+
+    def stream() -> Iterator[Sample]:
+        from .demo.sets import samples
+
+        for index, sample in enumerate(samples(name, count, seed, split)):
+            yield replace(sample, place=f"{name} picture {index}")
+
+    return Samples(name, name, count, stream)
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -68,26 +140,58 @@ def _check(data: Any, place: str) -> None:
             raise YopoError(f"{place}: {key} is {json.dumps(data[key])}, not text.", FORMAT_HINT)
 
 
-def load_image(sample: Sample) -> Image.Image:
-    """The sample's image in RGB, decoded. Raises YopoError where it cannot be."""
+def _checked(given: Sequence[Sample]) -> list[Sample]:
+    """Samples of a list, each with its place in it. Raises YopoError for an empty list, what is no sample, and a file that is not there."""
+    if not given:
+        raise YopoError("There are no samples.", "Pass at least one yopo.Sample, a JSONL file, or the name of a bundled set.")
+    return [_placed(sample, f"sample {index}") for index, sample in enumerate(given)]
+
+
+def _placed(sample: Any, place: str) -> Sample:
+    if not isinstance(sample, Sample):
+        raise YopoError(f"{place} is a {type(sample).__name__}, not a yopo.Sample.", "Write yopo.Sample(image, question, answer).")
+    if not isinstance(sample.question, str):
+        raise YopoError(f"{place}: the question is {sample.question!r}, not text.", "Write yopo.Sample(image, question, answer).")
+    if isinstance(sample.image, str | Path) and not Path(sample.image).is_file():
+        raise YopoError(f"{place}: there is no image {sample.image}.", "Check the path.")
+    return sample if sample.place else replace(sample, place=place)
+
+
+def open_image(image: "Path | str | Image", which: str = "The") -> "Image":
+    """A picture in RGB, decoded. Raises YopoError if it is not there or cannot be read."""
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    if not Path(image).is_file():
+        raise YopoError(f"There is no image {image}.", "Check the path.")
     try:
-        with Image.open(sample.image) as image:
-            return image.convert("RGB")
+        with Image.open(image) as opened:
+            return opened.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        place = f"{sample.place}: the" if sample.place else "The"
-        raise YopoError(
-            f"{place} image {sample.image} cannot be read: {error}.", "Is it whole, and in a format that Pillow reads?"
-        ) from None
+        raise YopoError(f"{which} image {image} cannot be read: {error}.", "Is it whole, and in a format that Pillow reads?") from None
 
 
-def prompt_inputs(processor: Any, image: Any, question: str, answer: str | None = None) -> Any:
-    """Processor outputs (a batch of one) for a question about an image, and the answer as the assistant's reply where given."""
-    if processor.chat_template is None:
-        text = f"USER: <image>\n{question} ASSISTANT:" + (f" {answer}" if answer is not None else "")
-        return processor(images=image, text=text, return_tensors="pt")
-    messages = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
-    if answer is not None:
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-    return processor.apply_chat_template(
-        messages, add_generation_prompt=answer is None, tokenize=True, return_dict=True, return_tensors="pt"
-    )
+def batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    """Lists of up to `size` samples."""
+    batch: list[Sample] = []
+    for sample in samples:
+        batch.append(sample)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def samples_hash(samples: Samples) -> str:
+    """What tells these samples from others: a file's sha256, a bundled set's name, else a sha256 of questions, answers and pictures."""
+    if Path(samples.origin).is_file():
+        return hashlib.sha256(Path(samples.origin).read_bytes()).hexdigest()
+    if samples.origin != "memory":
+        return samples.origin
+    digest = hashlib.sha256()
+    for sample in samples.stream():
+        digest.update(json.dumps([sample.question, sample.answer]).encode())
+        digest.update(sample.picture().tobytes())
+    return digest.hexdigest()

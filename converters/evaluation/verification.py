@@ -7,8 +7,8 @@ from typing import Any
 
 from converters.errors import YopoError
 
-from ..data.examples import bundled_examples
-from ..data.prompts import encode_examples
+from ..data.prompts import encode_samples
+from ..data.samples import bundled_samples
 from ..loading import Dtype, Loaded, load
 
 # Largest difference of a logit over the largest logit; rounding of float32 and of the 8-bit mantissa of bfloat16 over all layers.
@@ -23,6 +23,24 @@ class Check:
     name: str
     passed: bool
     detail: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The checks of a converted model, in order."""
+
+    model: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all of them did."""
+        return all(check.passed for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """`model`, `passed` and `checks`."""
+        checks = [{"name": check.name, "passed": check.passed, "detail": check.detail} for check in self.checks]
+        return {"model": self.model, "passed": self.passed, "checks": checks}
 
 
 def checks(path: Path, device: str | None, dtype: Dtype) -> Iterator[Check]:
@@ -105,8 +123,8 @@ def _base(converted: Any) -> str:
 
 
 def _inputs(loaded: Loaded) -> Iterator[Any]:
-    for example in bundled_examples(SAMPLES, 0, "eval").stream():
-        yield encode_examples(loaded.processor, [example])
+    for sample in bundled_samples(SAMPLES, 0, "eval").stream():
+        yield encode_samples(loaded.processor, [sample])
 
 
 def _runtime(loaded: Loaded, inputs: Any) -> str:

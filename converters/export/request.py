@@ -1,7 +1,7 @@
 """What is asked of an export, and what it tells about what it made."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,3 +62,7 @@ class Report:
     parity: Mapping[str, Any] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as a JSON object."""
+        return {**asdict(self), "folder": str(self.folder)}

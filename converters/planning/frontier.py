@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 from ..checkpoint.private import whole_file
+from ..data.split import SampleSplit
 from ..errors import YopoError
 from ..runtime.plan import Plan, PlanError, from_json, normalise, to_json
 from .cost import cost
@@ -21,12 +22,13 @@ AGAIN = "Make it again with `yopo plan`."
 
 @dataclass(frozen=True)
 class Point:
-    """A plan, the mean shift of the answers' tokens that it was measured at (`trial.shift`), and how it was found."""
+    """A plan, the mean shift of the answers' tokens that it was measured at (`trial.shift`), how it was found, and its frontier."""
 
     plan: Plan
     shift: float
     origin: str
     asked: float | None = None
+    frontier: "Frontier | None" = field(default=None, repr=False, compare=False)
 
     @property
     def share(self) -> float:
@@ -40,7 +42,8 @@ class Frontier:
 
     `ranks` is the order of importance by which plans between these are filled up. `forwards` counts passes of all calibration questions
     through all layers; `samples` of them were drawn with `seed` from `questions_from`, and `data` is their hash; `model` is the
-    checkpoint's fingerprint. `refit`: plans were measured with K and V of visual tokens refitted.
+    checkpoint's fingerprint. `refit`: plans were measured with K and V of visual tokens refitted. `split`: the samples themselves
+    while they are at hand; they are not saved.
     """
 
     asked: tuple[Point, ...]
@@ -53,6 +56,7 @@ class Frontier:
     data: str
     questions_from: str
     refit: bool = False
+    split: SampleSplit | None = field(default=None, repr=False, compare=False)
 
     def at(self, budget: float) -> Point:
         """The plan for a budget: the one searched for, else the best below it, filled up to the budget without measuring it again.
@@ -61,14 +65,14 @@ class Frontier:
         """
         for point in self.asked:
             if point.asked == budget:
-                return point
+                return replace(point, frontier=self)
         limit = limit_of(budget, self.asked[0].plan)
         below = [point for point in (*self.asked, *self.path) if visual_flops(point.plan) <= limit]
         if not below:
             smallest = min(point.share for point in (*self.asked, *self.path))
             raise YopoError(f"The budget {budget:g} is below the frontier, which ends at {smallest:.4f}.", "Plan again with it.")
         best = min(below, key=lambda point: point.shift)
-        return Point(spent(best.plan, limit, self.ranks, self._later(best)), best.shift, f"from {best.origin}", budget)
+        return Point(spent(best.plan, limit, self.ranks, self._later(best)), best.shift, f"from {best.origin}", budget, self)
 
     def _later(self, point: Point) -> list[Knob]:
         """The knobs in which the path's next plan above differs."""

@@ -3,8 +3,6 @@
 from functools import cache
 from importlib import import_module
 
-from transformers import AutoConfig, AutoModelForImageTextToText
-
 from ..families import FAMILIES
 
 

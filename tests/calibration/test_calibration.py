@@ -19,7 +19,8 @@ from converters.calibration import recorder
 from converters.calibration.batch import hash_of
 from converters.calibration.histogram import BINS, bins_of, value_exceeded_by
 from converters.calibration.statistics import METADATA_KEY, Statistics, calibrate, merge
-from converters.data.samples import Sample, load_image, prompt_inputs, read_samples
+from converters.data.prompts import encode, prompt
+from converters.data.samples import Sample, read_samples
 from converters.errors import YopoError
 from converters.families import family_of
 from converters.runtime.plan import Grid
@@ -316,7 +317,7 @@ def test_samples_are_read_relative_to_their_file(tmp_path: Path) -> None:
     first, second = read_samples(path)
     assert first == Sample(tmp_path / "a.png", "what?", place=f"{path}, line 1")
     assert (second.answer, second.kind) == ("so", "reason")
-    assert load_image(first).size == (8, 8)
+    assert first.picture().size == (8, 8)
 
 
 @pytest.mark.parametrize(
@@ -356,17 +357,14 @@ def test_an_unreadable_image_is_named_with_its_line(tmp_path: Path) -> None:
     for broken in (b"not a picture", whole[: len(whole) // 2]):
         (tmp_path / "a.png").write_bytes(broken)
         with pytest.raises(YopoError, match=r"line 1: the image .*a\.png cannot be read"):
-            load_image(read_samples(path)[0])
+            read_samples(path)[0].picture()
 
 
-@pytest.mark.parametrize("template", [True, False])
-def test_prompts_end_where_the_assistant_speaks(template: bool) -> None:
+def test_prompts_end_where_the_assistant_speaks() -> None:
     processor = AutoProcessor.from_pretrained(DEMO)
-    if not template:
-        processor.chat_template = None
     image = Image.new("RGB", (96, 96))
-    asked = processor.tokenizer.decode(prompt_inputs(processor, image, "what color is the circle?")["input_ids"][0])
-    answered = processor.tokenizer.decode(prompt_inputs(processor, image, "what color is the circle?", "red")["input_ids"][0])
+    texts = [prompt(processor, "what color is the circle?", 1, answer) for answer in (None, "red")]
+    asked, answered = (processor.tokenizer.decode(encode(processor, [text], [image])["input_ids"][0]) for text in texts)
     assert asked.count("<image>") == 144
     assert asked.count("<s>") == 1
     assert asked.endswith("circle ? ASSISTANT:")

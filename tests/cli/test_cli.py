@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from converters.data.demo.shapes import samples
-from converters.data.examples import BUNDLED
+from converters.data.samples import BUNDLED
 from converters.loading import demo_folder
 from converters.planning.cost import cost
 from converters.planning.presets import PRESETS
@@ -433,7 +433,7 @@ class TestErrors:
         def load(*arguments: Any) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-        monkeypatch.setattr("yopo_cli.commands.ask.load", load)
+        monkeypatch.setattr("converters.model.load_with", load)
         assert "ran out of memory" in fails("ask", "demo", "What?")
 
     def test_statistics_that_cannot_be_written(self, tmp_path: Path) -> None:
@@ -498,8 +498,8 @@ class TestPlan:
         plots = ("--plot", folder / "f.png", "--plot", folder / "f.svg")
         asked = ("plan", "demo", "--budgets", "0.3,0.1", "--samples", 4, "--max-drop", 1, "-o", folder / "f.json", *plots, "--json")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("converters.planning.search.search.usual_effort", lambda layers: Effort(30.0, grain=0.1))
-            patch.setattr("converters.data.questions.BUNDLED_UNSEEN", 8)
+            patch.setattr("converters.api.usual_effort", lambda layers: Effort(30.0, grain=0.1))
+            patch.setattr("converters.data.split.BUNDLED_UNSEEN", 8)
             return folder, run(*asked)
 
     def test_json_plots_and_nothing_else(self, frontier: tuple[Path, Any]) -> None:
@@ -537,7 +537,7 @@ class TestPlan:
         assert "of another model" in fails("convert", "demo", "-b", 0.2, "--frontier", tmp_path / "f.json", "--dry-run")
 
     def test_convert_searches_by_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("converters.planning.search.search.usual_effort", lambda layers: Effort(10.0, grain=0.2))
+        monkeypatch.setattr("converters.api.usual_effort", lambda layers: Effort(10.0, grain=0.2))
         result = run("convert", "demo", "-b", 0.5, "--samples", 2, "--dry-run", "--json")
         assert 0.49 < json.loads(result.stdout)["budget"]["reached"] <= 0.5
         assert "forward passes of 2 questions" in result.stderr

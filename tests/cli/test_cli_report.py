@@ -1,7 +1,8 @@
 """Costs and pictures against figures that can be worked out by hand."""
 
+from converters.planning.prefill import PrefillCost
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan
-from yopo_cli.ui.costs import bill, cost_json, cost_table, count_text, dense_bill, share_text
+from yopo_cli.ui.costs import cost_table, count_text, share_text
 from yopo_cli.ui.picture import head_map, picture
 
 LLAVA_7B = Sizes(4096, 11008, 32, 32, 32, 128)
@@ -9,18 +10,18 @@ FOUR = Sizes(8, 16, 3, 4, 4, 2)
 
 
 def test_four_conventions_of_the_7b_model() -> None:
-    costs = dense_bill(dense_plan(LLAVA_7B, (Grid(24, 24),)))
+    costs = PrefillCost.of_dense(dense_plan(LLAVA_7B, (Grid(24, 24),)))
     _, rows = cost_table(costs)
     assert [row[2] for row in rows] == ["7.63 T", "3.82 T", "8.50 T", "4.25 T", "336 M"]  # K and V: 2 * 32 * 4096 * 640 * 2 bytes
     assert {row[4] for row in rows} == {"100.00 %"}
-    assert cost_json(costs, None)["budget"] == {"asked": None, "reached": 1.0}
+    assert costs.to_json()["budget"] == {"asked": None, "reached": 1.0}
 
 
 def test_twelve_percent_of_visual_is_a_fifth_of_total() -> None:
-    costs = bill(Plan(LLAVA_7B, (LayerPlan(tuple(range(32)), (), (), None, 1),) * 32, (Grid(24, 24),)))
-    assert share_text(costs.spent.share) == "16.20 %"  # K and V of 32 layers alone
-    total = 1 - (1 - costs.spent.share) * costs.spent.visual_dense / costs.spent.total_dense
-    assert abs(costs.spent.total_share - total) < 1e-12
+    costs = PrefillCost.of(Plan(LLAVA_7B, (LayerPlan(tuple(range(32)), (), (), None, 1),) * 32, (Grid(24, 24),)))
+    assert share_text(costs.flops.share) == "16.20 %"  # K and V of 32 layers alone
+    total = 1 - (1 - costs.flops.share) * costs.flops.visual_dense / costs.flops.total_dense
+    assert abs(costs.flops.total_share - total) < 1e-12
 
 
 def test_counts() -> None:

@@ -5,7 +5,7 @@ import sys
 
 IMPORTS = """
 import sys
-import converters, converters.errors
+import yopo, converters, converters.errors
 assert "torch" not in sys.modules
 """
 KNOWN = """

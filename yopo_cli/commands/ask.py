@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from converters.loading import Dtype, load, locate
+from converters.loading import Dtype
 
 from ..ui.options import Device, DtypeOption, Json
 from ..ui.terminal import say, show_json, show_text
@@ -21,17 +21,11 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask a model a question about pictures; without a picture, a question in words alone."""
-    source = locate(model)
-    from converters.data.examples import open_image
-    from converters.data.prompts import encode, prompt
-    from converters.evaluation.answering import generate
+    from converters.api import ask, load
 
-    pictures = [open_image(path) for path in image or []]
-    loaded = load(source.path, device, dtype)
-    say(f"Path: {loaded.path_report()}")
-    inputs = encode(loaded.processor, [prompt(loaded.processor, question, len(pictures))], pictures)
-    answer = generate(loaded, inputs, max_new_tokens)[0]
+    answer = ask(load(model, device=device, dtype=dtype), question, image or [], max_new_tokens=max_new_tokens)
+    say(f"Path: {answer.path}")
     if as_json:
-        show_json({"model": model, "question": question, "answer": answer, "path": loaded.path_report()})
+        show_json({"model": model, "question": question, **answer.to_json()})
     else:
-        show_text([answer])
+        show_text([answer.text])

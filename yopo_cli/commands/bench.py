@@ -1,15 +1,20 @@
 """`yopo bench`: is it actually faster, on this machine?"""
 
-from typing import Annotated
+import json
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from converters.export.loading import Runtime
 from converters.loading import Dtype
 
-from ..export_bench import Asked as ExportAsked
+from ..ui.benchmark import EXPORT, ceiling_lines, export_rows, run_tables
 from ..ui.options import AllowCpu, Device, DtypeOption, RuntimeOption
-from ..ui.terminal import say, show_table, show_text
+from ..ui.progress import listening
+from ..ui.terminal import show_table, show_text
+
+if TYPE_CHECKING:
+    from converters.bench.benchmark import Bench
 
 
 def bench(
@@ -48,25 +53,30 @@ def bench(
     if runtime is Runtime.ONNX:
         plans = {"--budget": budget, "--recipe": recipe, "--against": against, "--layers": layers, "--visual-tokens": visual_tokens}
         _refuse({**plans, "--random-weights": random_weights, "--dtype": dtype is not Dtype.AUTO})
-        sizes = _numbers(batch_sizes, "--batch-sizes")
-        _bench_export(ExportAsked(model, text_tokens, max(sizes, default=1), rounds, steps, threads, device, allow_cpu), as_json)
+        batch = max(_numbers(batch_sizes, "--batch-sizes"), default=1)
+        _bench_export((model, text_tokens, batch, rounds, steps, threads, device, allow_cpu), as_json)
         return
-    from ..benchmark import Asked, Bench, bench_lines, bench_record
+    from converters.bench.benchmark import Bench, BenchRequest
 
     pruners, grids, batches = _words(against), _numbers(visual_tokens, "--visual-tokens"), _numbers(batch_sizes, "--batch-sizes")
-    asked = Asked(
+    request = BenchRequest(
         model, tuple(budget or ()), tuple(recipe or ()), pruners, random_weights, layers, grids, text_tokens, batches, rounds, steps,
         tower, compiled, threads, device, dtype,
     )  # fmt: skip
-    bench = Bench(asked)
-    if not as_json:
-        show_text(bench.ceiling_lines())
-    for run in bench.runs(say):
-        if not as_json:
-            show_text(["", run.title])
-            for columns, rows in bench_lines(run):
+    _bench(Bench(request), as_json)
+
+
+def _bench(bench: "Bench", as_json: bool) -> None:
+    """Every run is shown when it is there."""
+    show_text([] if as_json else ceiling_lines(bench))
+    runs = []
+    with listening() as progress:
+        for run in bench.runs(progress):
+            runs.append(run)
+            show_text([] if as_json else ["", run.title])
+            for columns, rows in () if as_json else run_tables(run):
                 show_table(columns, rows)
-    show_text(bench_record(bench))
+    show_text([json.dumps(bench.result(runs).to_json())])
 
 
 def _refuse(options: dict[str, object]) -> None:
@@ -75,14 +85,15 @@ def _refuse(options: dict[str, object]) -> None:
         raise typer.BadParameter(f"an export has its own plan, weights and format: leave out {', '.join(given)}.", param_hint="--runtime")
 
 
-def _bench_export(asked: ExportAsked, as_json: bool) -> None:
-    from ..export_bench import COLUMNS, bench_export, bench_text, export_rows
+def _bench_export(asked: tuple[Any, ...], as_json: bool) -> None:
+    from converters.bench.exports import ExportBenchRequest, bench_export
 
-    record = bench_export(asked, say)
+    with listening() as progress:
+        found = bench_export(ExportBenchRequest(*asked), progress)
     if not as_json:
-        show_text([record["path"]])
-        show_table(COLUMNS, export_rows(record))
-    show_text([bench_text(record)])
+        show_text([found.path])
+        show_table(EXPORT, export_rows(found.sides))
+    show_text([json.dumps(found.to_json())])
 
 
 def _words(text: str) -> tuple[str, ...]:

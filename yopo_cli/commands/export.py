@@ -1,6 +1,5 @@
 """`yopo export`: a model for runtimes without PyTorch."""
 
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,8 @@ from converters.loading import Dtype
 
 from ..ui.costs import count_text, share_text
 from ..ui.options import Json, parse_grid
-from ..ui.terminal import say, show_json, show_table, show_text
+from ..ui.progress import listening
+from ..ui.terminal import show_json, show_table, show_text
 
 DEFAULT_OPSET, FIRST_OPSET, LAST_OPSET = 23, 18, 25
 
@@ -44,17 +44,17 @@ def export(
     """Write a model as ONNX graphs that do only the visual work of its plan, over the same weights."""
     if int4 and int8:
         raise typer.BadParameter("choose one of --int4 and --int8.", param_hint="--int4 / --int8")
-    from converters.export import exporter
+    from converters.api import export, load
 
-    from ..exporting import Asked, request_of
-
-    run = exporter(target.value)
     grids = tuple(found for text in grid or () if (found := parse_grid(text)) is not None)
     bits = 4 if int4 else 8 if int8 else None
-    asked = Asked(model, target.value, output, grids, opset, dtype, bits, parity, force)
-    report = run(request_of(asked, say))
+    with listening() as progress:
+        report = export(
+            load(model), output, target=target.value, grids=grids, opset=opset, dtype=dtype, bits=bits, parity=parity, force=force,
+            progress=progress,
+        )  # fmt: skip
     if as_json:
-        show_json({**asdict(report), "folder": str(report.folder), "model": model})
+        show_json({**report.to_json(), "model": model})
     else:
         _show(report)
 

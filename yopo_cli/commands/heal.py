@@ -1,17 +1,19 @@
 """`yopo heal`: the projector learns back what pruning changed."""
 
-import shlex
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from converters.loading import Dtype, locate
+from converters.healing.heal import BATCH_SIZE, STEPS, Tune
+from converters.loading import Dtype
 
-from ..healing import BATCH_SIZE, STEPS, Request, Tune, heal_model, state_folder
-from ..ui.options import Device, DtypeOption, Json
+from ..ui.options import Device, DtypeOption, Json, command_line
+from ..ui.progress import listening
 from ..ui.terminal import say, show_json, show_table, show_text
+
+if TYPE_CHECKING:
+    from converters.healing.heal import Healing
 
 
 def heal(
@@ -39,36 +41,42 @@ def heal(
     as_json: Json = False,
 ) -> None:
     """Heal a pruned model: its projector learns to make it answer as the dense model does. Text is touched by --tune language alone."""
-    started = time.monotonic()
-    source = locate(model)
-    target = output or Path(f"{source.name}-healed")
-    words = ["yopo", "heal", model, "--data", str(data), "--steps", str(steps)]
-    words += [] if tune is Tune.PROJECTOR else ["--tune", tune.value]
-    words += [] if samples is None else ["--samples", str(samples)]
-    words += [] if seed == 0 else ["--seed", str(seed)]
-    words += [] if batch_size == BATCH_SIZE else ["--batch-size", str(batch_size)]
-    words += [] if learning_rate is None else ["--learning-rate", f"{learning_rate:g}"]
-    words += [] if dtype is Dtype.AUTO else ["--dtype", dtype.value]
-    request = Request(
-        data, steps, tune, samples, seed, batch_size, micro_batch, learning_rate, recompute, answers, device, dtype, shlex.join(words)
+    from converters.api import heal, load
+    from converters.healing.heal import state_folder
+
+    command = command_line(
+        ("yopo", "heal", model, "--data", data, "--steps", steps),
+        {
+            "--tune": None if tune is Tune.PROJECTOR else tune.value,
+            "--samples": samples,
+            "--seed": seed or None,
+            "--batch-size": None if batch_size == BATCH_SIZE else batch_size,
+            "--learning-rate": learning_rate,
+            "--dtype": None if dtype is Dtype.AUTO else dtype.value,
+        },
     )
+    opened = load(model, device=device, dtype=dtype)
+    target = output or Path(f"{opened.name}-healed")
     try:
-        record = heal_model(source.path, request, target, force)
+        with listening() as progress:
+            healing = heal(
+                opened, data, target, steps=steps, tune=tune, count=samples, seed=seed, batch_size=batch_size, micro_batch=micro_batch,
+                learning_rate=learning_rate, recompute=recompute, answers=answers, force=force, command=command, progress=progress,
+            )  # fmt: skip
     except KeyboardInterrupt:
         say(f"What was done is in {state_folder(target)}: the same command goes on there.")
         raise
-    result = {"model": model, "output": str(target), **record, "total_seconds": round(time.monotonic() - started, 3)}
-    show_healing(result, as_json)
-
-
-def show_healing(result: dict[str, Any], as_json: bool) -> None:
-    """What came of it, on stdout."""
     if as_json:
-        show_json(result)
-        return
-    divergence = result["divergence"]
-    rows = [("before", f"{divergence['before']:.6f}"), ("after", f"{divergence['after']:.6f}")]
-    show_table((f"divergence on {result['held_out']} held out", "nats a token"), rows)
-    if not result["kept"]:
+        show_json({**healing.to_json(), "model": model})
+    else:
+        _show(healing)
+
+
+def _show(healing: "Healing") -> None:
+    """What came of it, on stdout."""
+    before, after = healing.divergence
+    held_out = f"divergence on {healing.record['held_out']} held out"
+    show_table((held_out, "nats a token"), [("before", f"{before:.6f}"), ("after", f"{after:.6f}")])
+    if not healing.kept:
         say("Healing did not help: nothing was changed.")
-    show_text([f"Wrote {result['output']}"])
+    show_text([f"Wrote {healing.output}"])

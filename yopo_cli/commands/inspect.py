@@ -1,19 +1,17 @@
 """`yopo inspect`: what a plan does and what it costs, without reading a weight."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from converters.loading import locate_config
-from converters.runtime.plan import Plan, dense_plan, from_json, ranges, to_json
+from converters.inspection import Inspection
+from converters.inspection import inspect as look_at
+from converters.runtime.plan import Plan, ranges
 
-from ..ui.costs import bill, cost_json, cost_table, dense_bill, dense_table
-from ..ui.options import Json, read_plan
+from ..ui.costs import cost_table, dense_table
+from ..ui.options import Json
 from ..ui.picture import picture
 from ..ui.terminal import show_json, show_table, show_text
-
-FACTS = ("version", "recipe", "base", "calibration", "compensation", "refitted", "healing", "attention")
 
 
 def inspect(
@@ -21,39 +19,19 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show a plan: a picture of every layer, and its cost in all four ways of counting. Reads no weights."""
-    if model.endswith(".json") and Path(model).is_file():
-        _show_plan(f"Plan {model}", read_plan(Path(model)), {}, as_json)
-        return
-    name, config = locate_config(model)
-    if "yopo" in config:
-        _show_plan(name, from_json(config["yopo"].get("plan")), config["yopo"], as_json)
+    found = look_at(model)
+    if as_json:
+        show_json(found.to_json())
+    elif found.family is None:
+        _show_plan(found)
     else:
-        _show_dense(name, config, as_json)
+        show_text([f"{found.name}, a dense {found.family}: {_sizes(found.plan)}", ""])
+        show_table(*dense_table(found.costs))
 
 
-def _show_plan(name: str, plan: Plan, section: dict[str, Any], as_json: bool) -> None:
-    """`section` is the one that `yopo` wrote into config.json, {} for a bare plan."""
-    costs = bill(plan)
-    if as_json:
-        facts = {key: section.get(key) for key in FACTS}
-        asked = section.get("budget", {}).get("asked")
-        show_json({"model": name, **cost_json(costs, asked), "visual_depth": plan.visual_depth, **facts, "plan": to_json(plan)})
-        return
-    show_text([f"{name}: {_sizes(plan)}", *_origin(section), "", *picture(plan), ""])
-    show_table(*cost_table(costs))
-
-
-def _show_dense(name: str, config: dict[str, Any], as_json: bool) -> None:
-    from converters.families import family_of
-
-    family = family_of(config)
-    plan = dense_plan(family.sizes(config), (family.grid(config),))
-    costs = dense_bill(plan)
-    if as_json:
-        show_json({"model": name, "family": family.name, **cost_json(costs, None), "visual_depth": plan.visual_depth, "plan": None})
-        return
-    show_text([f"{name}, a dense {family.name}: {_sizes(plan)}", ""])
-    show_table(*dense_table(costs))
+def _show_plan(found: Inspection) -> None:
+    show_text([f"{found.name}: {_sizes(found.plan)}", *_origin(dict(found.section)), "", *picture(found.plan), ""])
+    show_table(*cost_table(found.costs))
 
 
 def _sizes(plan: Plan) -> str:

@@ -1,21 +1,26 @@
 """`yopo plan`: one search, the best plan for every budget."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from converters.errors import YopoError
-from converters.loading import Dtype, locate
+from converters.loading import Dtype
 
-from ..calibration import Calibration, statistics_of
 from ..ui.options import SAMPLES, Compensation, Device, DtypeOption, Json, parse_grid
 from ..ui.plot import check_plots, plot_frontier
-from ..ui.searching import STATE_SUFFIX, searched
+from ..ui.progress import listening
 from ..ui.terminal import say, show_json, show_table
 
+if TYPE_CHECKING:
+    from converters.planning.frontier import Frontier
+
 BUDGETS = "0.5,0.25,0.12,0.06,0.04"
+STATE_SUFFIX = ".search"
 
 
 def plan(
@@ -47,31 +52,41 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Search for the plans that change a model's answers least: one search, the best plan for every budget."""
-    asked = parse_budgets(budgets)
-    reference = parse_grid(grid)
-    started = time.monotonic()
-    check_plots(plot or ())
-    source = locate(model)
-    from converters.checkpoint.reader import open_checkpoint
-    from converters.data.questions import Questions
+    from converters.api import answer_changes, bundled_samples_for, load, plan, smallest_budget
+    from converters.data.split import SampleSplit
 
-    checkpoint = open_checkpoint(source.path)
-    target = output or Path(f"{source.name}-frontier.json")
-    if not target.parent.is_dir():
-        raise YopoError(f"The folder {target.parent} does not exist.", "The frontier is written to --output: make it first.")
-    found, _ = statistics_of(checkpoint, source, Calibration(calibration, samples, seed, statistics, device, dtype))
-    state = target.with_name(target.name + STATE_SUFFIX)
-    questions = Questions.of(source.path, calibration, samples, seed, device, dtype)
-    if max_drop is not None:
-        questions.check_unseen()
-    frontier, disk = searched(questions, found, asked, reference, seed, compensation is Compensation.REFIT, state)
-    frontier.save(target)
-    state.unlink(missing_ok=True)
-    plot_frontier(frontier, source.name, plot or ())
-    drops = {} if max_drop is None else questions.drops(frontier)
-    result = _result(source.name, frontier, drops, max_drop)
-    result |= {"unseen": questions.unseen if drops else 0, "disk_bytes": disk}
-    _show(result | {"seconds": round(time.monotonic() - started, 3), "output": str(target)}, as_json)
+    asked, reference, started = parse_budgets(budgets), parse_grid(grid), time.monotonic()
+    check_plots(plot or ())
+    with listening() as progress:
+        opened = load(model, device=device, dtype=dtype)
+        target = output or Path(f"{opened.name}-frontier.json")
+        state = check_target(target)
+        split = SampleSplit.of(calibration or bundled_samples_for(opened, progress), samples, seed)
+        if max_drop is not None:
+            split.check_unseen()
+        refit = compensation is Compensation.REFIT
+        with resumable(state):
+            frontier = plan(
+                opened, split, asked, seed=seed, statistics=statistics, grid=reference, refit=refit, state=state, progress=progress
+            )  # fmt: skip
+        frontier.save(target)
+        state.unlink(missing_ok=True)
+        plot_frontier(frontier, opened.name, plot or ())
+        changes = {} if max_drop is None else answer_changes(opened, frontier, progress=progress)
+    result = {
+        **_result(opened.name, frontier, changes),
+        "chosen": None if max_drop is None else smallest_budget(changes, max_drop),
+        "forwards": frontier.forwards,
+        "samples": frontier.samples,
+        "unseen": split.unseen if changes else 0,
+        "disk_bytes": progress.disk_bytes,
+        "seconds": round(time.monotonic() - started, 3),
+        "output": str(target),
+    }
+    if as_json:
+        show_json(result)
+    else:
+        _show(result)
 
 
 def parse_budgets(text: str) -> tuple[float, ...]:
@@ -85,7 +100,25 @@ def parse_budgets(text: str) -> tuple[float, ...]:
     return found
 
 
-def _result(name: str, frontier: Any, drops: dict[float, float], max_drop: float | None) -> dict[str, Any]:
+def check_target(target: Path) -> Path:
+    """The file beside a frontier that keeps an interrupted search. Raises YopoError where nothing can be written."""
+    if not target.parent.is_dir():
+        raise YopoError(f"The folder {target.parent} does not exist.", "The frontier is written to --output: make it first.")
+    return target.with_name(target.name + STATE_SUFFIX)
+
+
+@contextmanager
+def resumable(state: Path) -> Iterator[None]:
+    """Say after an interruption how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if state.exists():
+            say(f"The same command goes on from here: {state} holds what has been measured.")
+        raise
+
+
+def _result(name: str, frontier: "Frontier", changes: dict[float, float]) -> dict[str, Any]:
     from converters.planning.cost import cost
 
     points = [
@@ -94,25 +127,15 @@ def _result(name: str, frontier: Any, drops: dict[float, float], max_drop: float
             "reached": point.share,
             "reached_total": cost(point.plan).total_share,
             "shift": point.shift,
-            "answer_changes": drops.get(point.asked),
+            "answer_changes": changes.get(point.asked or 0),
             "origin": point.origin,
         }
         for point in frontier.asked
     ]
-    within = [budget for budget, drop in drops.items() if max_drop is not None and drop <= max_drop]
-    if max_drop is not None and not within:
-        raise YopoError(
-            f"No budget changes at most {max_drop:.2%} of the unseen answers; the least is {min(drops.values()):.2%}.",
-            "Plan for larger budgets, or allow a larger --max-drop.",
-        )
-    chosen = min(within, default=None)
-    return {"model": name, "budgets": points, "chosen": chosen, "forwards": frontier.forwards, "samples": frontier.samples}
+    return {"model": name, "budgets": points}
 
 
-def _show(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        show_json(result)
-        return
+def _show(result: dict[str, Any]) -> None:
     columns = ("budget", "visual FLOPs", "total FLOPs", "shift", "answers changed", "found from")
     rows = [
         (

@@ -4,10 +4,12 @@ from typing import Annotated
 
 import typer
 
-from converters.loading import Dtype, locate
+from converters.loading import Dtype
 
 from ..ui.options import Device, DtypeOption, Json
 from ..ui.terminal import FAILED, show_json, show_table
+
+COLUMNS = ("check", "result", "detail")
 
 
 def verify(
@@ -17,17 +19,12 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check a converted model: file hashes, the plan against the tensors, the runtime against the masked reference."""
-    source = locate(model)
-    from converters.evaluation.verification import checks
+    from converters.api import verify
 
-    done = list(checks(source.path, device, dtype))
-    passed = all(check.passed for check in done)
+    found = verify(model, device=device, dtype=dtype)
     if as_json:
-        results = [{"name": check.name, "passed": check.passed, "detail": check.detail} for check in done]
-        show_json({"model": model, "passed": passed, "checks": results})
+        show_json(found.to_json())
     else:
-        show_table(
-            ("check", "result", "detail"), [(check.name, "ok" if check.passed else "FAILED", check.detail) for check in done], numbers=False
-        )
-    if not passed:
+        show_table(COLUMNS, [(one.name, "ok" if one.passed else "FAILED", one.detail) for one in found.checks], numbers=False)
+    if not found.passed:
         raise typer.Exit(FAILED)

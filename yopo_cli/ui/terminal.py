@@ -2,26 +2,13 @@
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
-from rich.text import Text
 
 from converters.errors import YopoError
 from converters.processes import rank
@@ -29,7 +16,6 @@ from converters.runtime.plan import PlanError
 
 FAILED, GATE_FAILED, INTERRUPTED = 1, 3, 130
 PIPE_WIDTH = 1000
-RATE_SECONDS = 600.0
 
 Arguments = ParamSpec("Arguments")
 
@@ -66,14 +52,18 @@ def _complain(message: str, hint: str) -> None:
         console.print(f"[bold]Hint:[/] {escape(hint)}", soft_wrap=True)
 
 
-def say(text: str) -> None:
-    """A note to the user, on stderr; of several processes, the first one tells."""
-    Console(stderr=True, quiet=rank() > 0).print(text, markup=False, highlight=False, soft_wrap=True)
+def say(text: str, console: Console | None = None) -> None:
+    """A note to the user, on stderr, above what else is drawn there; of several processes, the first one speaks."""
+    (console or _stderr()).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def warn(text: str) -> None:
+def warn(text: str, console: Console | None = None) -> None:
     """Something that the user should know before trusting the result, on stderr."""
-    Console(stderr=True, quiet=rank() > 0).print(f"[bold yellow]Warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
+    (console or _stderr()).print(f"[bold yellow]Warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def _stderr() -> Console:
+    return Console(stderr=True, quiet=rank() > 0)
 
 
 def show_json(data: dict[str, Any]) -> None:
@@ -96,53 +86,3 @@ def show_table(columns: Iterable[str], rows: Iterable[Iterable[str]], numbers: b
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table, width=None if console.is_terminal else PIPE_WIDTH, crop=False)
-
-
-class _Rate(ProgressColumn):
-    """Items a second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:.1f}/s" if speed else "-/s")
-
-
-@contextmanager
-def sample_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with rate and time left, on stderr; call what it gives with the number done so far."""
-    with _bar(MofNCompleteColumn(), _Rate()) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda done: bar.update(task, completed=done)
-
-
-@contextmanager
-def loss_bar(description: str, total: int) -> Iterator[Callable[[int, float | None], None]]:
-    """The same for steps of training; call it with the steps done, and with the loss where there is a new one."""
-    with _bar(MofNCompleteColumn(), _Rate(), TextColumn("{task.fields[loss]}")) as bar:
-        task = bar.add_task(description, total=total, loss="")
-
-        def tell(step: int, loss: float | None) -> None:
-            bar.update(task, completed=step)
-            if loss is not None:
-                bar.update(task, loss=f"divergence {loss:.5f}")
-
-        yield tell
-
-
-@contextmanager
-def byte_bar(description: str) -> Iterator[Callable[[int, int], None]]:
-    """The same for bytes; call it with the bytes done and the bytes in all."""
-    with _bar(DownloadColumn(), TransferSpeedColumn()) as bar:
-        task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _bar(*columns: ProgressColumn) -> Progress:
-    """Rates are means over the last minutes: a large model on a CPU takes that long for a few samples."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        *columns,
-        TimeRemainingColumn(compact=True),
-        console=Console(stderr=True, quiet=rank() > 0),
-        speed_estimate_period=RATE_SECONDS,
-    )

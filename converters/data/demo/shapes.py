@@ -11,6 +11,7 @@ from typing import TypeVar
 from PIL import Image, ImageDraw
 
 from converters.data.demo.letters import LETTERS, draw_letter
+from converters.data.samples import Sample
 
 Paint = TypeVar("Paint", int, tuple[int, int, int])
 
@@ -71,16 +72,6 @@ class Scene:
 class Question:
     """A question about a scene, with its only right answer."""
 
-    question: str
-    answer: str
-    kind: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A picture with one question and its only right answer."""
-
-    image: Image.Image
     question: str
     answer: str
     kind: str

@@ -1,6 +1,6 @@
-"""Healing from the command line: questions, the dense model's answers, training under a bar, and what is written."""
+"""Healing from beginning to end: questions, the dense model's answers, training, and what is written."""
 
-import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
@@ -8,13 +8,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from converters.data.examples import Examples, read_examples
-from converters.data.prompts import encode_examples
-from converters.errors import YopoError
-from converters.loading import Dtype, Loaded, load, pick_device, pick_dtype
-from converters.processes import Processes, joined
-
-from .ui.terminal import byte_bar, loss_bar, sample_bar, say
+from ..data.prompts import encode_samples
+from ..data.samples import Sample, Samples, SamplesLike, is_bundled, samples_hash, samples_of
+from ..errors import YopoError
+from ..loading import Dtype, Loaded, load, pick_device, pick_dtype
+from ..processes import Processes, joined
+from ..progress import Listener, Message, Progress
 
 STEPS, BATCH_SIZE, RATE = 400, 32, 1e-3
 REFITTED_RATE = 1e-4  # where K and V of visual tokens were refitted, there is less to learn, and more to spoil
@@ -36,7 +35,7 @@ class Request:
     """What was asked for: questions, and how to train. `answers` is the folder of the dense model's answers, None: beside the output;
     `rate` is the learning rate's peak, None: RATE, or REFITTED_RATE where the model is refitted."""
 
-    data: Path
+    data: SamplesLike
     steps: int
     tune: Tune = Tune.PROJECTOR
     samples: int | None = None
@@ -51,20 +50,45 @@ class Request:
     command: str = ""
 
 
+@dataclass(frozen=True)
+class Healing:
+    """How healing went: `record` is what config.json says of it, `divergence` in nats a token on questions that were held out."""
+
+    model: str
+    output: Path
+    record: dict[str, Any]
+    seconds: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether it helped; else the output is what it was made from."""
+        return bool(self.record["kept"])
+
+    @property
+    def divergence(self) -> tuple[float, float]:
+        """From the dense model's answers, before and after."""
+        found = self.record["divergence"]
+        return float(found["before"]), float(found["after"])
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as a JSON object."""
+        return {"model": self.model, "output": str(self.output), **self.record, "total_seconds": round(self.seconds, 3)}
+
+
 def state_folder(output: Path) -> Path:
     """Where an interrupted run is kept, beside what it will write."""
     return output.with_name(output.name + STATE_SUFFIX)
 
 
-def heal_model(path: Path, request: Request, output: Path, force: bool) -> dict[str, Any]:
+def heal_model(path: Path, request: Request, output: Path, force: bool, progress: Listener) -> dict[str, Any]:
     """Heal the converted model in `path`, and write it to `output`. Returns the record of it. Raises YopoError."""
     if not all(map(find_spec, ("accelerate", "peft", "tensorboard"))):
         raise YopoError("Healing needs accelerate, peft and tensorboard.", "Install them: pip install 'yopo[heal]'")
-    from converters.checkpoint.folder import check_output
-    from converters.checkpoint.reader import open_converted
-    from converters.healing.training import Settings, accumulation, train
-    from converters.healing.tuning import tuned_language, tuned_projector
-    from converters.healing.written import write_healed
+    from ..checkpoint.folder import check_output
+    from ..checkpoint.reader import open_converted
+    from .training import Settings, accumulation, train
+    from .tuning import tuned_language, tuned_projector
+    from .written import write_healed
 
     check_output(output, force)
     processes = joined()
@@ -73,49 +97,56 @@ def heal_model(path: Path, request: Request, output: Path, force: bool) -> dict[
     rate = request.rate if request.rate is not None else REFITTED_RATE if converted.refitted else RATE
     settings = Settings(request.steps, request.batch_size, micro, rate, request.seed)
     accumulation(settings, processes.count)
-    _check_memory(converted, request, micro)
+    _check_memory(converted, request, micro, progress)
     _check_base(converted)
-    examples = _examples(request)
-    held_out = _held_out(examples.count, request)
+    samples = _samples(request)
+    held_out = _held_out(samples, request)
     loaded = load(path, request.device, request.dtype)
     loaded.model.model.language_model.recomputing = request.recompute
-    say(f"Path: {loaded.path_report()}")
-    answers = _answered(loaded, converted, examples, request, output, processes)
+    progress(Message(f"Path: {loaded.path_report()}"))
+    data = samples_hash(samples)
+    answers = _answered(loaded, converted, samples, data, request, output, processes, progress)
     checkpoint = converted.open_tensors()
     facts = {"model": converted.section["base"]["fingerprint"], "plan": converted.section["plan"], "healed": converted.section["healing"]}
-    facts |= {"data": _data_hash(request.data), "samples": examples.count, "dtype": loaded.dtype, "tune": request.tune}
+    facts |= {"data": data, "samples": samples.count, "dtype": loaded.dtype, "tune": request.tune}
     facts |= {"compensation": converted.section["compensation"]} if converted.refitted else {}
     language = request.tune is Tune.LANGUAGE
     tuned = tuned_language(loaded.model, checkpoint, request.seed) if language else tuned_projector(loaded.model, checkpoint)
-    with loss_bar("Healing", request.steps) as progress:
-        outcome = train(
-            loaded.model,
-            tuned.part,
-            checkpoint.family.image_token(checkpoint.config),
-            answers,
-            held_out,
-            settings,
-            state_folder(output),
-            facts,
-            tuned.finish,
-            progress,
-        )
-    record = _record(request, rate, examples, held_out, outcome)
+    outcome = train(
+        loaded.model,
+        tuned.part,
+        checkpoint.family.image_token(checkpoint.config),
+        answers,
+        held_out,
+        settings,
+        state_folder(output),
+        facts,
+        tuned.finish,
+        _training(progress, request.steps),
+    )
+    record = _record(request, rate, samples, data, held_out, outcome)
     if processes.first:
-        with byte_bar("Writing") as bar:
-            write_healed(converted, tuned.tensors() if record["kept"] else {}, record, output, force=force, progress=bar)
+        tensors = tuned.tensors() if record["kept"] else {}
+        write_healed(
+            converted,
+            tensors,
+            record,
+            output,
+            force=force,
+            progress=lambda done, total: progress(Progress("Writing", done, total, "bytes")),
+        )
         _tidy(state_folder(output))
     return record
 
 
-def _check_memory(converted: Any, request: Request, micro: int) -> None:
+def _check_memory(converted: Any, request: Request, micro: int, progress: Listener) -> None:
     """Tell how much memory healing takes. Raises YopoError where there is not enough."""
     import os
 
     import torch
 
-    from converters.healing.memory import available, check, needed, text
-    from converters.healing.tuning import RANK
+    from .memory import available, check, needed, text
+    from .tuning import RANK
 
     device = pick_device(request.device)
     dtype = pick_dtype(request.dtype, device, converted.path)
@@ -124,7 +155,8 @@ def _check_memory(converted: Any, request: Request, micro: int) -> None:
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.startswith("cpu") else 1
     free = available(device)
     told = "unknown" if free is None else f"{free / 1e9:.1f} GB"
-    say(f"Memory: about {memory.total / 1e9:.1f} GB for each of {processes} ({text(memory)}; {device}, {dtype}); free: {told}.")
+    figures = f"{text(memory)}; {device}, {dtype}"
+    progress(Message(f"Memory: about {memory.total / 1e9:.1f} GB for each of {processes} ({figures}); free: {told}."))
     check(memory, free, processes, "this machine" if device.startswith("cpu") else device)
 
 
@@ -143,64 +175,78 @@ def _check_base(converted: Any) -> None:
         )
 
 
-def _examples(request: Request) -> Examples:
-    bundled = not request.data.exists()  # a set's name, or an error that tells so
-    return read_examples(request.data, answers=False, count=request.samples or (BUNDLED_SAMPLES if bundled else None), seed=request.seed)
+def _training(progress: Listener, steps: int) -> Callable[[int, float | None], None]:
+    """What training calls with the steps done, and with the loss where there is a new one."""
+    loss = ""
+
+    def step(done: int, divergence: float | None) -> None:
+        nonlocal loss
+        loss = loss if divergence is None else f"divergence {divergence:.5f}"
+        progress(Progress("Healing", done, steps, "steps", loss))
+
+    return step
 
 
-def _held_out(count: int, request: Request) -> frozenset[int]:
+def _samples(request: Request) -> Samples:
+    usual = BUNDLED_SAMPLES if is_bundled(request.data) else None
+    return samples_of(request.data, answers=False, count=request.samples or usual, seed=request.seed)
+
+
+def _held_out(samples: Samples, request: Request) -> frozenset[int]:
     """A tenth of the samples or 256, and what is left over of whole batches. Raises YopoError where no batch is left to train on."""
+    count = samples.count
     number = max(1, min(MOST_HELD_OUT, round(HELD_OUT_SHARE * count)))
     number += (count - number) % request.batch_size
     if number == count:
         raise YopoError(
-            f"{request.data} has {count} questions, too few to hold a tenth out and train on batches of {request.batch_size}.",
+            f"{samples.origin} has {count} questions, too few to hold a tenth out and train on batches of {request.batch_size}.",
             "Use more questions (a few thousand), or a smaller --batch-size.",
         )
     return frozenset(Random(request.seed).sample(range(count), number))
 
 
-def _answered(loaded: Loaded, converted: Any, examples: Examples, request: Request, output: Path, processes: Processes) -> Any:
+def _answered(
+    loaded: Loaded, converted: Any, samples: Samples, data: str, request: Request, output: Path, processes: Processes, progress: Listener
+) -> Any:
     """The dense model's answers; those that are not there yet are made now, each process its share."""
-    from converters.healing.answers import Answers
+    from .answers import Answers
 
     folder = request.answers or state_folder(output) / "answers"
     if not folder.parent.exists() and request.answers:
         raise YopoError(f"The folder {folder.parent} does not exist.", "Make it first.")
-    facts = {"model": converted.section["base"]["fingerprint"], "data": _data_hash(request.data)}
-    facts |= {"samples": examples.count, "seed": request.seed, "dtype": loaded.dtype}
-    answers = Answers(folder, examples.count, facts)
+    facts = {"model": converted.section["base"]["fingerprint"], "data": data}
+    facts |= {"samples": samples.count, "seed": request.seed, "dtype": loaded.dtype}
+    answers = Answers(folder, samples.count, facts)
     processes.gathered(None)  # none may answer before all have seen what is missing
     missing = list(processes.share(answers.missing()))
     if missing:
-        _answer(loaded, examples, answers, missing)
+        _answer(loaded, samples, answers, missing, progress)
     processes.gathered(None)
     return answers
 
 
-def _answer(loaded: Loaded, examples: Examples, answers: Any, missing: list[int]) -> None:
-    from converters.healing.answers import records
+def _answer(loaded: Loaded, samples: Samples, answers: Any, missing: list[int], progress: Listener) -> None:
+    from .answers import records
 
-    wanted, waiting = set(missing), []
-    with sample_bar("Answering", len(missing)) as progress, loaded.model.dense():
-        done = 0
-        for index, example in enumerate(examples.stream()):
+    wanted = set(missing)
+    waiting: list[tuple[int, Sample]] = []
+    done = 0
+    with loaded.model.dense():
+        for index, sample in enumerate(samples.stream()):
             if index in wanted:
-                waiting.append((index, example))
-            if waiting and (len(waiting) == ANSWER_BATCH or index + 1 == examples.count):
-                batch = encode_examples(loaded.processor, [example for _, example in waiting])
+                waiting.append((index, sample))
+            if waiting and (len(waiting) == ANSWER_BATCH or index + 1 == samples.count):
+                batch = encode_samples(loaded.processor, [sample for _, sample in waiting])
                 for (place, _), record in zip(waiting, records(loaded.model, loaded.model.projector, batch), strict=True):
                     answers.put(place, record)
                 done += len(waiting)
-                progress(done)
+                progress(Progress("Answering", done, len(missing), "samples"))
                 waiting = []
 
 
-def _data_hash(data: Path) -> str:
-    return hashlib.sha256(data.read_bytes()).hexdigest() if data.is_file() else str(data)
-
-
-def _record(request: Request, rate: float, examples: Examples, held_out: frozenset[int], outcome: Any) -> dict[str, Any]:
+def _record(
+    request: Request, rate: float, samples: Samples, data: str, held_out: frozenset[int], outcome: Any
+) -> dict[str, Any]:  # fmt: skip
     return {
         "tune": request.tune.value,
         "kept": outcome.better,
@@ -209,9 +255,9 @@ def _record(request: Request, rate: float, examples: Examples, held_out: frozens
         "batch_size": request.batch_size,
         "learning_rate": rate,
         "seed": request.seed,
-        "samples": examples.count - len(held_out),
+        "samples": samples.count - len(held_out),
         "held_out": len(held_out),
-        "data": {"from": Path(examples.origin).name, "hash": _data_hash(request.data)},
+        "data": {"from": samples.file_name, "hash": data},
         "seconds": round(outcome.seconds, 1),
         "processes": outcome.processes,
         "command": request.command,

@@ -1,0 +1,62 @@
+"""Prune once: vision-language models that do only the visual work a budget pays for.
+
+    import yopo
+    model = yopo.load("llava-1.5-7b")
+    frontier = yopo.plan(model, samples, budgets=[0.25, 0.12])
+    yopo.convert(model, frontier.at(0.12), "llava-pruned")
+    print(yopo.evaluate("llava-pruned", samples).retention)
+
+Nothing heavy is imported before it is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from converters.errors import YopoError
+
+if TYPE_CHECKING:
+    from converters.api import Answer as Answer
+    from converters.api import Conversion as Conversion
+    from converters.api import ask as ask
+    from converters.api import calibrate as calibrate
+    from converters.api import convert as convert
+    from converters.api import evaluate as evaluate
+    from converters.api import plan as plan
+    from converters.calibration.statistics import Statistics as Statistics
+    from converters.data.samples import Sample as Sample
+    from converters.evaluation.evaluate import Evaluation as Evaluation
+    from converters.model import Model as Model
+    from converters.model import load as load
+    from converters.planning.frontier import Frontier as Frontier
+    from converters.planning.frontier import Point as Point
+    from converters.progress import Message as Message
+    from converters.progress import Progress as Progress
+    from converters.progress import SearchProgress as SearchProgress
+    from converters.runtime.plan import Grid as Grid
+    from converters.runtime.plan import Plan as Plan
+    from converters.runtime.registration import register as register
+
+_MODULES = {
+    "converters.api": ("Answer", "Conversion", "ask", "calibrate", "convert", "evaluate", "plan"),
+    "converters.calibration.statistics": ("Statistics",),
+    "converters.data.samples": ("Sample",),
+    "converters.evaluation.evaluate": ("Evaluation",),
+    "converters.model": ("Model", "load"),
+    "converters.planning.frontier": ("Frontier", "Point"),
+    "converters.progress": ("Message", "Progress", "SearchProgress"),
+    "converters.runtime.plan": ("Grid", "Plan"),
+    "converters.runtime.registration": ("register",),
+}
+_PLACES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = ["YopoError", *_PLACES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'yopo' has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
