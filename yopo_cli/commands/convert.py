@@ -31,7 +31,7 @@ HEADMASK, OWN = ".npy", Path("config")
 
 
 class Recipe(StrEnum):
-    """How a plan is made: by measuring, or by name of `planning.recipes.RECIPES` and `planning.presets.PRESETS`."""
+    """How a plan is made: by measuring, or by name of `planning.recipes.RECIPES`."""
 
     AUTO = "auto"
     INTERLACED = "interlaced"
@@ -67,7 +67,7 @@ def convert(
     compensation: Annotated[
         Compensation | None,
         typer.Option(
-            help="refit: visual tokens get fitted K and V of their own (default: with the recipes auto and interlaced, and a plan with --calibration)."
+            help="refit: visual tokens get fitted K and V of their own (default: with auto, interlaced, and --plan with --calibration)."
         ),
     ] = None,
     calibration: Annotated[
@@ -231,11 +231,9 @@ def _planned(
     statistics, facts = statistics_of(checkpoint, questions.source, questions.request)
     if recipe is Recipe.AUTO:
         return _searched(questions, statistics, grid, budget, refit), facts, refit
-    from converters.planning.presets import PRESETS, preset
     from converters.planning.recipes import make_plan
 
-    make = preset if recipe.value in PRESETS else make_plan
-    return make(recipe.value, statistics, checkpoint.sizes, statistics.grids if grid is None else (grid,), budget), facts, refit
+    return make_plan(recipe.value, statistics, checkpoint.sizes, statistics.grids if grid is None else (grid,), budget), facts, refit
 
 
 def _searched(questions: _Questions, statistics: Any, grid: Grid | None, budget: float, refit: bool) -> Plan:
