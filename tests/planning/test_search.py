@@ -126,7 +126,7 @@ def refined(trials: ToyTrials, start: Step, order: Any, forwards: float = 1e9) -
 
 
 def test_what_is_used_badly_is_used_where_it_gains() -> None:
-    """Neurons and hardly a head that reads: the toy wants the contrary. Less than half of the drift, no more than a descent from the
+    """Neurons and hardly a head that reads: the toy wants the contrary. Little more than half of the drift, no more than a descent from the
     dense model leaves; and there is nothing to gain twice."""
     order, start, _ = toy_start(3, 1, 2, 16, 1.0)
     dense = normalise(dense_plan(start.plan.sizes, start.plan.grids))
@@ -135,7 +135,7 @@ def test_what_is_used_badly_is_used_where_it_gains() -> None:
     *_, down = descend(trials.some(1), Step(dense, 0.0, visual_flops(dense)), start.flops, order, options, {})
     assert better.flops == visual_flops(better.plan)
     assert is_spent(better.plan, start.flops)
-    assert better.shift == trials.shift(better.plan) < start.shift / 2
+    assert better.shift == trials.shift(better.plan) < start.shift * 0.6
     assert better.shift <= down.shift
     assert refined(trials, better, order) is better
 
