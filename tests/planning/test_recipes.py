@@ -122,7 +122,7 @@ def test_recipes_by_layers_meet_budgets(recipe: str, budgets: tuple[float, ...],
 
 def test_recipes_by_layers_begin_with_what_adds_the_least() -> None:
     """Layer 2 adds nothing to visual tokens and layer 3 nothing to text; one of eight layers has to go, its neurons for the most part."""
-    measured = statistics(DEMO)
+    measured = statistics(DEMO, seed=5)
     measured.neuron_sum[2] = measured.self_sum[2] = measured.read_sum[3] = 0
     for recipe in ("shortv", "opskip"):
         plan = make_plan(recipe, measured, DEMO, DEMO_GRIDS, 0.8)
