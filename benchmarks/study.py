@@ -14,7 +14,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
@@ -41,7 +41,6 @@ from converters.planning.fitting import fitted
 from converters.planning.frontier import Frontier
 from converters.planning.measure.answers import Answered, language_model_pass
 from converters.planning.measure.trial import Trials
-from converters.planning.presets import PRESETS, preset
 from converters.planning.recipes import RECIPES, make_plan
 from converters.planning.search.search import Effort, search, usual_effort
 from converters.runtime.plan import Plan, Sizes, dense_plan
@@ -242,8 +241,7 @@ def answer(subject: Subject, method: str, budget: float | None, seed: int | None
         with ablation.during(subject.model, plan):
             return {"right": subject.plan_right(plan), "reached": cost(plan).share}
     method, refit, _ = method.partition(REFITTED)
-    make: Callable[..., Plan] = preset if method in PRESETS else make_plan
-    plan = make(method, subject.statistics(seed), subject.sizes, subject.dense.grids, budget)
+    plan = make_plan(method, subject.statistics(seed), subject.sizes, subject.dense.grids, budget)
     refits = subject.refits(plan, seed, subject.setting.samples) if refit else None
     return {"right": subject.plan_right(plan, refits), "reached": cost(plan).share}
 
@@ -306,7 +304,7 @@ def main() -> None:
     cell.add_argument("--set", default="demo", help="the question set: demo, harder, sizes")
     cell.add_argument("--record", type=Path, required=True)
     cell.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
-    cell.add_argument("--methods", default=",".join(("auto", *RECIPES, *PRESETS, *SCHEDULES)))
+    cell.add_argument("--methods", default=",".join(("auto", *RECIPES, *SCHEDULES)))
     cell.add_argument("--seeds", default="0,1,2")
     cell.add_argument("--samples", type=int, default=96)
     cell.add_argument("--questions", type=int, default=2000)

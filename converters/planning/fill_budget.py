@@ -1,7 +1,8 @@
-"""The remainder of a budget: a plan below it is given as much more as fits; what is less than a neuron, by small exchanges."""
+"""Filling a budget: a plan below it is given as much more as fits; what is less than a neuron, by small exchanges."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from math import floor
 
@@ -39,9 +40,24 @@ def spent(plan: Plan, limit: int, ranks: Ranks, knobs: Iterable[Knob]) -> Plan:
     return plan
 
 
+def with_neurons(plan: Plan, limit: int, ranks: Ranks) -> Plan:
+    """The plan with as many neurons as fit, the best of each layer, spread evenly over the layers that are read later."""
+    layers = max(0, plan.visual_depth - 1)
+    room = max(0, neurons_beside(plan, limit))
+    each, more = divmod(min(room, layers * plan.sizes.intermediate_size), max(1, layers))
+    counts = [(each + (layer < more)) * (layer < layers) for layer in range(plan.sizes.num_hidden_layers)]
+    kept = [tuple(sorted(order[:count])) for order, count in zip(ranks.neurons, counts, strict=True)]
+    return replace(plan, layers=tuple(replace(layer, neurons=neurons) for layer, neurons in zip(plan.layers, kept, strict=True)))
+
+
+def neurons_beside(plan: Plan, limit: int) -> int:
+    """How many neurons fit within the limit beside a plan: each costs its gate, up and down for all visual tokens. Negative beyond it."""
+    return (limit - visual_flops(plan)) // (2 * 3 * plan.sizes.hidden_size * plan.visual_tokens)
+
+
 def is_spent(plan: Plan, limit: int) -> bool:
     """Whether the plan is within the limit and not a neuron more fits beside it."""
-    return 0 <= limit - visual_flops(plan) < 2 * 3 * plan.sizes.hidden_size * plan.visual_tokens
+    return neurons_beside(plan, limit) == 0
 
 
 def _by_neurons(plan: Plan) -> list[int]:

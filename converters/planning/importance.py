@@ -9,6 +9,15 @@ from ..runtime.plan import Sizes
 
 
 @dataclass(frozen=True)
+class LayerScores:
+    """What a layer adds, summed over its heads or neurons: to text that reads visual tokens, and to visual tokens themselves."""
+
+    read: float
+    self_: float
+    neurons: float
+
+
+@dataclass(frozen=True)
 class Ranks:
     """Orders by layer, best first, and the paper's ratios [layer][head], comparable across layers."""
 
@@ -41,6 +50,14 @@ def ranks(statistics: Statistics | None, sizes: Sizes) -> Ranks:
         _descending(statistics.neurons.tolist()),
         tuple(map(tuple, statistics.ratio_quantile().tolist())),
     )
+
+
+def layer_scores(statistics: Statistics | None, sizes: Sizes) -> tuple[LayerScores, ...]:
+    """What each layer adds; without statistics all are alike."""
+    if statistics is None:
+        return (LayerScores(0.0, 0.0, 0.0),) * sizes.num_hidden_layers
+    sums = (statistics.read.sum(1), statistics.self_.sum(1), statistics.neurons.square().sum(1).sqrt())
+    return tuple(LayerScores(*values) for values in zip(*(one.tolist() for one in sums), strict=True))
 
 
 def _descending(scores: Sequence[Sequence[float]]) -> tuple[tuple[int, ...], ...]:

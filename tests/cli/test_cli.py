@@ -18,7 +18,6 @@ from converters.data.demo.shapes import samples
 from converters.data.samples import BUNDLED
 from converters.loading import demo_folder
 from converters.planning.cost import cost
-from converters.planning.presets import PRESETS
 from converters.planning.recipes import RECIPES
 from converters.planning.search.search import Effort
 from converters.runtime.plan import from_json
@@ -98,7 +97,7 @@ def test_version_and_module() -> None:
 
 
 def test_recipes_are_those_of_the_planner() -> None:
-    assert {recipe.value for recipe in Recipe} == {"auto", *RECIPES, *PRESETS}
+    assert {recipe.value for recipe in Recipe} == {"auto", *RECIPES}
 
 
 class TestConvert:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Recipe(StrEnum):
-    """How a plan is made: by measuring, or by name of `planning.recipes.RECIPES` and `planning.presets.PRESETS`."""
+    """How a plan is made: by measuring, or by name of `planning.recipes.RECIPES`."""
 
     AUTO = "auto"
     INTERLACED = "interlaced"
@@ -56,7 +56,7 @@ def convert(
     compensation: Annotated[
         Compensation | None,
         typer.Option(
-            help="refit: visual tokens get fitted K and V of their own (default: with recipes auto and interlaced, a plan with --calibration)."
+            help="refit: visual tokens get fitted K and V of their own (default: with auto, interlaced, and --plan with --calibration)."
         ),
     ] = None,
     calibration: Annotated[

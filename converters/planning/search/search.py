@@ -23,7 +23,6 @@ from ..frontier import Frontier, Point, differing
 from ..importance import Ranks, ranks
 from ..measure.answers import MAX_ANSWER_TOKENS, Answered, answered
 from ..measure.trial import MEMORY_BYTES, Trials
-from ..presets import PRESETS, preset
 from ..recipes import RECIPES, make_plan
 from .descent import DescentOptions, Prices, Step, descend, measured
 from .journal import Journal
@@ -37,7 +36,8 @@ NEGLIGIBLE = 0.03  # a drift that leaves nothing to refine
 ONE_DESCENT = 0.4  # of the forward passes that are left: what one descent may use before it hurries
 PATIENCE = 5.0  # seconds of measurements that an interrupted search may lose
 LOOK_BACK = 2  # forward passes that measuring a plan of another budget can take, since all layers are run again
-RECIPE_SLACK = 0.5  # share by which a recipe of others may be worse on the first questions; our own is measured on all, to be sure
+SURE_RECIPES = "interlaced", "yopo"  # are measured on all questions, to be sure that no plan is worse
+RECIPE_SLACK = 0.5  # share by which the others may be worse on the first questions
 
 
 @dataclass(frozen=True)
@@ -146,15 +146,14 @@ def _answers(model: Any, batches: Iterable[Any], max_new_tokens: int, hashes: li
 
 
 def recipe_plans(statistics: Statistics, dense: Plan, budget: float) -> dict[str, Plan]:
-    """What recipes and presets make of a budget, where they can reach it; the first recipe reaches all that can be reached."""
+    """What recipes make of a budget, where they can reach it; the first one reaches all that can be reached."""
     first, *others = RECIPES
     target = (statistics, dense.sizes, dense.grids, budget)
-    found = {first: make_plan(first, *target)}
-    for make, names in ((make_plan, others), (preset, PRESETS)):
-        for name in names:
-            with suppress(YopoError):
-                found[name] = make(name, *target)
-    return found
+    plans = {first: make_plan(first, *target)}
+    for name in others:
+        with suppress(YopoError):
+            plans[name] = make_plan(name, *target)
+    return plans
 
 
 def reading_plan(dense: Plan) -> Plan:
@@ -244,7 +243,7 @@ class Search:
         best = self._best(branches, limit)
         for name, plan in recipes.items():
             plan = normalise(plan)
-            shift = self.trials.race(plan, best.step.plan, inf if name in RECIPES else RECIPE_SLACK)
+            shift = self.trials.race(plan, best.step.plan, inf if name in SURE_RECIPES else RECIPE_SLACK)
             if isfinite(shift):
                 best = self._best([best, Branch(Step(plan, shift, visual_flops(plan)), name, self.branch.prices)], limit)
         self.descents += self.trials.forwards - began
