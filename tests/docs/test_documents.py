@@ -156,6 +156,25 @@ def test_the_demos_figures_are_those_of_the_record(document, head):
     assert shown[2] == [kept("yopo", budget) if entry != "-" else "-" for budget, entry in zip(budgets, shown[2], strict=True)]
 
 
+@pytest.mark.parametrize(
+    ("section", "command"),
+    [
+        ("convert, inspect", "convert demo --budget 0.12 --recipe interlaced --samples 2 --dry-run --json"),
+        ("convert, inspect", "inspect demo-pruned --json"),
+        ("eval", "eval demo-pruned --task demo --samples 2 --json"),
+        ("ask", "ask demo-pruned 'What color is the circle?' --image photo.jpg --json"),
+        ("verify", "verify demo-pruned --json"),
+        ("models", "models --json"),
+    ],
+    ids=lambda value: value.split()[0].strip(","),
+)
+def test_fields_of_json_are_told(section, command, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    text = (ROOT / "docs/json.md").read_text(encoding="utf-8").partition(f"## {section}\n")[2].partition("\n## ")[0]
+    told = {name.partition(".")[0] for name in re.findall(r"`([\w.]+)`", text)}
+    assert set(json.loads(output(f"yopo {command}"))) <= told
+
+
 @pytest.mark.slow
 def test_the_site_builds(tmp_path):
     words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
