@@ -90,7 +90,9 @@ def test_the_manifest(tmp_path: Path) -> None:
     assert list_sha256(files | {"config.json": "0" * 64}) == hashlib.sha256(manifest_text(files).encode()).hexdigest()
 
 
-@pytest.mark.parametrize("line", ["nonsense", "0" * 64 + "  ../a", "0" * 64 + "  /a", "0" * 64 + "  .", "0" * 64 + "  a\n" + "0" * 64 + "  a"])
+@pytest.mark.parametrize(
+    "line", ["nonsense", "0" * 64 + "  ../a", "0" * 64 + "  /a", "0" * 64 + "  .", "0" * 64 + "  a\n" + "0" * 64 + "  a"]
+)
 def test_lines_that_list_no_file(line: str, tmp_path: Path) -> None:
     (tmp_path / "SHA256SUMS").write_text(line + "\n")
     with pytest.raises(YopoError, match="line [12]: not a sha256"):
