@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from ..errors import YopoError
-from ..families import FAMILIES, Family, Folders, converted_family, family_of
+from ..families import FAMILIES, Family, Folders, converted_family, described, family_of, sizes_and_grid
 from ..families.family import Piece
-from ..json_files import read_object
+from ..json_files import conforming, read_object
 from ..runtime.plan import Grid, Plan, PlanError, Sizes, factored, from_json
 from .compensation import refitted_layers, refitted_shapes
+from .config_schema import Config, Section
 from .header import TensorInfo, ends_of, read_header, read_tensor
 from .manifest import changed_files, read_manifest
 from .permutation import permutations
@@ -26,6 +27,8 @@ from .source import resolve
 
 CONFIG = "config.json"
 SAMPLE_BYTES = 4096
+NEWER = "A newer version of yopo may have written it."
+FORMAT = "Give the folder of a checkpoint in the Hugging Face format."
 MAX_INDEX_BYTES = 100_000_000
 SHARD = re.compile(r"[^/\\\0]+\.(?:safetensors|bin)")
 # Where a healed model keeps the projector that it had before, for its dense side.
@@ -195,19 +198,23 @@ def open_converted(path: Path) -> Converted:
     if not is_converted(config):
         raise YopoError(f"{path} was not written by yopo: its config.json has no plan.", f"Make one: yopo convert {path} --budget 0.25")
     if (family := converted_family(config)) is None:
-        raise YopoError(
-            f"The model type {config.get('model_type')!r} of {path} is unknown.", "A newer version of yopo may have written it."
-        )
-    try:
-        plan = from_json(config["yopo"]["plan"])
-    except (PlanError, KeyError, TypeError) as error:
-        raise YopoError(f"{path} has a plan that cannot be read: {error}", "A newer version of yopo may have written it.") from None
+        raise YopoError(f"The model type {config.get('model_type')!r} of {path} is unknown.", NEWER)
+    plan = section_plan(config, path)
     converted = Converted(path, config, family, plan, read_manifest(path))
     if converted.refitted != refitted_layers(plan, {*factored(plan), *converted.refitted} & set(range(len(plan.layers)))):
         raise YopoError(
             f"{path} has a list of refitted layers that does not go with its plan: {list(converted.refitted)}.", "Convert the model again."
         )
     return converted
+
+
+def section_plan(config: Mapping[str, Any], path: Path) -> Plan:
+    """The plan in the `yopo` section of config.json, all of which is checked. Raises YopoError."""
+    conforming(Section, config.get("yopo"), f"The yopo section of {path / CONFIG}", NEWER)
+    try:
+        return from_json(config["yopo"]["plan"])
+    except PlanError as error:
+        raise YopoError(f"{path} has a plan that cannot be read: {error}", NEWER) from None
 
 
 def has_dense_side(section: Mapping[str, Any]) -> bool:
@@ -223,16 +230,20 @@ def read_config(path: Path) -> dict[str, Any]:
     """config.json as an object. Raises YopoError if there is none."""
     if (path / "adapter_config.json").exists():
         raise YopoError(f"{path} is an adapter, or holds one beside a model.", "Merge it into its base model first.")
-    return read_object(path / CONFIG, "Give the folder of a checkpoint in the Hugging Face format.")
+    data = read_object(path / CONFIG, FORMAT)
+    conforming(Config, data, str(path / CONFIG), FORMAT)
+    return data
 
 
 def _open(
     path: Path, config: dict[str, Any], family: Family, healed: bool = False, refitted: Mapping[str, tuple[int, ...]] = {}
 ) -> Checkpoint:
-    tower = family.tower(config)
-    folders = Folders(path, None if tower is None else resolve(tower).path)
-    native = dict(family.native(config, folders))
-    expected, sizes = skeleton(family, native), family.sizes(config)
+    with described(family):
+        sizes, grid = sizes_and_grid(family, config)
+        tower = family.tower(config)
+        folders = Folders(path, None if tower is None else resolve(tower).path)
+        native = dict(family.native(config, folders))
+    expected = skeleton(family, native)
     tensors = _tensors(folders.model, config, family)
     if folders.tower is not None:
         tensors = _tensors(folders.tower, config, family) | tensors
@@ -245,7 +256,7 @@ def _open(
     if expected.tied & tensors.keys():
         native = _untied(native)
     adapt = None if family.adapt is None else partial(family.adapt, config, folders)
-    return Checkpoint(path, native, family, sizes, family.grid(config), tensors, base, own, adapt)
+    return Checkpoint(path, native, family, sizes, grid, tensors, base, own, adapt)
 
 
 def _untied(config: dict[str, Any]) -> dict[str, Any]:
