@@ -1,12 +1,12 @@
 """What a plan does and what it costs, from config.json or the plan's own file: no weight is read, and no torch imported."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import YopoError
+from .json_files import read_json
 from .loading import locate_config
 from .planning.prefill import PrefillCost
 from .runtime.plan import Plan, PlanError, dense_plan, from_json, to_json
@@ -49,23 +49,21 @@ def inspect(model: str | Path | Plan) -> Inspection:
         return Inspection(f"Plan {model}", plan, PrefillCost.of(plan), None, {})
     name, config = locate_config(str(model))
     if "yopo" in config:
-        plan = from_json(config["yopo"].get("plan"))
+        from .checkpoint.reader import section_plan
+
+        plan = section_plan(config, Path(model))
         return Inspection(name, plan, PrefillCost.of(plan), None, config["yopo"])
-    from .families import family_of
+    from .families import family_of, sizes_and_grid
 
     family = family_of(config)
-    plan = dense_plan(family.sizes(config), (family.grid(config),))
+    sizes, grid = sizes_and_grid(family, config)
+    plan = dense_plan(sizes, (grid,))
     return Inspection(name, plan, PrefillCost.of_dense(plan), family.name, {})
 
 
 def read_plan(file: Path) -> Plan:
     """A plan from a file: bare, or as the `plan` of what `--json` printed. Raises YopoError."""
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise YopoError(f"The plan {file} cannot be read: {error.strerror}.", "Check the path.") from None
-    except ValueError as error:
-        raise YopoError(f"The plan {file} is not JSON: {error}.", "Make one: yopo convert MODEL --budget 0.25 --dry-run --json") from None
+    data = read_json(file, "Check the path, or make one: yopo convert MODEL --budget 0.25 --dry-run --json")
     if isinstance(data, dict) and "schema" not in data and "plan" in data:
         data = data["plan"]
     try:

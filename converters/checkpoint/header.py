@@ -1,6 +1,6 @@
 """The header of a safetensors file: eight bytes of length, then JSON; format: huggingface.co/docs/safetensors."""
 
-import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import YopoError
 from ..families.family import Change
+from ..json_files import parse_json
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -33,30 +35,51 @@ DOWNLOAD_AGAIN = "The file is damaged or its download was cut short: fetch it ag
 
 
 @dataclass(frozen=True)
+class Extent:
+    """A tensor's place in its file: where it begins, in bytes, its shape there, and its strides where it is not contiguous."""
+
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None = None
+
+    @property
+    def elements(self) -> int:
+        """Elements from the first to the last."""
+        if self.strides is None or 0 in self.shape:
+            return prod(self.shape)
+        return 1 + sum((count - 1) * stride for count, stride in zip(self.shape, self.strides, strict=True))
+
+
+@dataclass(frozen=True)
 class TensorInfo:
     """Where a tensor is and what it looks like; `dtype` is safetensors' name of it.
 
-    With a `change`, `shape` is that of what it makes of the tensor on disk. `offset` is where its bytes begin in a safetensors file.
+    With a `change`, `shape` is that of what it makes of the tensor on disk.
     """
 
     name_on_disk: str
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    extent: Extent
     change: Change | None = None
-    offset: int | None = None
 
     @property
     def bytes(self) -> int:
         return prod(self.shape) * DTYPES[self.dtype].itemsize
 
+    @property
+    def offset(self) -> int | None:
+        """Where its bytes begin in a safetensors file, None in another."""
+        return self.extent.offset if self.file.suffix == ".safetensors" else None
+
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
-    """The tensors of a safetensors file. Raises YopoError if the file is truncated or is none."""
+    """The tensors of a safetensors file. Raises YopoError if it is truncated, is none, or contradicts itself."""
     header, length = _header_json(file)
     header.pop("__metadata__", None)
     tensors = {name: _tensor_info(file, name, entry, LENGTH_BYTES + length) for name, entry in header.items()}
-    announced = LENGTH_BYTES + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    announced = _end_of(file, tensors, LENGTH_BYTES + length)
     size = file.stat().st_size
     if size != announced:
         what = "truncated" if size < announced else "longer than it should be"
@@ -64,36 +87,94 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def _header_json(file: Path) -> tuple[dict[str, Any], int]:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
-        if size < LENGTH_BYTES or length > MAX_HEADER_BYTES:
-            raise YopoError(
-                f"{file} is not a safetensors file (it has {size:,} bytes).",
-                "If it is a Git LFS pointer, run `git lfs pull`; otherwise fetch it again.",
-            )
-        if size < LENGTH_BYTES + length:
-            raise YopoError(f"{file} is truncated: it ends inside its header, after {size:,} bytes.", DOWNLOAD_AGAIN)
-        text = stream.read(length)
+def read_tensor(info: TensorInfo) -> Tensor:
+    """The tensor on disk, without its change, in memory of its own. Raises YopoError where the file has become shorter.
+
+    Files are read and not mapped: where a mapped file is cut short meanwhile, the system ends the process.
+    """
+    extent = info.extent
+    flat = torch.empty(extent.elements, dtype=DTYPES[info.dtype])
+    _read_bytes(info.file, extent.offset, _memory(flat))
+    return flat.view(extent.shape) if extent.strides is None else flat.as_strided(extent.shape, extent.strides)
+
+
+def ends_of(info: TensorInfo, count: int) -> tuple[bytes, bytes]:
+    """The first and last bytes of a contiguous tensor on disk, `count` each, or all of a smaller one."""
+    total = info.extent.elements * DTYPES[info.dtype].itemsize
+    first, last = bytearray(min(count, total)), bytearray(min(count, total))
+    _read_bytes(info.file, info.extent.offset, memoryview(first))
+    _read_bytes(info.file, info.extent.offset + total - len(last), memoryview(last))
+    return bytes(first), bytes(last)
+
+
+def _memory(flat: Tensor) -> memoryview:
+    array: Any = flat.view(torch.uint8).numpy()
+    return memoryview(array)
+
+
+def _read_bytes(file: Path, offset: int, target: memoryview) -> None:
     try:
-        header = json.loads(text)
-    except ValueError:
-        raise YopoError(f"{file} is not a safetensors file: its header is not JSON.", DOWNLOAD_AGAIN) from None
+        with file.open("rb", buffering=0) as stream:
+            stream.seek(offset)
+            while target:
+                if not (count := stream.readinto(target)):
+                    raise YopoError(f"{file} was cut short while it was read.", DOWNLOAD_AGAIN)
+                target = target[count:]
+    except OSError as error:
+        raise YopoError(f"{file} cannot be read: {error.strerror}.", DOWNLOAD_AGAIN) from None
+
+
+def _header_json(file: Path) -> tuple[dict[str, Any], int]:
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise YopoError(f"{file} is not a regular file.", DOWNLOAD_AGAIN)
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
+            text = stream.read(length) if size >= LENGTH_BYTES and length <= MAX_HEADER_BYTES else b""
+    except OSError as error:
+        raise YopoError(f"{file} cannot be read: {error.strerror}.", DOWNLOAD_AGAIN) from None
+    if size < LENGTH_BYTES or length > MAX_HEADER_BYTES:
+        raise YopoError(
+            f"{file} is not a safetensors file (it has {size:,} bytes).",
+            "If it is a Git LFS pointer, run `git lfs pull`; otherwise fetch it again.",
+        )
+    if len(text) < length:
+        raise YopoError(f"{file} is truncated: it ends inside its header, after {size:,} bytes.", DOWNLOAD_AGAIN)
+    header = parse_json(text, f"The header of {file}", DOWNLOAD_AGAIN)
     if not isinstance(header, dict):
-        raise YopoError(f"{file} is not a safetensors file: its header is not an object.", DOWNLOAD_AGAIN)
+        raise YopoError(f"The header of {file} is not a JSON object.", DOWNLOAD_AGAIN)
     return header, length
 
 
 def _tensor_info(file: Path, name: str, entry: Any, data: int) -> TensorInfo:
-    try:
-        dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        if dtype not in DTYPES:
-            raise YopoError(f"The tensor {name!r} in {file} has dtype {dtype}, which cannot be read.", "Use an unquantised checkpoint.")
-        info = TensorInfo(name, file, dtype, shape, offset=data + start)
-        consistent = 0 <= start <= end and end - start == info.bytes
-    except (KeyError, TypeError, ValueError):
-        consistent = False
-    if not consistent:
-        raise YopoError(f"The header of {file} contradicts itself about the tensor {name!r}: {entry}.", DOWNLOAD_AGAIN)
+    if not _well_formed(entry):
+        raise YopoError(f"The header of {file} contradicts itself about the tensor {name!r}: {entry!r:.200}.", DOWNLOAD_AGAIN)
+    if entry["dtype"] not in DTYPES:
+        raise YopoError(
+            f"The tensor {name!r} in {file} has dtype {entry['dtype']}, which cannot be read.", "Use an unquantised checkpoint."
+        )
+    start, end = entry["data_offsets"]
+    info = TensorInfo(name, file, entry["dtype"], tuple(entry["shape"]), Extent(data + start, tuple(entry["shape"])))
+    if end - start != prod(info.shape) * DTYPES[info.dtype].itemsize:
+        raise YopoError(f"The header of {file} contradicts itself about the tensor {name!r}: {entry!r:.200}.", DOWNLOAD_AGAIN)
     return info
+
+
+def _well_formed(entry: Any) -> bool:
+    """Whether a tensor's entry has its three keys, with values of the right types."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"} or not isinstance(entry["dtype"], str):
+        return False
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    counts = isinstance(shape, list) and isinstance(offsets, list) and all(type(count) is int and count >= 0 for count in shape + offsets)
+    return counts and len(offsets) == 2 and offsets[0] <= offsets[1]
+
+
+def _end_of(file: Path, tensors: Mapping[str, TensorInfo], data: int) -> int:
+    """Where the last tensor ends. Raises YopoError unless they follow one another without gaps, as the format has it."""
+    end = data
+    for info in sorted(tensors.values(), key=lambda info: (info.extent.offset, info.bytes)):
+        if info.extent.offset != end:
+            raise YopoError(f"The header of {file} has tensors that overlap or leave a gap, at {info.name_on_disk!r}.", DOWNLOAD_AGAIN)
+        end += info.bytes
+    return end

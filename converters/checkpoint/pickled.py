@@ -1,34 +1,59 @@
-"""Checkpoints of pickled tensors, `.bin`: read without running code, and mapped."""
+"""Checkpoints of pickled tensors, `.bin`: where each tensor is, without running code and without reading a weight."""
 
-import pickle
+import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import YopoError
-from .header import DTYPE_NAMES, TensorInfo
+from .header import DTYPE_NAMES, Extent, TensorInfo
+
+AGAIN = "Fetch it again; a .bin older than PyTorch 1.6 must be saved anew as safetensors."
+ANOTHER = "Use safetensors, or a .bin that has weights only."
 
 
-def load_pickled(file: Path) -> dict[str, Tensor]:
-    """The tensors of a `.bin` file, mapped from disk. Raises YopoError for a damaged file and for one with code in it."""
+def pickled_header(file: Path) -> dict[str, TensorInfo]:
+    """What `read_header` gives, for a `.bin` file. Raises YopoError for a damaged file, one with code in it, and other dtypes."""
+    tensors = _announced(file)
+    size = file.stat().st_size
+    return {name: _tensor_info(file, size, name, tensor) for name, tensor in tensors.items()}
+
+
+def _announced(file: Path) -> dict[str, Tensor]:
+    """The tensors without data: torch tells for each where its storage is in the file."""
     try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError:
-        raise YopoError(f"{file} holds more than tensors and is not loaded.", "Use safetensors, or a .bin that has weights only.") from None
-    except RuntimeError as error:
-        hint = "Fetch it again; a .bin older than PyTorch 1.6 must be saved anew as safetensors."
-        raise YopoError(f"{file} cannot be read: {str(error).splitlines()[0]}", hint) from None
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise YopoError(f"{file} is not a flat dictionary of tensors.", "Use safetensors, or a .bin that has the model's weights only.")
+        with zipfile.ZipFile(file) as archive:
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+        with FakeTensorMode():
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise YopoError(f"{file} holds more than tensors and is not loaded.", ANOTHER) from None
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise YopoError(f"{file} cannot be read: {reason}", AGAIN) from None
+    if not stored:
+        raise YopoError(f"{file} is compressed, which torch does not write.", AGAIN)
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided for name, tensor in tensors.items()
+    ):
+        raise YopoError(f"{file} is not a flat dictionary of tensors by name.", ANOTHER)
     return tensors
 
 
-def pickled_header(file: Path, tensors: dict[str, Tensor]) -> dict[str, TensorInfo]:
-    """What `read_header` gives, for a `.bin` file. Raises YopoError for a dtype that safetensors has not."""
-    for name, tensor in tensors.items():
-        if tensor.dtype not in DTYPE_NAMES:
-            raise YopoError(
-                f"The tensor {name!r} in {file} has dtype {tensor.dtype}, which cannot be read.", "Use an unquantised checkpoint."
-            )
-    return {name: TensorInfo(name, file, DTYPE_NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
+def _tensor_info(file: Path, size: int, name: str, tensor: Tensor) -> TensorInfo:
+    if tensor.dtype not in DTYPE_NAMES:
+        raise YopoError(f"The tensor {name!r} in {file} has dtype {tensor.dtype}, which cannot be read.", "Use an unquantised checkpoint.")
+    storage: Any = tensor.untyped_storage()
+    begin: int | None = getattr(storage, "_checkpoint_offset", None)
+    if begin is None:
+        raise YopoError(f"The tensor {name!r} in {file} has no data.", ANOTHER)
+    first = int(tensor.storage_offset()) * tensor.itemsize
+    extent = Extent(begin + first, tuple(tensor.shape), None if tensor.is_contiguous() else tuple(tensor.stride()))
+    needed = extent.elements * tensor.itemsize
+    if first + needed > storage.nbytes() or extent.offset + needed > size:
+        raise YopoError(f"{file} is truncated: the tensor {name!r} goes beyond its end.", AGAIN)
+    return TensorInfo(name, file, DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), extent)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -9,25 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import YopoError
-from ..families import FAMILIES, Family, Folders, converted_family, family_of
+from ..families import FAMILIES, Family, Folders, converted_family, described, family_of, sizes_and_grid
 from ..families.family import Piece
+from ..json_files import conforming, read_object
 from ..runtime.plan import Grid, Plan, PlanError, Sizes, factored, from_json
 from .compensation import refitted_layers, refitted_shapes
-from .header import TensorInfo, read_header
+from .config_schema import Config, Section
+from .header import TensorInfo, ends_of, read_header, read_tensor
 from .manifest import changed_files, read_manifest
 from .permutation import permutations
-from .pickled import load_pickled, pickled_header
 from .skeleton import Skeleton, check_tensors, native_config, skeleton
 from .source import resolve
 
 CONFIG = "config.json"
 SAMPLE_BYTES = 4096
+NEWER = "A newer version of yopo may have written it."
+FORMAT = "Give the folder of a checkpoint in the Hugging Face format."
+MAX_INDEX_BYTES = 100_000_000
+SHARD = re.compile(r"[^/\\\0]+\.(?:safetensors|bin)")
 # Where a healed model keeps the projector that it had before, for its dense side.
 BASE_PROJECTOR = "model.base_projector."
+
+Ends = tuple[bytes, bytes]
+"""The first and last bytes of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,6 @@ class Checkpoint:
     base: dict[str, TensorInfo] = field(default_factory=dict)
     refitted: dict[str, TensorInfo] = field(default_factory=dict)
     _adapt: Callable[[Path], None] | None = field(default=None, repr=False, compare=False)
-    _open: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def info(self, name: str) -> TensorInfo:
         """Of a tensor of the model, refitted ones included."""
@@ -59,7 +66,7 @@ class Checkpoint:
         return self.tensors | self.refitted
 
     def read(self, name: str) -> Tensor:
-        """One tensor, mapped from its file: pages are read when touched, and belong to the file."""
+        """One tensor, in memory of its own. Raises YopoError where its file has become shorter."""
         return self._read(self.info(name))
 
     def read_base(self, name: str) -> Tensor:
@@ -67,11 +74,15 @@ class Checkpoint:
         return self._read(self.base[name])
 
     def _read(self, info: TensorInfo) -> Tensor:
-        if info.file not in self._open:
-            self._open[info.file] = _open_file(info.file)
-        source = self._open[info.file]
-        tensor: Tensor = source[info.name_on_disk] if isinstance(source, dict) else source.get_tensor(info.name_on_disk)
+        tensor = read_tensor(info)
         return tensor if info.change is None else info.change.apply(tensor)
+
+    def _ends(self, name: str) -> Ends:
+        """The first and last bytes of a tensor, without reading what is between, where that can be."""
+        info = self.tensors[name]
+        if info.change is None and info.extent.strides is None:
+            return ends_of(info, SAMPLE_BYTES)
+        return _ends(self._read(info))
 
     @property
     def bytes(self) -> int:
@@ -93,15 +104,15 @@ class Checkpoint:
         It takes a second where hashing all of a 7B model takes half a minute, and does not depend on layout and sharding. It
         tells models apart; it does not prove that no byte in the middle of a tensor was changed.
         """
-        return self.fingerprint_of(self.read)
+        return self.fingerprint_of(self._ends)
 
-    def fingerprint_of(self, read: Callable[[str], Tensor]) -> str:
-        """The fingerprint of a model with this one's config and shapes, whose tensors `read` gives."""
+    def fingerprint_of(self, ends: Callable[[str], Ends]) -> str:
+        """The fingerprint of a model with this one's config and shapes; `ends` are the first and last bytes of its tensors."""
         digest = hashlib.sha256(json.dumps(native_config(self.family, self.config), sort_keys=True).encode())
         for name in sorted(self.tensors):
             info = self.tensors[name]
             digest.update(json.dumps([name, info.dtype, info.shape]).encode())
-            for sample in _samples(read(name)):
+            for sample in ends(name):
                 digest.update(sample)
         return digest.hexdigest()
 
@@ -153,11 +164,11 @@ class Converted:
         """
         opened, moved = self.open_tensors(), permutations(self.family, self.plan)
 
-        def read(name: str) -> Tensor:
+        def ends(name: str) -> Ends:
             tensor = opened.read_base(name) if name in opened.base else opened.read(name)
-            return moved[name].inverse().apply(tensor) if name in moved else tensor
+            return _ends(moved[name].inverse().apply(tensor) if name in moved else tensor)
 
-        return opened.fingerprint_of(read)
+        return opened.fingerprint_of(ends)
 
     def changed_files(self) -> tuple[str, ...]:
         """Names of recorded files that are missing or differ from what was written; reads all of them."""
@@ -187,19 +198,23 @@ def open_converted(path: Path) -> Converted:
     if not is_converted(config):
         raise YopoError(f"{path} was not written by yopo: its config.json has no plan.", f"Make one: yopo convert {path} --budget 0.25")
     if (family := converted_family(config)) is None:
-        raise YopoError(
-            f"The model type {config.get('model_type')!r} of {path} is unknown.", "A newer version of yopo may have written it."
-        )
-    try:
-        plan = from_json(config["yopo"]["plan"])
-    except (PlanError, KeyError, TypeError) as error:
-        raise YopoError(f"{path} has a plan that cannot be read: {error}", "A newer version of yopo may have written it.") from None
+        raise YopoError(f"The model type {config.get('model_type')!r} of {path} is unknown.", NEWER)
+    plan = section_plan(config, path)
     converted = Converted(path, config, family, plan, read_manifest(path))
     if converted.refitted != refitted_layers(plan, {*factored(plan), *converted.refitted} & set(range(len(plan.layers)))):
         raise YopoError(
             f"{path} has a list of refitted layers that does not go with its plan: {list(converted.refitted)}.", "Convert the model again."
         )
     return converted
+
+
+def section_plan(config: Mapping[str, Any], path: Path) -> Plan:
+    """The plan in the `yopo` section of config.json, all of which is checked. Raises YopoError."""
+    conforming(Section, config.get("yopo"), f"The yopo section of {path / CONFIG}", NEWER)
+    try:
+        return from_json(config["yopo"]["plan"])
+    except PlanError as error:
+        raise YopoError(f"{path} has a plan that cannot be read: {error}", NEWER) from None
 
 
 def has_dense_side(section: Mapping[str, Any]) -> bool:
@@ -213,22 +228,25 @@ def is_converted(config: Mapping[str, Any]) -> bool:
 
 def read_config(path: Path) -> dict[str, Any]:
     """config.json as an object. Raises YopoError if there is none."""
-    if (path / "adapter_config.json").exists() and not (path / CONFIG).exists():
-        raise YopoError(f"{path} is an adapter, not a model.", "Merge it into its base model first.")
-    return _read_json(path / CONFIG, "Give the folder of a checkpoint in the Hugging Face format.")
+    if (path / "adapter_config.json").exists():
+        raise YopoError(f"{path} is an adapter, or holds one beside a model.", "Merge it into its base model first.")
+    data = read_object(path / CONFIG, FORMAT)
+    conforming(Config, data, str(path / CONFIG), FORMAT)
+    return data
 
 
 def _open(
     path: Path, config: dict[str, Any], family: Family, healed: bool = False, refitted: Mapping[str, tuple[int, ...]] = {}
 ) -> Checkpoint:
-    opened: dict[Path, Any] = {}
-    tower = family.tower(config)
-    folders = Folders(path, None if tower is None else resolve(tower).path)
-    native = dict(family.native(config, folders))
-    expected, sizes = skeleton(family, native), family.sizes(config)
-    tensors = _tensors(folders.model, config, family, opened)
+    with described(family):
+        sizes, grid = sizes_and_grid(family, config)
+        tower = family.tower(config)
+        folders = Folders(path, None if tower is None else resolve(tower).path)
+        native = dict(family.native(config, folders))
+    expected = skeleton(family, native)
+    tensors = _tensors(folders.model, config, family)
     if folders.tower is not None:
-        tensors = _tensors(folders.tower, config, family, opened) | tensors
+        tensors = _tensors(folders.tower, config, family) | tensors
     kept = [name for name in tensors if healed and name.startswith(BASE_PROJECTOR)]
     base = {family.projector + name.removeprefix(BASE_PROJECTOR): tensors.pop(name) for name in kept}
     own = {name: tensors.pop(name) for name in refitted if name in tensors}
@@ -238,7 +256,7 @@ def _open(
     if expected.tied & tensors.keys():
         native = _untied(native)
     adapt = None if family.adapt is None else partial(family.adapt, config, folders)
-    return Checkpoint(path, native, family, sizes, family.grid(config), tensors, base, own, adapt, opened)
+    return Checkpoint(path, native, family, sizes, grid, tensors, base, own, adapt)
 
 
 def _untied(config: dict[str, Any]) -> dict[str, Any]:
@@ -248,10 +266,10 @@ def _untied(config: dict[str, Any]) -> dict[str, Any]:
     return config | nested | {"tie_word_embeddings": False}
 
 
-def _tensors(path: Path, config: dict[str, Any], family: Family, opened: dict[Path, Any]) -> dict[str, TensorInfo]:
+def _tensors(path: Path, config: dict[str, Any], family: Family) -> dict[str, TensorInfo]:
     """Every tensor of the model by v5 name, wherever and in whatever form it is on disk."""
     tensors: dict[str, TensorInfo] = {}
-    for info in _tensors_on_disk(path, opened):
+    for info in _tensors_on_disk(path):
         base = info.name_on_disk.startswith(BASE_PROJECTOR)
         for piece in (Piece(info.name_on_disk),) if base else family.pieces(info.name_on_disk, config):
             if piece.name in tensors:
@@ -262,27 +280,27 @@ def _tensors(path: Path, config: dict[str, Any], family: Family, opened: dict[Pa
     return tensors
 
 
-def _tensors_on_disk(path: Path, opened: dict[Path, Any]) -> Iterator[TensorInfo]:
+def _tensors_on_disk(path: Path) -> Iterator[TensorInfo]:
     """Every tensor of every shard, under the name it has there; what transformers prefers comes first."""
     for single, index in (("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")):
         if (path / single).exists():
-            yield from _header(path / single, opened).values()
+            yield from _header(path / single).values()
             return
         if (path / index).exists():
-            yield from _indexed(path / index, opened)
+            yield from _indexed(path / index)
             return
     raise YopoError(f"{path} has no weights.", "Expected model.safetensors, its index, or pytorch_model.bin.")
 
 
-def _indexed(index: Path, opened: dict[Path, Any]) -> Iterator[TensorInfo]:
-    places = _read_json(index, "Fetch it again.").get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(file, str) and Path(file).name == file for file in places.values()):
+def _indexed(index: Path) -> Iterator[TensorInfo]:
+    places = read_object(index, "Fetch it again.", MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(file, str) and SHARD.fullmatch(file) for file in places.values()):
         raise YopoError(f"{index} has no weight_map of file names.", "Fetch it again.")
     for shard in sorted(set(places.values())):
-        if not (index.parent / shard).exists():
+        if not (index.parent / shard).is_file():
             raise YopoError(f"The shard {shard} named in {index} is missing.", "Fetch it again, into the same folder.")
     for shard in sorted(set(places.values())):
-        header = _header(index.parent / shard, opened)
+        header = _header(index.parent / shard)
         listed = {name for name, file in places.items() if file == shard}
         for name in sorted(listed ^ header.keys()):
             what = "lacks the tensor" if name in listed else "has a tensor that the index does not place there:"
@@ -290,33 +308,16 @@ def _indexed(index: Path, opened: dict[Path, Any]) -> Iterator[TensorInfo]:
         yield from header.values()
 
 
-def _header(file: Path, opened: dict[Path, Any]) -> dict[str, TensorInfo]:
-    if file.suffix == ".safetensors":
-        return read_header(file)
-    # A pickle has no header of its own: it is mapped now and kept.
-    opened[file] = load_pickled(file)
-    return pickled_header(file, opened[file])
+def _header(file: Path) -> dict[str, TensorInfo]:
+    return read_header(file) if file.suffix == ".safetensors" else _pickled_header(file)
 
 
-def _open_file(file: Path) -> Any:
-    return safe_open(file, framework="pt") if file.suffix == ".safetensors" else load_pickled(file)
+def _pickled_header(file: Path) -> dict[str, TensorInfo]:
+    from .pickled import pickled_header  # takes seconds to import, and few checkpoints are so old
+
+    return pickled_header(file)
 
 
-def _read_json(file: Path, hint: str) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise YopoError(f"{file} does not exist.", hint) from None
-    except NotADirectoryError:
-        raise YopoError(f"{file.parent} is not a folder.", hint) from None
-    except ValueError as error:
-        raise YopoError(f"{file} is not JSON: {error}.", "Fetch it again.") from None
-    if not isinstance(data, dict):
-        raise YopoError(f"{file} is not a JSON object.", "Fetch it again.")
-    return data
-
-
-def _samples(tensor: Tensor) -> Iterator[bytes]:
+def _ends(tensor: Tensor) -> Ends:
     flat = tensor.contiguous().flatten().view(torch.uint8)
-    yield flat[:SAMPLE_BYTES].numpy().tobytes()
-    yield flat[-SAMPLE_BYTES:].numpy().tobytes()
+    return flat[:SAMPLE_BYTES].numpy().tobytes(), flat[-SAMPLE_BYTES:].numpy().tobytes()

@@ -1,13 +1,15 @@
 """The families that can be converted: every one that a module of this folder defines."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pkgutil import iter_modules
 
 from ..errors import YopoError
+from ..runtime.plan import Grid, Sizes, validate_grids, validate_sizes
 from .family import Config, Family, Folders, Layer, Visual
 
-__all__ = ["FAMILIES", "Config", "Family", "Folders", "Layer", "Visual", "converted_family", "family_of"]
+__all__ = ["FAMILIES", "Config", "Family", "Folders", "Layer", "Visual", "converted_family", "described", "family_of", "sizes_and_grid"]
 
 
 def _defined() -> Iterator[Family]:
@@ -33,6 +35,27 @@ def family_of(config: Config) -> Family:
     supported = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
     language_model = f" (language model: {inside})" if inside else ""
     raise YopoError(f"The architecture {what} is not supported{language_model}.", f"Supported: {supported}.")
+
+
+@contextmanager
+def described(family: Family) -> Iterator[None]:
+    """Tell what is raised for a config that makes no sense: transformers, which parses it, may raise anything."""
+    try:
+        yield
+    except YopoError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise YopoError(f"config.json does not describe a {family.name} model: {reason:.300}", "Is it complete and unchanged?") from error
+
+
+def sizes_and_grid(family: Family, config: Config) -> tuple[Sizes, Grid]:
+    """What the language model is, and the visual grid of one picture. Raises YopoError for a config that does not tell, or nonsense."""
+    with described(family):
+        sizes, grid = family.sizes(config), family.grid(config)
+        validate_sizes(sizes)
+        validate_grids((grid,))
+        return sizes, grid
 
 
 def converted_family(config: Config) -> Family | None:

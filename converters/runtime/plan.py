@@ -4,6 +4,7 @@ Indices are those of the dense model. A plan is complete and printable before a 
 version, and an unknown key is an error. Only the standard library is needed to read one.
 """
 
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -11,6 +12,13 @@ from .stride import MAX_STRIDE
 
 SCHEMA = 1
 LOCALITIES = ("causal", "symmetric")
+LIMITS = {
+    "hidden_size": 1 << 20, "intermediate_size": 1 << 20, "num_hidden_layers": 1 << 12,
+    "num_attention_heads": 1 << 14, "num_key_value_heads": 1 << 14, "head_dim": 1 << 14,
+}  # fmt: skip
+"""Sizes that no model reaches: larger ones are an error in a file, which would cost memory or hours before it shows."""
+MAX_NEURONS, MAX_VISUAL_TOKENS = 1 << 25, 1 << 24
+PART = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 
 
 class PlanError(ValueError):
@@ -136,28 +144,64 @@ def normalise(plan: Plan) -> Plan:
 
 def validate(plan: Plan) -> Plan:
     """Return the plan, or raise PlanError naming the layer, the field and the value that cannot be."""
-    sizes = plan.sizes
-    if sizes.num_attention_heads % sizes.num_key_value_heads:
-        raise PlanError(f"{sizes.num_attention_heads} attention heads cannot share {sizes.num_key_value_heads} KV heads")
+    sizes = validate_sizes(plan.sizes)
     if len(plan.layers) != sizes.num_hidden_layers:
         raise PlanError(f"the plan has {len(plan.layers)} layers, the model {sizes.num_hidden_layers}")
     if plan.locality not in LOCALITIES:
         raise PlanError(f"locality is {plan.locality!r}, not one of {', '.join(LOCALITIES)}")
-    if not plan.grids or any(min(grid.rows, grid.columns, grid.frames) < 1 for grid in plan.grids):
-        raise PlanError("the plan needs at least one reference grid, of at least one row, column and frame")
-    limits = {"read_heads": sizes.num_attention_heads, "self_heads": sizes.num_attention_heads, "neurons": sizes.intermediate_size}
+    validate_grids(plan.grids)
     for index, layer in enumerate(plan.layers):
-        for name, limit in limits.items():
-            kept = getattr(layer, name)
-            if list(kept) != sorted(set(kept)) or (kept and not 0 <= kept[0] <= kept[-1] < limit):
-                raise PlanError(f"layer {index}: {name} must be sorted, unique and within 0..{limit - 1}")
-        if layer.window is not None and (layer.window < 1 or layer.window % 2 == 0):
-            raise PlanError(f"layer {index}: window is {layer.window}, not an odd number of at least 1")
-        if not 1 <= layer.read_stride <= MAX_STRIDE:
-            raise PlanError(f"layer {index}: read_stride is {layer.read_stride}, not within 1..{MAX_STRIDE}")
-        if layer.kv_rank is not None and not 1 <= layer.kv_rank <= sizes.hidden_size:
-            raise PlanError(f"layer {index}: kv_rank is {layer.kv_rank}, not within 1..{sizes.hidden_size}")
+        _validate_layer(f"layer {index}", layer, sizes)
     return plan
+
+
+def validate_sizes(sizes: Sizes) -> Sizes:
+    """Return the sizes, or raise PlanError for those that no model has: before anything is made of them."""
+    for name, limit in LIMITS.items():
+        _within(getattr(sizes, name), 1, limit, name)
+    if sizes.num_attention_heads % sizes.num_key_value_heads:
+        raise PlanError(f"{sizes.num_attention_heads} attention heads cannot share {sizes.num_key_value_heads} KV heads")
+    _within(sizes.num_hidden_layers * sizes.intermediate_size, 1, MAX_NEURONS, "the neurons of all layers")
+    return sizes
+
+
+def validate_grids(grids: tuple[Grid, ...]) -> tuple[Grid, ...]:
+    """Return the reference grids, or raise PlanError for none, empty ones, and more visual tokens than a context has."""
+    if not grids or any(min(grid.rows, grid.columns, grid.frames) < 1 for grid in grids if _integers(grid)):
+        raise PlanError("the plan needs at least one reference grid, of at least one row, column and frame")
+    _within(sum(grid.tokens for grid in grids), 1, MAX_VISUAL_TOKENS, "the visual tokens of all grids")
+    return grids
+
+
+def _integers(grid: Grid) -> bool:
+    for name in ("rows", "columns", "frames"):
+        _integer(getattr(grid, name), f"a grid's {name}")
+    return True
+
+
+def _validate_layer(what: str, layer: LayerPlan, sizes: Sizes) -> None:
+    limits = {"read_heads": sizes.num_attention_heads, "self_heads": sizes.num_attention_heads, "neurons": sizes.intermediate_size}
+    for name, limit in limits.items():
+        kept = getattr(layer, name)
+        if any(type(one) is not int for one in kept) or list(kept) != sorted(set(kept)) or (kept and not 0 <= kept[0] <= kept[-1] < limit):
+            raise PlanError(f"{what}: {name} must be sorted, unique and within 0..{limit - 1}")
+    if layer.window is not None and (_integer(layer.window, f"{what}: window") < 1 or layer.window % 2 == 0):
+        raise PlanError(f"{what}: window is {layer.window}, not an odd number of at least 1")
+    _within(layer.read_stride, 1, MAX_STRIDE, f"{what}: read_stride")
+    if layer.kv_rank is not None:
+        _within(layer.kv_rank, 1, sizes.hidden_size, f"{what}: kv_rank")
+
+
+def _integer(value: Any, what: str) -> int:
+    """The value, which must be a whole number; True is none."""
+    if type(value) is not int:
+        raise PlanError(f"{what} is {value!r:.40}, not a whole number")
+    return value
+
+
+def _within(value: Any, low: int, high: int, what: str) -> None:
+    if not low <= _integer(value, what) <= high:
+        raise PlanError(f"{what} is {value}, not within {low}..{high}")
 
 
 def ranges(indices: tuple[int, ...]) -> str:
@@ -171,15 +215,21 @@ def ranges(indices: tuple[int, ...]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
 
 
-def indices(text: str) -> tuple[int, ...]:
-    """The inverse of `ranges`. Raises PlanError for anything else."""
+def indices(text: Any, limit: int) -> tuple[int, ...]:
+    """The inverse of `ranges`, for indices below `limit`. Raises PlanError for anything else, before it is made."""
+    if not isinstance(text, str):
+        raise PlanError(f"{text!r:.40} is not a text of indices")
     found: list[int] = []
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        try:
-            found.extend(range(int(first), int(last or first) + 1))
-        except ValueError:
-            raise PlanError(f"{part!r} is not an index or a range of indices") from None
+    for part in text.split(",") if text else ():
+        match = PART.fullmatch(part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if first > last:
+            raise PlanError(f"{part!r:.40} is not an index or a range of indices")
+        if last >= limit:
+            raise PlanError(f"{part!r:.40} is not within 0..{limit - 1}")
+        found.extend(range(first, last + 1))
+        if len(found) > limit:
+            raise PlanError("indices must be sorted and unique")
     return tuple(found)
 
 
@@ -208,22 +258,38 @@ def from_json(data: Any) -> Plan:
     """Read and validate a plan. Raises PlanError for another schema, an unknown or missing key, or impossible values."""
     if not isinstance(data, dict) or "schema" not in data:
         raise PlanError("this is not a plan: it has no schema")
-    if data["schema"] != SCHEMA:
-        raise PlanError(f"the plan's schema is {data['schema']!r}, this version reads {SCHEMA}")
+    if type(data["schema"]) is not int or data["schema"] != SCHEMA:
+        raise PlanError(f"the plan's schema is {data['schema']!r:.40}, this version reads {SCHEMA}")
     _exactly(data, {"schema", "sizes", "grids", "locality", "layers"}, "the plan")
     _exactly(data["sizes"], {field.name for field in fields(Sizes)}, "the plan's sizes")
-    layer_keys = {field.name for field in fields(LayerPlan)}
-    layers = []
-    for index, layer in enumerate(data["layers"]):
-        _exactly(layer, layer_keys, f"layer {index}")
-        kept = {name: indices(layer[name]) for name in ("read_heads", "self_heads", "neurons")}
-        layers.append(LayerPlan(**{**layer, **kept}))
+    sizes = validate_sizes(Sizes(**data["sizes"]))
+    layers = [_layer(f"layer {index}", layer, sizes) for index, layer in enumerate(_list(data["layers"], "layers"))]
+    grids = [_list(grid, "a grid") for grid in _list(data["grids"], "grids")]
+    if any(len(grid) != 3 for grid in grids):
+        raise PlanError("a grid is not a list of rows, columns and frames")
+    if not isinstance(data["locality"], str):
+        raise PlanError(f"locality is {data['locality']!r:.40}, not one of {', '.join(LOCALITIES)}")
+    return validate(Plan(sizes, tuple(layers), tuple(Grid(*grid) for grid in grids), data["locality"]))
+
+
+def _layer(what: str, data: Any, sizes: Sizes) -> LayerPlan:
+    _exactly(data, {field.name for field in fields(LayerPlan)}, what)
+    heads = sizes.num_attention_heads
     try:
-        grids = tuple(Grid(*grid) for grid in data["grids"])
-        plan = Plan(Sizes(**data["sizes"]), tuple(layers), grids, data["locality"])
-        return validate(plan)
-    except TypeError as error:
-        raise PlanError(f"the plan has a value of the wrong type: {error}") from None
+        read, own, neurons = (
+            indices(data["read_heads"], heads),
+            indices(data["self_heads"], heads),
+            indices(data["neurons"], sizes.intermediate_size),
+        )
+    except PlanError as error:
+        raise PlanError(f"{what}: {error}") from None
+    return LayerPlan(read, own, neurons, data["window"], data["read_stride"], data["kv_rank"])
+
+
+def _list(data: Any, what: str) -> list[Any]:
+    if not isinstance(data, list):
+        raise PlanError(f"{what} is {data!r:.40}, not a list")
+    return data
 
 
 def _exactly(data: Any, keys: set[str], what: str) -> None:

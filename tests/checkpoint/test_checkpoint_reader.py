@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from support.checkpoints import LAYOUTS, config_of, save_model, write_checkpoint
 from support.tiny import tiny_llava
 
+from converters.checkpoint.header import read_header, read_tensor
+from converters.checkpoint.pickled import pickled_header
 from converters.checkpoint.reader import Checkpoint, open_checkpoint, open_converted
 from converters.errors import YopoError
 from converters.runtime.plan import Grid, Sizes
@@ -136,11 +138,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty shard": (lambda folder: cut(folder / SHARD, 0), r"is not a safetensors file \(it has 0 bytes\)"),
     "too long": (lambda folder: (folder / SHARD).write_bytes((folder / SHARD).read_bytes() + b"...."), "is longer than it should be"),
     "git lfs pointer": (lambda folder: (folder / SHARD).write_text("version https://git-lfs.github.com/spec/v1"), "not a safetensors file"),
-    "header not json": (lambda folder: (folder / SHARD).write_bytes((9).to_bytes(8, "little") + b"not json."), "header is not JSON"),
+    "header not json": (lambda folder: (folder / SHARD).write_bytes((9).to_bytes(8, "little") + b"not json."), "is not JSON"),
     "index lacks a tensor": (lambda folder: drop_from_index(folder, INDEX), "has a tensor that the index does not place there"),
     "index places it elsewhere": (lambda folder: list_elsewhere(folder, INDEX), "disagree: the shard"),
     "index is empty": (lambda folder: (folder / INDEX).write_text("{}"), "has no weight_map"),
     "index reaches out": (lambda folder: (folder / INDEX).write_text('{"weight_map": {"a": "../b"}}'), "has no weight_map of file names"),
+    "index names no file": (lambda folder: (folder / INDEX).write_text('{"weight_map": {"a": ""}}'), "has no weight_map of file names"),
+    "index names the folder above": (lambda folder: (folder / INDEX).write_text('{"weight_map": {"a": ".."}}'), "has no weight_map of"),
     "index not json": (lambda folder: (folder / INDEX).write_text("{"), "is not JSON"),
     "no weights": (lambda folder: (folder / INDEX).unlink(), "has no weights"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "config.json does not exist"),
@@ -151,6 +155,82 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "impossible config": (lambda folder: edit_config(folder, text_config={"hidden_size": "wide"}), "does not describe a LLaVA-1.5 model"),
     "converted": (lambda folder: edit_config(folder, model_type="yopo_llava", yopo={"base": {"name": "b"}}), "is pruned already"),
 }
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_file_that_is_cut_short_while_it_is_read(binary: bool, tmp_path: Path) -> None:
+    """A mapped file would end the process with SIGBUS."""
+    save_model(tmp_path, binary=binary)
+    checkpoint = open_checkpoint(tmp_path)
+    cut(tmp_path / ("pytorch_model.bin" if binary else "model.safetensors"), 2000)
+    with pytest.raises(YopoError, match="was cut short while it was read"):
+        for name in checkpoint.tensors:
+            checkpoint.read(name)
+
+
+def test_pickled_tensors_that_are_views(tmp_path: Path) -> None:
+    rows = torch.arange(12.0).view(3, 4)
+    torch.save({"whole": rows, "turned": rows.T, "part": rows[1:, ::2], "half": rows[2].half()}, tmp_path / "a.bin")
+    found = {name: read_tensor(info) for name, info in pickled_header(tmp_path / "a.bin").items()}
+    assert found["turned"].equal(rows.T)
+    assert found["part"].tolist() == [[4, 6], [8, 10]]
+    assert found["half"].equal(rows[2].half())
+    assert found["whole"].equal(rows)
+
+
+PICKLES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "wrong byte": (
+        lambda file: file.write_bytes(file.read_bytes().replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v\xff")),
+        "cannot be read|holds more",
+    ),
+    "integer keys": (lambda file: torch.save({1: torch.ones(2)}, file), "not a flat dictionary of tensors by name"),
+    "no data": (lambda file: torch.save({"a": torch.ones(2, device="meta")}, file), "'a' in .* has no data"),
+    "sparse": (lambda file: torch.save({"a": torch.eye(2).to_sparse()}, file), "cannot be read|not a flat dictionary"),
+    "text": (lambda file: file.write_text("version https://git-lfs.github.com/spec/v1"), "cannot be read: File is not a zip file"),
+    "empty": (lambda file: file.write_bytes(b""), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", PICKLES)
+def test_damaged_pickles(case: str, tmp_path: Path) -> None:
+    damage, sentence = PICKLES[case]
+    save_model(tmp_path, binary=True)
+    damage(tmp_path / "pytorch_model.bin")
+    with pytest.raises(YopoError, match=sentence) as raised:
+        open_checkpoint(tmp_path)
+    assert raised.value.hint
+
+
+def header_of(*entries: object) -> bytes:
+    text = json.dumps({f"t{index}": entry for index, entry in enumerate(entries)}).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+def entry(start: object, end: object, shape: object = (2,), dtype: object = "F32") -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize(
+    ("entries", "sentence"),
+    [
+        ([entry(0, 8), entry(4, 12)], "overlap or leave a gap"),
+        ([entry(0, 8), entry(0, 8)], "overlap or leave a gap"),
+        ([entry(0, 8), entry(16, 24)], "overlap or leave a gap"),
+        ([entry(0.0, 8)], "contradicts itself"),
+        ([entry(0, 8, (True, 2))], "contradicts itself"),
+        ([entry(0, 8, (-1, -2))], "contradicts itself"),
+        ([entry(8, 0)], "contradicts itself"),
+        ([entry(0, 8, 2)], "contradicts itself"),
+        ([entry(0, 8, dtype=["F32"])], "contradicts itself"),
+        ([{}], "contradicts itself"),
+        ([entry(0, 8) | {"more": 1}], "contradicts itself"),
+        ([entry(0, 10**20, (10**20,), "I8")], "truncated"),
+    ],
+)
+def test_headers_that_contradict_themselves(entries: list[object], sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(header_of(*entries) + bytes(24))
+    with pytest.raises(YopoError, match=sentence):
+        read_header(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("case", DAMAGES)

@@ -239,7 +239,7 @@ def test_an_existing_output_stays_unless_forced(tmp_path: Path) -> None:
     before = listing(tmp_path)
     with pytest.raises(YopoError, match="exists already"):
         convert(checkpoint, None, out, facts)
-    with pytest.raises(YopoError, match="is the model that is to be converted"):
+    with pytest.raises(YopoError, match="is the model that is read"):
         convert(checkpoint, None, tmp_path / "base", facts, force=True)
     assert listing(tmp_path) == before
     convert(checkpoint, None, out, facts, force=True)

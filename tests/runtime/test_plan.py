@@ -48,7 +48,7 @@ def test_json_round_trip() -> None:
 @pytest.mark.parametrize(("kept", "text"), [((), ""), ((4,), "4"), ((0, 1, 2, 5, 7, 8), "0-2,5,7-8")])
 def test_ranges(kept: tuple[int, ...], text: str) -> None:
     assert ranges(kept) == text
-    assert indices(text) == kept
+    assert indices(text, 100) == kept
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,30 @@ def test_ranges(kept: tuple[int, ...], text: str) -> None:
         (("layers", 0, "neurons"), "2,1", "layer 0: neurons must be sorted, unique and within 0..5"),
         (("layers", 0, "neurons"), "0,2,1,3", "layer 0: neurons must be sorted"),
         (("layers", 0, "neurons"), "0,1,1", "layer 0: neurons must be sorted"),
-        (("layers", 0, "neurons"), "6", "within 0..5"),
-        (("layers", 2, "self_heads"), "4", "layer 2: self_heads must be sorted, unique and within 0..3"),
+        (("layers", 0, "neurons"), "6", "layer 0: '6' is not within 0..5"),
+        (("layers", 2, "self_heads"), "4", "layer 2: '4' is not within 0..3"),
         (("layers", 0, "window"), 4, "layer 0: window is 4, not an odd number"),
         (("layers", 0, "read_stride"), 17, "layer 0: read_stride is 17, not within 1..16"),
-        (("layers", 0, "read_stride"), "2", "a value of the wrong type"),
+        (("layers", 0, "read_stride"), "2", "layer 0: read_stride is '2', not a whole number"),
+        (("layers", 0, "kv_rank"), 3.5, "layer 0: kv_rank is 3.5, not a whole number"),
+        (("layers", 0, "window"), True, "layer 0: window is True, not a whole number"),
+        (("layers", 0, "neurons"), "5-0", "layer 0: '5-0' is not an index or a range"),
+        (("layers", 0, "neurons"), "0-999999999", "layer 0: '0-999999999' is not within 0..5"),
+        (("layers", 0, "neurons"), ",".join(["0-5"] * 9), "layer 0: indices must be sorted and unique"),
+        (("layers", 0, "neurons"), "0,", "layer 0: '' is not an index"),
+        (("layers", 0, "neurons"), "٣", "layer 0: '٣' is not an index"),
+        (("layers", 0, "neurons"), None, "layer 0: None is not a text of indices"),
+        (("layers",), {}, "layers is {}, not a list"),
+        (("schema",), 1.0, "the plan's schema is 1.0, this version reads 1"),
+        (("schema",), True, "the plan's schema is True"),
+        (("grids",), 3, "grids is 3, not a list"),
+        (("grids",), [[3, 3]], "a grid is not a list of rows, columns and frames"),
+        (("grids",), [[10**9, 10**9, 1]], "the visual tokens of all grids is 1000000000000000000, not within"),
+        (("grids",), [[3, 3.0, 1]], "a grid's columns is 3.0, not a whole number"),
+        (("sizes", "intermediate_size"), 10**30, "intermediate_size is 10+, not within"),
+        (("sizes", "hidden_size"), 0, "hidden_size is 0, not within"),
+        (("sizes", "head_dim"), 2.0, "head_dim is 2.0, not a whole number"),
+        (("locality",), ["causal"], "locality is .'causal'., not one of"),
         (("layers", 0, "kv_rank"), 0, "layer 0: kv_rank is 0, not within 1.."),
         (("layers", 0, "self_phases"), 2, "layer 0 has an unknown key: self_phases"),
         (("layers",), [], "the plan has 0 layers, the model 3"),

@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ...checkpoint.convert import COPIED
-from ...checkpoint.folder import appearing, check_space
+from ...checkpoint.folder import appearing, check_apart, check_space
 from ...checkpoint.manifest import file_sha256
 from ...checkpoint.reader import CONFIG
 from ...checkpoint.section import version
@@ -43,8 +43,7 @@ def export(request: Request) -> Report:
         check_beside(request, MANIFEST)
         with _removed_on_failure(request.folder):
             return _write(request, request.folder)
-    if request.output.resolve() == request.checkpoint.path.resolve():
-        raise YopoError(f"{request.output} is the model itself.", "Leave -o out: the graphs are put beside its weights.")
+    check_apart(request.checkpoint.path, request.output)
     with appearing(request.output, request.force) as folder:
         _copy_small_files(request, folder)
         return replace(_write(request, folder), folder=request.output)

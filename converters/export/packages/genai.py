@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ...checkpoint.folder import appearing
+from ...checkpoint.folder import appearing, check_apart
 from ...checkpoint.reader import CONFIG
 from ...checkpoint.skeleton import native_config
 from ..graph.precision import precision_of
@@ -70,6 +70,7 @@ def _folder(request: Request) -> Iterator[Path]:
         check_beside(request, GENAI_CONFIG)
         yield request.folder
         return
+    check_apart(request.checkpoint.path, request.output)
     with appearing(request.output, request.force) as folder:
         yield folder
 

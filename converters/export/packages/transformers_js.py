@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ...checkpoint.folder import appearing
+from ...checkpoint.folder import appearing, check_apart
 from ...checkpoint.reader import CONFIG
 from ...checkpoint.skeleton import native_config
 from ...errors import YopoError
@@ -40,6 +40,7 @@ def export(request: Request) -> Report:
     made = package(request, TARGET, "transformers.js", padded=False, features=False, ids=ir.DataType.INT64)
     if request.output is None:
         raise YopoError("A transformers.js package has a config.json of its own.", "Name a folder for it with -o.")
+    check_apart(request.checkpoint.path, request.output)
     texts = preprocessing(request.checkpoint)
     with appearing(request.output, request.force) as folder:
         stores, parity = _graphs(made, folder / "onnx")
