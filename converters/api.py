@@ -43,7 +43,6 @@ from .planning.headmask import Cuts, headmask_plan, own_headmask, read_headmask
 from .planning.measure.answers import answered
 from .planning.measure.trial import Trials
 from .planning.prefill import PrefillCost
-from .planning.presets import PRESETS, preset
 from .planning.recipes import RECIPES, make_plan
 from .planning.search.search import Effort, Report, search, usual_effort
 from .processes import joined, only_first
@@ -329,8 +328,8 @@ def _from_frontier(model: Model, point: Point, wanted: _Wanted) -> _Decision:
 def _from_recipe(model: Model, budget: float, wanted: _Wanted, progress: Listener) -> _Decision:
     """A plan made now for a budget."""
     recipe, split = wanted.recipe, wanted.split
-    if recipe not in (SEARCHED, *RECIPES, *PRESETS):
-        raise YopoError(f"There is no recipe {recipe!r}.", f"There are: {', '.join((SEARCHED, *RECIPES, *PRESETS))}.")
+    if recipe not in (SEARCHED, *RECIPES):
+        raise YopoError(f"There is no recipe {recipe!r}.", f"There are: {', '.join((SEARCHED, *RECIPES))}.")
     if split is None:
         raise YopoError("A plan is made on samples, and there are none.", "Pass samples: questions about pictures such as yours.")
     statistics = _statistics(model, wanted.statistics, split, wanted.seed, progress)
@@ -338,8 +337,6 @@ def _from_recipe(model: Model, budget: float, wanted: _Wanted, progress: Listene
     grids = statistics.grids if wanted.grid is None else (wanted.grid,)
     if recipe == SEARCHED:
         chosen = _searched(model, budget, statistics, replace(wanted, split=split, refit=refit), progress)
-    elif recipe in PRESETS:
-        chosen = preset(recipe, statistics, model.checkpoint.sizes, grids, budget)
     else:
         chosen = make_plan(recipe, statistics, model.checkpoint.sizes, grids, budget)
     facts = {"samples": statistics.samples, "from": statistics.questions_from, "seed": statistics.seed, "data": statistics.data}

@@ -29,7 +29,8 @@ the work done for visual tokens is pruned by a fixed plan, which is in `config.j
 | visual and {text_tokens} text tokens | {total_dense:.4g} T | {total:.4g} T | {total_share:.2%} |
 | KV cache at two bytes a value | {cache_dense:.4g} MB | {cache:.4g} MB | {cache_share:.2%} |
 
-One multiply-add is 2 FLOPs; without vision tower and lm_head. Budget asked: {asked}, reached: {share:.4%} of the visual FLOPs.{calibrated}{refitted}
+One multiply-add is 2 FLOPs; without vision tower and lm_head. Budget asked: {asked}, reached: {share:.4%} of the visual
+FLOPs.{calibrated}{refitted}
 
 ## Use
 

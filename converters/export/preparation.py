@@ -45,8 +45,8 @@ def request_of(model: Model, wanted: Wanted, progress: Listener) -> Request:
     if wanted.parity:
         _check_memory(checkpoint)
     return Request(
-        checkpoint, model.plan, grids, wanted.output, origin[0], origin[1], opset=wanted.opset, dtype=dtype, bits=wanted.bits, force=wanted.force,
-        compare=_comparison(model.path, grids[0]) if wanted.parity else None, say=lambda text: progress(Message(text)),
+        checkpoint, model.plan, grids, wanted.output, origin[0], origin[1], opset=wanted.opset, dtype=dtype, bits=wanted.bits,
+        force=wanted.force, compare=_comparison(model.path, grids[0]) if wanted.parity else None, say=lambda text: progress(Message(text)),
     )  # fmt: skip
 
 

@@ -120,7 +120,8 @@ def _chosen(
 
 
 def _check_combination(
-    budget: float | None, plan: Path | None, frontier: Path | None, options: dict[str, Any], compensation: Compensation | None, heal: int | None
+    budget: float | None, plan: Path | None, frontier: Path | None, options: dict[str, Any], compensation: Compensation | None,
+    heal: int | None,
 ) -> None:  # fmt: skip
     """Raise what says that options contradict each other; `options` are those that a finished plan has no use for."""
     unused = {name: value for name, value in options.items() if name != "--calibration"}

@@ -16,7 +16,8 @@ def ceiling_lines(bench: "Bench") -> Iterator[str]:
     """What this machine can do at best."""
     found = bench.result(())
     threads = f", {found.threads} threads" if found.device == "cpu" else ""
-    yield f"{found.request.model}: {found.sizes.num_hidden_layers} layers of {found.sizes.hidden_size}; {found.device}, {found.dtype}{threads}"
+    size = f"{found.sizes.num_hidden_layers} layers of {found.sizes.hidden_size}"
+    yield f"{found.request.model}: {size}; {found.device}, {found.dtype}{threads}"
     rate, speed = count_text(found.ceiling.flops_per_second), count_text(found.ceiling.bytes_per_second)
     yield f"ceiling, measured: matrix products {rate}FLOP/s, memory {speed}B/s"
 
