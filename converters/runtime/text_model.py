@@ -19,7 +19,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import logging
 
 from .attention import (
-    HeadKind,
     TextMasks,
     WindowRule,
     causal_attention,
@@ -34,7 +33,7 @@ from .attention import (
 from .autotune import choices
 from .cache import SparseLayer, Timeline, sparse_layers
 from .chunking import by_pieces, in_place
-from .layout import TEXT_ONLY, LayerLayout, layouts
+from .layout import TEXT_ONLY, HeadKind, LayerLayout, layouts
 from .matmul import added, product
 from .outputs import CACHE, output_of
 from .plan import Plan, factored, from_json, normalise, ranges

@@ -9,8 +9,7 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from ...runtime.attention import HeadKind
-from ...runtime.layout import LayerLayout
+from ...runtime.layout import HeadKind, LayerLayout
 from .builder import Graph
 from .heads import Pair, attend, by_head, rotate
 from .slots import Slot, slots

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...runtime.attention import HeadKind
+from ...runtime.layout import HeadKind
 from .builder import Graph
 
 NONE, VISUAL, TEXT = 0, 1, 2

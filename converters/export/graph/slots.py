@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ...runtime.attention import HeadKind
+from ...runtime.layout import HeadKind
 from .text import TextModel
 
 PAST, PRESENT = "past_key_values", "present"

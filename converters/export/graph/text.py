@@ -12,8 +12,8 @@ from ...checkpoint.reader import Checkpoint
 from ...checkpoint.skeleton import native_config
 from ...errors import YopoError
 from ...families import Family
-from ...runtime.attention import HeadKind, head_kinds
-from ...runtime.layout import LayerLayout, layouts
+from ...runtime.attention import head_kinds
+from ...runtime.layout import HeadKind, LayerLayout, layouts
 from ...runtime.plan import Plan, Sizes, normalise
 from .weights import Weight
 
