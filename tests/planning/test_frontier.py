@@ -21,7 +21,7 @@ def test_a_saved_frontier_is_the_same(tmp_path: Path) -> None:
 def test_the_path_falls() -> None:
     frontier = found()
     assert [point.asked for point in frontier.asked] == sorted(BUDGETS, reverse=True)
-    assert frontier.path[0].shift == pytest.approx(0, abs=1e-5)
+    assert frontier.path[0].logit_drift == pytest.approx(0, abs=1e-5)
     assert visual_flops(frontier.path[0].plan) > visual_flops(frontier.path[-1].plan)
 
 
