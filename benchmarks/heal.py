@@ -67,7 +67,7 @@ def healed(subject: Subject, budget: float, seed: int, options: argparse.Namespa
     place.mkdir(parents=True, exist_ok=True)
     found = subject.frontier(OURS, seed, usual_effort(subject.sizes.num_hidden_layers), setting.samples)
     point = found.at(budget)
-    refits = subject.refits(point.plan, seed, setting.samples) if found.refit else {}
+    refits = subject.refits(point.plan, seed, setting.samples) if found.compensated else {}
     base = locate(str(folder(setting.model)) if setting.model in MODELS else setting.model).path
     before, after = place / f"pruned-{budget:g}", place / f"{options.tune}-{budget:g}"
     provenance = Provenance(Source(setting.model, base), "heal", budget, OURS, refit_samples=setting.samples if refits else None)
@@ -78,7 +78,7 @@ def healed(subject: Subject, budget: float, seed: int, options: argparse.Namespa
     )  # fmt: skip
     facts = heal_model(before, request, after, force=True, progress=unheard)
     facts = {name: value for name, value in facts.items() if name not in ("data", "command", "seed")}
-    for method, out, more in ((OURS, before, {"shift": point.shift}), (NAMES[options.tune], after, {"healing": facts})):
+    for method, out, more in ((OURS, before, {"logit_drift": point.logit_drift}), (NAMES[options.tune], after, {"healing": facts})):
         loaded = load(out, "cpu", Dtype.FLOAT32)
         yield method, {"right": model_right(loaded.model, loaded.processor, subject.exam), "reached": point.share, **more}
 

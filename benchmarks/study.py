@@ -35,12 +35,12 @@ from converters.data.demo.sets import samples as questions_of
 from converters.errors import YopoError
 from converters.families import converted_family, family_of
 from converters.loading import Dtype, load, locate
-from converters.planning.compensation import Refit
+from converters.planning.compensation import LinearCompensation
 from converters.planning.cost import cost
-from converters.planning.fitting import fitted
+from converters.planning.fitting import fit_compensations
 from converters.planning.frontier import Frontier
 from converters.planning.measure.answers import Answered, language_model_pass
-from converters.planning.measure.trial import Trials
+from converters.planning.measure.trials import Trials
 from converters.planning.recipes import RECIPES, make_plan
 from converters.planning.search.search import Effort, search, usual_effort
 from converters.runtime.plan import Plan, Sizes, dense_plan
@@ -143,12 +143,12 @@ class Subject:
         state.unlink(missing_ok=True)
         return found
 
-    def refits(self, plan: Plan, seed: int, samples: int) -> dict[int, Refit]:
+    def refits(self, plan: Plan, seed: int, samples: int) -> dict[int, LinearCompensation]:
         """The refits of a plan, on the samples that it was planned on."""
-        return fitted(self.model, self.questions(samples, seed), plan)
+        return fit_compensations(self.model, self.questions(samples, seed), plan)
 
     @torch.inference_mode()
-    def plan_right(self, plan: Plan, refits: Mapping[int, Refit] | None = None) -> list[bool]:
+    def plan_right(self, plan: Plan, refits: Mapping[int, LinearCompensation] | None = None) -> list[bool]:
         """Question by question, whether the plan answers as expected."""
         trials, expected = self.taught
         right: list[bool] = []
@@ -231,8 +231,8 @@ def answer(subject: Subject, method: str, budget: float | None, seed: int | None
         effort, samples = variants[method]
         found = subject.frontier(method, seed, effort, samples)
         point = found.at(budget)
-        refits = subject.refits(point.plan, seed, samples) if found.refit else None
-        facts = {"shift": point.shift, "origin": point.origin, "forwards": found.forwards}
+        refits = subject.refits(point.plan, seed, samples) if found.compensated else None
+        facts = {"logit_drift": point.logit_drift, "origin": point.origin, "forwards": found.forwards}
         return {"right": subject.plan_right(point.plan, refits), "reached": point.share, **facts}
     if method in ABLATIONS:
         ablation, questions = ABLATIONS[method], partial(subject.questions, subject.setting.samples, seed)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from converters.calibration.statistics import Statistics
-from converters.planning.importance import ranks
+from converters.planning.importance import importance_order
 from converters.planning.measure.answers import continued
 from converters.planning.recipes import Target, interlaced, yopo
 from converters.planning.search.search import Effort
@@ -31,7 +31,7 @@ class Ablation:
 
     def plan(self, model: Any, batches: BatchesOf, statistics: Statistics, sizes: Sizes, grids: tuple[Grid, ...], budget: float) -> Plan:
         """The plan of a budget; `batches` are calibration questions."""
-        order = ranks(statistics, sizes)
+        order = importance_order(statistics, sizes)
         if self.scores is not None:
             order = replace(order, ratios=tuple(map(tuple, self.scores(model, batches, statistics).tolist())))
         return validate(normalise(self.make(Target(order, sizes, grids, budget))))
@@ -115,7 +115,7 @@ def searches(usual: Effort, samples: int) -> dict[str, tuple[Effort, int]]:
         "auto: not refined": (replace(usual, refines=False), samples),
         "auto: prices taken once, not refined": (replace(usual, **once, refines=False), samples),
         "auto: no windows": (replace(usual, without=("window",)), samples),
-        "auto: not refitted": (replace(usual, refit=False), samples),
+        "auto: not refitted": (replace(usual, compensated=False), samples),
         "auto: no ranks": (whole, samples),
         "auto: no ranks, prices taken once": (replace(whole, **once), samples),
         "auto: no ranks, not interlaced": (replace(whole, without=("rank", "stride")), samples),

@@ -35,13 +35,13 @@ from .healing.heal import Request as HealingRequest
 from .inspection import inspect, read_plan
 from .loading import DEMO, Dtype, locate
 from .model import Model, load, opened
-from .planning.compensation import Refit
+from .planning.compensation import LinearCompensation
 from .planning.cost import cost
-from .planning.fitting import fitted
+from .planning.fitting import fit_compensations
 from .planning.frontier import Frontier, Point
 from .planning.headmask import Cuts, headmask_plan, own_headmask, read_headmask
 from .planning.measure.answers import answered
-from .planning.measure.trial import Trials
+from .planning.measure.trials import Trials
 from .planning.prefill import PrefillCost
 from .planning.recipes import RECIPES, make_plan
 from .planning.search.search import Effort, Report, search, usual_effort
@@ -167,7 +167,7 @@ def plan(
         grids=None if grid is None else (grid,),
         seed=seed,
         questions_from=split.samples.file_name,
-        effort=replace(effort or usual_effort(known.layers), refit=refit),
+        effort=replace(effort or usual_effort(known.layers), compensated=refit),
         state=state,
         progress=lambda report: progress(_search_progress(report)),
     )
@@ -188,7 +188,7 @@ def _statistics(model: Model, given: Statistics | Path | None, split: SampleSpli
 
 
 def _search_progress(report: Report) -> SearchProgress:
-    return SearchProgress(report.share, report.shift, report.forwards, report.allowed, report.memory_bytes, report.disk_bytes)
+    return SearchProgress(report.share, report.logit_drift, report.forwards, report.allowed, report.memory_bytes, report.disk_bytes)
 
 
 def convert(
@@ -256,7 +256,7 @@ def convert(
 
 
 def _write(
-    model: Model, decision: "_Decision", refits: dict[int, Refit], folder: Path, command: str, force: bool, progress: Listener
+    model: Model, decision: "_Decision", refits: dict[int, LinearCompensation], folder: Path, command: str, force: bool, progress: Listener
 ) -> None:  # fmt: skip
     """The checkpoint."""
     fitted_on = len(decision.split.seen) if refits and decision.split else None
@@ -321,7 +321,7 @@ def _from_frontier(model: Model, point: Point, wanted: _Wanted) -> _Decision:
         )
     checked = check_plan(point.plan, model.checkpoint.sizes)
     facts = {"samples": frontier.samples, "from": frontier.questions_from, "seed": frontier.seed, "data": frontier.data}
-    refit = frontier.refit or bool(factored(checked)) if wanted.refit is None else wanted.refit
+    refit = frontier.compensated or bool(factored(checked)) if wanted.refit is None else wanted.refit
     return _Decision(checked, point.asked, refit, SEARCHED, facts, wanted.split or frontier.split)
 
 
@@ -353,12 +353,12 @@ def _searched(model: Model, budget: float, statistics: Statistics, wanted: _Want
     return frontier.at(budget).plan
 
 
-def _refits(model: Model, decision: _Decision, progress: Listener) -> dict[int, Refit]:
+def _refits(model: Model, decision: _Decision, progress: Listener) -> dict[int, LinearCompensation]:
     """K and V of visual tokens, fitted layer by layer."""
     if decision.plan is None or decision.split is None:
         return {}
     progress(Message("Fitting K and V of visual tokens."))
-    return fitted(model.loaded.model, decision.split.batches(model.loaded.processor), decision.plan)
+    return fit_compensations(model.loaded.model, decision.split.batches(model.loaded.processor), decision.plan)
 
 
 def _needed(samples: SamplesLike | None, model: Model, what: str) -> SamplesLike:
@@ -545,7 +545,8 @@ def answer_changes(model: Model | str | Path, frontier: Frontier, *, progress: L
     )
 
     def changed(plan: Plan) -> float:
-        refits = fitted(loaded.model, frontier.split.batches(loaded.processor), plan) if frontier.refit and frontier.split else None
+        fitting = frontier.compensated and frontier.split
+        refits = fit_compensations(loaded.model, fitting.batches(loaded.processor), plan) if fitting else None
         return trials.changed(plan, refits)
 
     return {point.asked: changed(point.plan) for point in frontier.asked if point.asked is not None}

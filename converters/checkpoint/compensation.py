@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..families import Family
-from ..planning.compensation import Refit
+from ..planning.compensation import LinearCompensation
 from ..runtime.layout import LayerLayout, layer_layout
 from ..runtime.plan import Plan
 
@@ -52,7 +52,7 @@ class Merged:
     checkpoint: "Checkpoint"
     own: str
     rows: list[int]
-    refit: Refit
+    refit: LinearCompensation
     bias: bool
 
     @property
@@ -92,7 +92,7 @@ class Given:
         return self.given.to(self.checkpoint.read(self.own).dtype)
 
 
-def merged(checkpoint: "Checkpoint", plan: Plan, refits: Mapping[int, Refit]) -> dict[str, Merged | Given]:
+def merged(checkpoint: "Checkpoint", plan: Plan, refits: Mapping[int, LinearCompensation]) -> dict[str, Merged | Given]:
     """The tensors of refitted layers by name, in the file's order of KV heads. The plan must be normalised."""
     family, sizes = checkpoint.family, checkpoint.sizes
     found: dict[str, Merged | Given] = {}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import YopoError
 from ..families import Family
-from ..planning.compensation import Refit
+from ..planning.compensation import LinearCompensation
 from ..runtime import RUNTIME_FILES
 from ..runtime.plan import Plan, PlanError, Sizes, factored, normalise, ranges, validate
 from .card import LICENCE_FILES, card
@@ -38,7 +38,7 @@ def convert(
     output: Path,
     provenance: Provenance,
     *,
-    refits: Mapping[int, Refit] = {},
+    refits: Mapping[int, LinearCompensation] = {},
     force: bool = False,
     progress: Progress = lambda done, total: None,
     max_shard_bytes: int = MAX_SHARD_BYTES,

@@ -27,7 +27,7 @@ UPDATES = ("self_heads", "neurons", "window", "kv_rank")
 
 
 @dataclass(frozen=True)
-class Refit:
+class LinearCompensation:
     """A layer's map of normalised visual rows to what the dense model's would be: `rows @ matrix.T + offset`.
 
     `matrix` `[hidden, hidden]` and `offset` `[hidden]`. With `inner`, weight `[rank, hidden]` and bias `[rank]` of a product that rows go
@@ -53,8 +53,8 @@ class Refit:
         return (offset if bias is None else offset + bias.float()).to(weight.dtype)
 
 
-class Fitting:
-    """Sums over visual rows, pruned and dense `[rows, hidden]`, as they come; a `Refit` in the end."""
+class LeastSquares:
+    """Sums over visual rows, pruned and dense `[rows, hidden]`, as they come; a `LinearCompensation` in the end."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -72,7 +72,7 @@ class Fitting:
         self.squares = self.squares + rows.T @ rows
         self.products = self.products + missing.T @ rows
 
-    def refit(self, rank: int | None = None, projections: Sequence[Tensor] = ()) -> Refit:
+    def solve(self, rank: int | None = None, projections: Sequence[Tensor] = ()) -> LinearCompensation:
         """`matrix = 1 + P C^-1`: `C` the pruned rows' covariances with the ridge, `P` those of what they miss with them.
 
         Of a `rank`: for `C = L L'` the map becomes `matrix L Q Q' L^-1` around the rows' mean, `Q` the first right singular vectors of
@@ -91,12 +91,12 @@ class Fitting:
         change = torch.cholesky_solve(products.T, root).T
         matrix = change + torch.eye(len(mean), dtype=change.dtype, device=change.device)
         if rank is None:
-            return Refit(matrix.float(), (missing - change @ mean).float())
+            return LinearCompensation(matrix.float(), (missing - change @ mean).float())
         spread = matrix @ root
         outcomes = [weight.double() @ spread for weight in projections]
         basis = leading_subspace(torch.cat([outcome / outcome.norm() for outcome in outcomes]), rank)
         inner = torch.linalg.solve_triangular(root.T, basis, upper=True).T
-        return Refit((spread @ basis).float(), (missing + mean).float(), (inner.float(), (-inner @ mean).float()))
+        return LinearCompensation((spread @ basis).float(), (missing + mean).float(), (inner.float(), (-inner @ mean).float()))
 
 
 def leading_subspace(matrix: Tensor, rank: int) -> Tensor:

@@ -8,7 +8,7 @@ from math import floor
 
 from ..runtime.plan import Plan
 from .cost import dense_visual_flops
-from .importance import Ranks
+from .importance import ImportanceOrder
 from .search.moves import Move, counts, moved, rank_notches, units, visual_flops
 
 Knob = tuple[int, str]  # layer, name
@@ -23,7 +23,7 @@ def limit_of(budget: float, plan: Plan) -> int:
     return floor(Fraction(budget) * dense_visual_flops(plan.sizes, plan.grids))
 
 
-def spent(plan: Plan, limit: int, ranks: Ranks, knobs: Iterable[Knob]) -> Plan:
+def fill_budget(plan: Plan, limit: int, order: ImportanceOrder, knobs: Iterable[Knob]) -> Plan:
     """The plan with these knobs turned up in turn, each as far as the limit allows; then neurons wherever they are read later.
 
     Where neurons cannot use it up, since nothing is read later or all of them are there, reading and self heads grow first. Where a
@@ -32,21 +32,21 @@ def spent(plan: Plan, limit: int, ranks: Ranks, knobs: Iterable[Knob]) -> Plan:
     neurons = [(layer, "neurons") for layer in _by_neurons(plan)]
     others = [(layer, knob) for knob in OTHERS for layer in range(len(plan.layers))]
     for layer, knob in (*knobs, *neurons, *others, *neurons):
-        if is_spent(plan, limit):
+        if is_filled(plan, limit):
             break
-        plan = _highest(plan, layer, knob, _above(plan, layer, knob), limit, ranks) or plan
-    while visual_flops(plan) < limit * CLOSE and (closer := _exchanged(plan, limit, ranks)):
+        plan = _highest(plan, layer, knob, _above(plan, layer, knob), limit, order) or plan
+    while visual_flops(plan) < limit * CLOSE and (closer := _exchanged(plan, limit, order)):
         plan = closer
     return plan
 
 
-def with_neurons(plan: Plan, limit: int, ranks: Ranks) -> Plan:
+def with_neurons(plan: Plan, limit: int, order: ImportanceOrder) -> Plan:
     """The plan with as many neurons as fit, the best of each layer, spread evenly over the layers that are read later."""
     layers = max(0, plan.visual_depth - 1)
     room = max(0, neurons_beside(plan, limit))
     each, more = divmod(min(room, layers * plan.sizes.intermediate_size), max(1, layers))
     counts = [(each + (layer < more)) * (layer < layers) for layer in range(plan.sizes.num_hidden_layers)]
-    kept = [tuple(sorted(order[:count])) for order, count in zip(ranks.neurons, counts, strict=True)]
+    kept = [tuple(sorted(units[:count])) for units, count in zip(order.neurons, counts, strict=True)]
     return replace(plan, layers=tuple(replace(layer, neurons=neurons) for layer, neurons in zip(plan.layers, kept, strict=True)))
 
 
@@ -55,7 +55,7 @@ def neurons_beside(plan: Plan, limit: int) -> int:
     return (limit - visual_flops(plan)) // (2 * 3 * plan.sizes.hidden_size * plan.visual_tokens)
 
 
-def is_spent(plan: Plan, limit: int) -> bool:
+def is_filled(plan: Plan, limit: int) -> bool:
     """Whether the plan is within the limit and not a neuron more fits beside it."""
     return neurons_beside(plan, limit) == 0
 
@@ -65,33 +65,33 @@ def _by_neurons(plan: Plan) -> list[int]:
     return sorted(range(len(plan.layers)), key=lambda layer: (-len(plan.layers[layer].neurons), layer))
 
 
-def _highest(plan: Plan, layer: int, knob: str, settings: range, limit: int, ranks: Ranks) -> Plan | None:
+def _highest(plan: Plan, layer: int, knob: str, settings: range, limit: int, order: ImportanceOrder) -> Plan | None:
     """The plan with one knob of a layer as high as fits, of settings from cheap to dear; None where none fits."""
-    fits = bisect_right(settings, limit, key=lambda setting: visual_flops(moved(plan, Move((layer,), knob, setting), ranks)))
-    return moved(plan, Move((layer,), knob, settings[fits - 1]), ranks) if fits else None
+    fits = bisect_right(settings, limit, key=lambda setting: visual_flops(moved(plan, Move((layer,), knob, setting), order)))
+    return moved(plan, Move((layer,), knob, settings[fits - 1]), order) if fits else None
 
 
-def _exchanged(plan: Plan, limit: int, ranks: Ranks) -> Plan | None:
+def _exchanged(plan: Plan, limit: int, order: ImportanceOrder) -> Plan | None:
     """The plan with one knob a step up and, where that does not fit, another as little down as makes it fit; None where that uses no more.
 
     The exchange that adds the least before it takes, for each FLOP by which it comes nearer to what is close to the limit.
     """
     flops = visual_flops(plan)
-    small = [more for more in _one_up(plan, ranks) if visual_flops(more) - flops <= limit * MOST_EXCHANGED]
-    found = [(visual_flops(more) - flops, other) for more in small for other in _fitting(more, limit, ranks)]
+    small = [more for more in _one_up(plan, order) if visual_flops(more) - flops <= limit * MOST_EXCHANGED]
+    found = [(visual_flops(more) - flops, other) for more in small for other in _fitting(more, limit, order)]
     nearer = [(added / (min(visual_flops(other), limit * CLOSE) - flops), other) for added, other in found if visual_flops(other) > flops]
     return min(nearer, key=lambda exchange: exchange[0])[1] if nearer else None
 
 
-def _one_up(plan: Plan, ranks: Ranks) -> Iterator[Plan]:
+def _one_up(plan: Plan, order: ImportanceOrder) -> Iterator[Plan]:
     """The plans that have one knob of one layer a step up."""
     for knob in (*OTHERS, "neurons"):
         for layer in range(len(plan.layers)):
             for setting in _above(plan, layer, knob)[:1]:
-                yield moved(plan, Move((layer,), knob, setting), ranks)
+                yield moved(plan, Move((layer,), knob, setting), order)
 
 
-def _fitting(plan: Plan, limit: int, ranks: Ranks) -> Iterator[Plan]:
+def _fitting(plan: Plan, limit: int, order: ImportanceOrder) -> Iterator[Plan]:
     """The plan if it fits, else those with fewer neurons or a lower rank in one layer that do."""
     if visual_flops(plan) <= limit:
         yield plan
@@ -99,7 +99,7 @@ def _fitting(plan: Plan, limit: int, ranks: Ranks) -> Iterator[Plan]:
     for index, layer in enumerate(plan.layers):
         step, rank = _rank_step(plan), layer.kv_rank or 0
         for knob, settings in (("neurons", range(len(layer.neurons))), ("rank", range(rank % step or step, rank, step))):
-            if lower := _highest(plan, index, knob, settings, limit, ranks):
+            if lower := _highest(plan, index, knob, settings, limit, order):
                 yield lower
 
 

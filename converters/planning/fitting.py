@@ -9,18 +9,19 @@ from ..calibration.batch import on_model
 from ..families import Family, family_of
 from ..runtime.plan import Plan, dense_plan, normalise
 from ..runtime.text_model import Call
-from .compensation import Fitting, Refit, visual_keys
+from .compensation import LeastSquares, LinearCompensation, visual_keys
 from .measure.answers import Answered, language_model_pass
-from .measure.dense_adapter import Twin
-from .measure.trial import PrunedLayer, opened
+from .measure.batches import open_batch
+from .measure.dense_adapter import DenseAdapter
+from .measure.pruned_layer import PrunedLayer
 
 MOST_ROWS = 32  # visual rows that are fitted on, times the hidden size, or
 ENOUGH_ROWS = 1 << 16  # where that is more: what is held is bounded
 
 
 @torch.inference_mode()
-def fitted(model: Any, batches: Iterable[Any], plan: Plan) -> dict[int, Refit]:
-    """The refits of a plan by layer; `batches` are processor outputs of questions, with or without answers.
+def fit_compensations(model: Any, batches: Iterable[Any], plan: Plan) -> dict[int, LinearCompensation]:
+    """The compensations of a plan by layer; `batches` are processor outputs of questions, with or without answers.
 
     Where visual rows are still the dense model's there is none.
     """
@@ -28,20 +29,20 @@ def fitted(model: Any, batches: Iterable[Any], plan: Plan) -> dict[int, Refit]:
     keys = visual_keys(plan, dense)
     if not any(keys):
         return {}
-    twin = Twin.of(model)
-    pairs = _calls(model, twin, batches)
+    adapter = DenseAdapter.of(model)
+    pairs = _calls(model, adapter, batches)
     found = {}
     for index, key in enumerate(keys[: plan.visual_depth]):
         if key is not None:
-            found[index] = _fit(twin, index, pairs, plan.layers[index].kv_rank)
-        layers = PrunedLayer(twin, index, plan, found.get(index)), PrunedLayer(twin, index, dense)
+            found[index] = _fit(adapter, index, pairs, plan.layers[index].kv_rank)
+        layers = PrunedLayer(adapter, index, plan, found.get(index)), PrunedLayer(adapter, index, dense)
         for calls in pairs:
             for layer, call in zip(layers, calls, strict=True):
                 layer.run(call)
     return found
 
 
-def _calls(model: Any, twin: Twin, batches: Iterable[Any]) -> list[tuple[Call, Call]]:
+def _calls(model: Any, adapter: DenseAdapter, batches: Iterable[Any]) -> list[tuple[Call, Call]]:
     """Each batch twice at the input of the first layer: for the plan, and for the dense model."""
     config = model.config.to_dict()
     family: Family = family_of(config)
@@ -54,7 +55,7 @@ def _calls(model: Any, twin: Twin, batches: Iterable[Any]) -> list[tuple[Call, C
         embeds = inputs["inputs_embeds"]
         nothing = torch.zeros_like(mask)
         answered = Answered(embeds, inputs.get("position_ids"), mask, mask & visual, nothing, embeds[nothing])
-        questions, state = opened(answered, twin)
+        questions, state = open_batch(answered, adapter)
         pairs.append((questions.at(state), questions.at(state)))
         rows += int((mask & visual).sum())
         if rows >= max(MOST_ROWS * embeds.shape[-1], ENOUGH_ROWS):
@@ -62,13 +63,13 @@ def _calls(model: Any, twin: Twin, batches: Iterable[Any]) -> list[tuple[Call, C
     return pairs
 
 
-def _fit(twin: Twin, index: int, pairs: list[tuple[Call, Call]], rank: int | None) -> Refit:
-    norm = twin.model.model.language_model.layers[index].input_layernorm
-    fitting = Fitting()
+def _fit(adapter: DenseAdapter, index: int, pairs: list[tuple[Call, Call]], rank: int | None) -> LinearCompensation:
+    norm = adapter.model.model.language_model.layers[index].input_layernorm
+    fitting = LeastSquares()
     for pruned, dense in pairs:
         assert pruned.streams is not None
         assert pruned.visual is not None
         assert dense.visual is not None
         there = pruned.streams.visual_slots.flatten() >= 0
         fitting.add(norm(pruned.visual[there]), norm(dense.visual[there]))
-    return fitting.refit(rank, twin.kv_weights(index))
+    return fitting.solve(rank, adapter.kv_weights(index))

@@ -11,21 +11,21 @@ from ..data.split import SampleSplit
 from ..errors import YopoError
 from ..runtime.plan import Plan, PlanError, from_json, normalise, to_json
 from .cost import cost
-from .fill_budget import Knob, limit_of, spent
-from .importance import Ranks
+from .fill_budget import Knob, fill_budget, limit_of
+from .importance import ImportanceOrder
 from .search.moves import rank_of, visual_flops
 
 SCHEMA = 1
-FACTS = ("forwards", "questions_from", "samples", "seed", "model", "data", "refit")
+FACTS = ("forwards", "questions_from", "samples", "seed", "model", "data", "compensated")
 AGAIN = "Make it again with `yopo plan`."
 
 
 @dataclass(frozen=True)
 class Point:
-    """A plan, the mean shift of the answers' tokens that it was measured at (`trial.shift`), how it was found, and its frontier."""
+    """A plan, the mean logit drift of the answers' tokens that it was measured at, how it was found, and its frontier."""
 
     plan: Plan
-    shift: float
+    logit_drift: float
     origin: str
     asked: float | None = None
     frontier: "Frontier | None" = field(default=None, repr=False, compare=False)
@@ -40,22 +40,22 @@ class Point:
 class Frontier:
     """What a search found: `asked`, the plans of the budgets, falling, and `path`, the plans that it passed on the way, falling.
 
-    `ranks` is the order of importance by which plans between these are filled up. `forwards` counts passes of all calibration questions
+    `order` is the order of importance by which plans between these are filled up. `forwards` counts passes of all calibration questions
     through all layers; `samples` of them were drawn with `seed` from `questions_from`, and `data` is their hash; `model` is the
-    checkpoint's fingerprint. `refit`: plans were measured with K and V of visual tokens refitted. `split`: the samples themselves
+    checkpoint's fingerprint. `compensated`: plans were measured with linear compensation. `split`: the samples themselves
     while they are at hand; they are not saved.
     """
 
     asked: tuple[Point, ...]
     path: tuple[Point, ...]
-    ranks: Ranks
+    order: ImportanceOrder
     forwards: float
     samples: int
     seed: int
     model: str
     data: str
     questions_from: str
-    refit: bool = False
+    compensated: bool = False
     split: SampleSplit | None = field(default=None, repr=False, compare=False)
 
     def at(self, budget: float) -> Point:
@@ -71,8 +71,8 @@ class Frontier:
         if not below:
             smallest = min(point.share for point in (*self.asked, *self.path))
             raise YopoError(f"The budget {budget:g} is below the frontier, which ends at {smallest:.4f}.", "Plan again with it.")
-        best = min(below, key=lambda point: point.shift)
-        return Point(spent(best.plan, limit, self.ranks, self._later(best)), best.shift, f"from {best.origin}", budget, self)
+        best = min(below, key=lambda point: point.logit_drift)
+        return Point(fill_budget(best.plan, limit, self.order, self._later(best)), best.logit_drift, f"from {best.origin}", budget, self)
 
     def _later(self, point: Point) -> list[Knob]:
         """The knobs in which the path's next plan above differs."""
@@ -86,10 +86,10 @@ class Frontier:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; the path's plans are written as the layers that change."""
-        ranks = {field.name: getattr(self.ranks, field.name) for field in fields(Ranks)}
+        order = {field.name: getattr(self.order, field.name) for field in fields(ImportanceOrder)}
         facts = {name: getattr(self, name) for name in FACTS}
         asked = [{**_facts(point), "plan": to_json(point.plan)} for point in self.asked]
-        return {"schema": SCHEMA, **facts, "asked": asked, "path": _changes(self.path), "ranks": ranks}
+        return {"schema": SCHEMA, **facts, "asked": asked, "path": _changes(self.path), "importance_order": order}
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -109,10 +109,10 @@ class Frontier:
 
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Self:
-        asked = tuple(Point(from_json(point["plan"]), point["shift"], point["origin"], point["asked"]) for point in data["asked"])
-        ranks = Ranks(**{name: tuple(map(tuple, orders)) for name, orders in data["ranks"].items()})
+        asked = tuple(Point(from_json(point["plan"]), point["logit_drift"], point["origin"], point["asked"]) for point in data["asked"])
+        order = ImportanceOrder(**{name: tuple(map(tuple, orders)) for name, orders in data["importance_order"].items()})
         facts = {name: data[name] for name in FACTS}
-        return cls(asked=asked, path=_from_changes(data["path"]), ranks=ranks, **facts)
+        return cls(asked=asked, path=_from_changes(data["path"]), order=order, **facts)
 
 
 def differing(lower: Plan, upper: Plan) -> list[Knob]:
@@ -134,7 +134,7 @@ def differing(lower: Plan, upper: Plan) -> list[Knob]:
 
 
 def _facts(point: Point) -> dict[str, Any]:
-    return {"asked": point.asked, "reached": point.share, "shift": point.shift, "origin": point.origin}
+    return {"asked": point.asked, "reached": point.share, "logit_drift": point.logit_drift, "origin": point.origin}
 
 
 def _changes(path: Sequence[Point]) -> list[dict[str, Any]]:
@@ -160,5 +160,5 @@ def _from_changes(changes: list[dict[str, Any]]) -> tuple[Point, ...]:
         plan["layers"] = list(plan["layers"])
         for index, layer in change.get("layers", {}).items():
             plan["layers"][int(index)] = layer
-        path.append(Point(normalise(from_json(plan)), change["shift"], change["origin"], change["asked"]))
+        path.append(Point(normalise(from_json(plan)), change["logit_drift"], change["origin"], change["asked"]))
     return tuple(path)

@@ -18,7 +18,7 @@ class LayerScores:
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ImportanceOrder:
     """Orders by layer, best first, and the paper's ratios [layer][head], comparable across layers."""
 
     read_kv_heads: tuple[tuple[int, ...], ...]
@@ -27,7 +27,7 @@ class Ranks:
     ratios: tuple[tuple[float, ...], ...]
 
 
-def ranks(statistics: Statistics | None, sizes: Sizes) -> Ranks:
+def importance_order(statistics: Statistics | None, sizes: Sizes) -> ImportanceOrder:
     """Ranks from statistics; without them all are alike and come in ascending order.
 
     Raises YopoError for statistics of a model of other sizes.
@@ -36,7 +36,7 @@ def ranks(statistics: Statistics | None, sizes: Sizes) -> Ranks:
     if statistics is None:
         in_order = [tuple(range(count)) for count in (sizes.num_key_value_heads, heads, sizes.intermediate_size)]
         kv_heads, query_heads, neurons = ((order,) * layers for order in in_order)
-        return Ranks(kv_heads, query_heads, neurons, ((0.0,) * heads,) * layers)
+        return ImportanceOrder(kv_heads, query_heads, neurons, ((0.0,) * heads,) * layers)
     measured = (*statistics.read.shape, statistics.neurons.shape[1])
     if measured != (layers, heads, sizes.intermediate_size):
         names = "layers, heads and neurons"
@@ -44,7 +44,7 @@ def ranks(statistics: Statistics | None, sizes: Sizes) -> Ranks:
             f"The statistics are of a model with {measured} {names}, this one has {(layers, heads, sizes.intermediate_size)}.",
             "Pass the file that this model's calibration wrote.",
         )
-    return Ranks(
+    return ImportanceOrder(
         _descending(statistics.read.unflatten(1, (-1, sizes.group)).sum(-1).tolist()),
         _descending(statistics.self_.tolist()),
         _descending(statistics.neurons.tolist()),

@@ -38,7 +38,7 @@ from converters.healing.memory import needed
 from converters.healing.student import Student, collate
 from converters.healing.tuning import tuned_language, tuned_projector
 from converters.healing.written import write_healed
-from converters.planning.compensation import Refit
+from converters.planning.compensation import LinearCompensation
 from converters.planning.execution import linear_flops
 from converters.runtime.layout import layouts
 from converters.runtime.modeling_yopo_internvl import YopoInternVLConfig, YopoInternVLForConditionalGeneration
@@ -52,14 +52,14 @@ TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
 FUSED = Layer("self_attn.qkv_proj", "self_attn.qkv_proj", "self_attn.qkv_proj", gate="mlp.gate_up_proj", up="mlp.gate_up_proj")
 
 
-def identities(plan: Plan) -> dict[int, Refit]:
+def identities(plan: Plan) -> dict[int, LinearCompensation]:
     """Maps that change nothing."""
     width = plan.sizes.hidden_size
     held = [index for index, layout in enumerate(layouts(normalise(plan))) if layout.held]
-    return {index: Refit(torch.eye(width), torch.zeros(width)) for index in held}
+    return {index: LinearCompensation(torch.eye(width), torch.zeros(width)) for index in held}
 
 
-def llava(model: Any, plan: Plan, refits: dict[int, Refit]) -> Any:
+def llava(model: Any, plan: Plan, refits: dict[int, LinearCompensation]) -> Any:
     return permuted(model, plan, YopoLlavaConfig, YopoLlavaForConditionalGeneration, Layer(), refits)
 
 
@@ -216,7 +216,7 @@ def refitted(tmp_path: Path) -> Path:
     checkpoint = open_checkpoint(tmp_path / "dense")
     every = LayerPlan((0, 1, 2, 3), (), (), None, 2)
     plan = Plan(checkpoint.sizes, (every, LayerPlan((), (), ()), LayerPlan((1, 2), (0,), (3,)), every), (GRID,))
-    refits = {index: Refit(torch.eye(32) * 1.5, torch.ones(32)) for index in range(3)}
+    refits = {index: LinearCompensation(torch.eye(32) * 1.5, torch.ones(32)) for index in range(3)}
     facts = replace(provenance(tmp_path / "dense"), refit_samples=7)
     return convert(checkpoint, plan, tmp_path / "out", facts, refits=refits)
 

@@ -57,11 +57,11 @@ def refitted_demo(converted_demo: Path, folder: Path) -> Path:
     from converters.checkpoint.convert import Provenance, convert
     from converters.checkpoint.reader import open_checkpoint, open_converted
     from converters.checkpoint.source import resolve
-    from converters.planning.compensation import Refit
+    from converters.planning.compensation import LinearCompensation
 
     checkpoint = open_checkpoint(demo_folder())
     width = checkpoint.sizes.hidden_size
-    refits = {index: Refit(torch.eye(width) * 0.9, torch.full((width,), 0.1)) for index in (1, 2)}
+    refits = {index: LinearCompensation(torch.eye(width) * 0.9, torch.full((width,), 0.1)) for index in (1, 2)}
     provenance = Provenance(resolve(str(demo_folder())), "yopo convert demo", refit_samples=8)
     return convert(checkpoint, open_converted(converted_demo).plan, folder / "refitted", provenance, refits=refits)
 

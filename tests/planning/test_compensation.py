@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from planning.test_trial import ANSWER_TOKENS, GRIDS, questions, sizes_of
+from planning.test_trials import ANSWER_TOKENS, GRIDS, questions, sizes_of
 from support.random_plans import random_plan, ranked
 from support.tiny import tiny_llava
 
-from converters.planning.compensation import RIDGE, Fitting, visual_keys
-from converters.planning.fitting import fitted
+from converters.planning.compensation import RIDGE, LeastSquares, visual_keys
+from converters.planning.fitting import fit_compensations
 from converters.planning.measure.answers import answered
-from converters.planning.measure.trial import Trials, shift
+from converters.planning.measure.drift import logit_drift
+from converters.planning.measure.trials import Trials
 from converters.runtime.plan import Plan, dense_plan, factored, normalise
 
 
@@ -24,39 +25,39 @@ def subject() -> tuple[Any, list[Any], Plan]:
 def test_a_linear_relation_is_found() -> None:
     generator = torch.Generator().manual_seed(0)
     rows, matrix = torch.randn(400, 6, generator=generator) + 2, torch.randn(6, 6, generator=generator)
-    fitting = Fitting()
+    fitting = LeastSquares()
     for part in rows.split(150):
         fitting.add(part, part @ matrix.T + 3)
-    found = fitting.refit()
+    found = fitting.solve()
     torch.testing.assert_close(rows @ found.matrix.T + found.offset, rows @ matrix.T + 3, atol=30 * RIDGE, rtol=0)
 
 
 def test_what_does_not_differ_stays() -> None:
-    fitting = Fitting()
+    fitting = LeastSquares()
     rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
     fitting.add(rows, rows)
-    torch.testing.assert_close(fitting.refit().matrix, torch.eye(6))
-    torch.testing.assert_close(fitting.refit().offset, torch.zeros(6))
+    torch.testing.assert_close(fitting.solve().matrix, torch.eye(6))
+    torch.testing.assert_close(fitting.solve().offset, torch.zeros(6))
 
 
 def test_few_rows_change_little_where_they_say_nothing() -> None:
     """Three rows in six dimensions: a direction in which they do not vary is left as it is."""
-    fitting = Fitting()
+    fitting = LeastSquares()
     rows = torch.zeros(3, 6)
     rows[:, 0] = torch.tensor([1.0, 2.0, 4.0])
     fitting.add(rows, rows * 2)
     direction = torch.tensor([0.0, 1, 0, 0, 0, 0])
-    torch.testing.assert_close(fitting.refit().matrix @ direction, direction)
+    torch.testing.assert_close(fitting.solve().matrix @ direction, direction)
 
 
 def test_a_projection_of_refitted_rows() -> None:
     generator = torch.Generator().manual_seed(0)
-    fitting = Fitting()
+    fitting = LeastSquares()
     rows = torch.randn(40, 6, generator=generator)
     fitting.add(rows, rows + torch.randn(40, 6, generator=generator))
-    refit, weight, bias = fitting.refit(), torch.randn(4, 6, generator=generator), torch.randn(4, generator=generator)
-    made = rows @ refit.weight(weight).T + refit.bias(weight, bias)
-    torch.testing.assert_close(made, (rows @ refit.matrix.T + refit.offset) @ weight.T + bias)
+    compensation, weight, bias = fitting.solve(), torch.randn(4, 6, generator=generator), torch.randn(4, generator=generator)
+    made = rows @ compensation.weight(weight).T + compensation.bias(weight, bias)
+    torch.testing.assert_close(made, (rows @ compensation.matrix.T + compensation.offset) @ weight.T + bias)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 6])
@@ -68,12 +69,12 @@ def test_no_map_of_a_rank_leaves_less_out(rank: int) -> None:
         torch.randn(6, 6, generator=generator),
     )
     key, value = torch.randn(8, 6, generator=generator), torch.randn(8, 6, generator=generator)
-    fitting = Fitting()
+    fitting = LeastSquares()
     fitting.add(rows, rows @ matrix.T + 1)
-    whole, found = fitting.refit(), fitting.refit(rank, (key, value))
+    whole, found = fitting.solve(), fitting.solve(rank, (key, value))
     assert found.inner is not None
     assert (found.matrix.shape, found.inner[0].shape) == ((6, rank), (rank, 6))
-    wanted, made = (torch.cat([refit(rows) @ weight.T for weight in (key, value)], 1) for refit in (whole, found))
+    wanted, made = (torch.cat([compensation(rows) @ weight.T for weight in (key, value)], 1) for compensation in (whole, found))
     scale = torch.cat([part.expand(8) for part in ((wanted - wanted.mean(0))[:, half].norm() for half in (slice(8), slice(8, 16)))])
     left = torch.linalg.svdvals(((wanted - wanted.mean(0)) / scale).double())[rank:].square().sum()
     assert float(((wanted - made) / scale).square().sum()) == pytest.approx(float(left), rel=0.02, abs=1e-4)
@@ -88,7 +89,7 @@ def test_a_rank_needs_fitting_in_a_dense_layer_too() -> None:
     plan = normalise(replace(dense, layers=tuple(layers)))
     keys = visual_keys(plan, normalise(dense))
     assert [key is not None for key in keys] == [False, True, True, True]  # what layer 1 does to visual rows differs
-    found = fitted(model, batches, plan)
+    found = fit_compensations(model, batches, plan)
     assert [found[index].inner is not None for index in (1, 2, 3)] == [True, False, False]
 
 
@@ -107,8 +108,8 @@ def test_layers_before_the_first_pruned_update_need_none() -> None:
     layers[2] = replace(layers[2], neurons=())
     plan = normalise(replace(dense, layers=tuple(layers)))
     assert [key is not None for key in visual_keys(plan, normalise(dense))] == [False, False, False, True]
-    assert list(fitted(model, batches, plan)) == [3]
-    assert fitted(model, batches, dense) == {}
+    assert list(fit_compensations(model, batches, plan)) == [3]
+    assert fit_compensations(model, batches, dense) == {}
 
 
 @pytest.mark.parametrize("memory_bytes", [10**9, 0])
@@ -121,11 +122,11 @@ def test_trials_fit_as_a_plan_is_fitted_for_good(memory_bytes: int) -> None:
     for seed in range(5):
         plan = normalise(random_plan(dense.sizes, seed, GRIDS))
         plan = normalise(ranked(plan, seed)) if seed > 2 else plan
-        refits = fitted(model, batches, plan)
-        expected = torch.cat([shift(pruned, whole) for _, pruned, whole in plain.logits(plan, refits)]).mean()
-        assert trials.shift(plan) == pytest.approx(float(expected), abs=2e-3)
-        if refits and not factored(plan):
-            assert trials.shift(plan) != pytest.approx(plain.shift(plan), abs=1e-4)
+        compensations = fit_compensations(model, batches, plan)
+        expected = torch.cat([logit_drift(pruned, whole) for _, pruned, whole in plain.logits(plan, compensations)]).mean()
+        assert trials.logit_drift(plan) == pytest.approx(float(expected), abs=2e-3)
+        if compensations and not factored(plan):
+            assert trials.logit_drift(plan) != pytest.approx(plain.logit_drift(plan), abs=1e-4)
         if seed % 2:
             trials.settle(plan)
 
@@ -135,9 +136,9 @@ def test_refitted_rows_are_nearer_to_the_dense_models() -> None:
     model, batches, dense = subject()
     plan = normalise(replace(dense, layers=tuple(replace(layer, self_heads=(), neurons=()) for layer in dense.layers)))
     rows = {name: _layer_inputs(model, batches, which) for name, which in (("pruned", plan), ("dense", dense))}
-    for index, refit in fitted(model, batches, plan).items():
+    for index, compensation in fit_compensations(model, batches, plan).items():
         pruned, whole = rows["pruned"][index], rows["dense"][index]
-        after = refit(pruned)
+        after = compensation(pruned)
         assert (whole - after).square().mean() < 0.7 * (whole - pruned).square().mean()
 
 

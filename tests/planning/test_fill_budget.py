@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 
 from converters.planning.cost import dense_visual_flops
-from converters.planning.fill_budget import is_spent, limit_of, spent
-from converters.planning.importance import ranks
+from converters.planning.fill_budget import fill_budget, is_filled, limit_of
+from converters.planning.importance import importance_order
 from converters.planning.search.moves import visual_flops
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise
 
@@ -40,7 +40,7 @@ def test_a_rank_is_exchanged_for_what_costs_less(plan: Plan, exchanged: Plan) ->
     assert visual_flops(exchanged) - visual_flops(plan) == 3 * QUERIES
     limit = round(visual_flops(plan) / 0.994)
     assert 3 * QUERIES < limit - visual_flops(plan) < NEURON
-    assert spent(plan, limit, ranks(None, SIZES), ()) == exchanged
+    assert fill_budget(plan, limit, importance_order(None, SIZES), ()) == exchanged
 
 
 def test_where_a_neuron_does_not_fit_a_rank_may() -> None:
@@ -49,20 +49,20 @@ def test_where_a_neuron_does_not_fit_a_rank_may() -> None:
     reading = LayerPlan(ALL, (), (), kv_rank=16)
     plan, more = (plan_of(replace(reading, neurons=(0,), kv_rank=rank), *[reading] * 3, sizes=sizes) for rank in (16, 17))
     assert visual_flops(more) - visual_flops(plan) == NEURON * 2 // 3
-    assert spent(plan, visual_flops(plan) + NEURON - 1, ranks(None, sizes), ()) == more
+    assert fill_budget(plan, visual_flops(plan) + NEURON - 1, importance_order(None, sizes), ()) == more
 
 
 def test_what_is_close_is_left_alone() -> None:
     """200 neurons are enough for what is less than one of them to be less than half a percent."""
-    order, plan = ranks(None, SIZES), computing(200, 16, 16)
-    assert spent(plan, visual_flops(plan) + NEURON - 1, order, ()) == plan
+    order, plan = importance_order(None, SIZES), computing(200, 16, 16)
+    assert fill_budget(plan, visual_flops(plan) + NEURON - 1, order, ()) == plan
 
 
 def test_nothing_is_exchanged_that_uses_no_more() -> None:
     """All units cost the same."""
     reading = LayerPlan(ALL, (), (), kv_rank=16)
-    order, plan = ranks(None, SIZES), plan_of(replace(reading, neurons=(0,)), *[reading] * 3)
-    assert spent(plan, visual_flops(plan) + NEURON - 1, order, ()) == plan
+    order, plan = importance_order(None, SIZES), plan_of(replace(reading, neurons=(0,)), *[reading] * 3)
+    assert fill_budget(plan, visual_flops(plan) + NEURON - 1, order, ()) == plan
 
 
 def test_no_head_is_exchanged_for_most_neurons() -> None:
@@ -73,7 +73,7 @@ def test_no_head_is_exchanged_for_most_neurons() -> None:
     assert 22 * NEURON < head < 23 * NEURON
     limit = visual_flops(plan) + NEURON - 1
     assert visual_flops(plan) < 0.995 * limit
-    assert spent(plan, limit, ranks(None, sizes), ()) == plan
+    assert fill_budget(plan, limit, importance_order(None, sizes), ()) == plan
 
 
 @pytest.mark.parametrize(
@@ -87,16 +87,16 @@ def test_no_head_is_exchanged_for_most_neurons() -> None:
 )
 def test_every_budget_is_used_up_but_for_half_a_percent(start: Plan, share: float) -> None:
     """Or, where nothing is small enough to be exchanged, for less than a neuron."""
-    order = ranks(None, SIZES)
+    order = importance_order(None, SIZES)
     budgets = [number / 1000 for number in range(60, 240, 4)]
-    plans = [spent(start, limit_of(budget, start), order, ()) for budget in budgets]
+    plans = [fill_budget(start, limit_of(budget, start), order, ()) for budget in budgets]
     for budget, plan in zip(budgets, plans, strict=True):
         assert plan == normalise(plan)
         assert share * budget <= visual_flops(plan) / dense_visual_flops(SIZES, plan.grids) <= budget
-        assert is_spent(plan, limit_of(budget, plan))
+        assert is_filled(plan, limit_of(budget, plan))
     assert all(visual_flops(less) < visual_flops(more) for less, more in pairwise(plans))
 
 
 def test_a_plan_beyond_the_limit_is_left_alone() -> None:
-    order, plan = ranks(None, SIZES), computing(2, 16, 16)
-    assert spent(plan, visual_flops(plan) - 1, order, ()) == plan
+    order, plan = importance_order(None, SIZES), computing(2, 16, 16)
+    assert fill_budget(plan, visual_flops(plan) - 1, order, ()) == plan

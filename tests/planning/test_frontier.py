@@ -21,7 +21,7 @@ def test_a_saved_frontier_is_the_same(tmp_path: Path) -> None:
 def test_the_path_falls() -> None:
     frontier = found()
     assert [point.asked for point in frontier.asked] == sorted(BUDGETS, reverse=True)
-    assert frontier.path[0].shift == pytest.approx(0, abs=1e-5)
+    assert frontier.path[0].logit_drift == pytest.approx(0, abs=1e-5)
     assert visual_flops(frontier.path[0].plan) > visual_flops(frontier.path[-1].plan)
 
 
@@ -47,3 +47,15 @@ def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps(data))
     with pytest.raises(YopoError, match="unknown key"):
         Frontier.load(file)
+
+
+def test_the_frontiers_of_the_study_are_read() -> None:
+    files = sorted((Path(__file__).parents[2] / "benchmarks" / "study" / "frontiers").glob("*-auto-0.json"))
+    assert len(files) == 5
+    for file in files:
+        frontier = Frontier.load(file)
+        assert frontier.questions_from in file.name or frontier.questions_from == "demo"
+        assert frontier.samples == 128
+        assert [point.asked for point in frontier.asked] == [0.5, 0.25, 0.12, 0.06, 0.04, 0.03]
+        drifts = [point.logit_drift for point in frontier.asked]
+        assert drifts == sorted(drifts)  # a larger budget is never worse

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planning.test_trial import sizes_of
+from planning.test_trials import sizes_of
 from support.tiny import tiny_inputs, tiny_llava
 from support.toy_trials import ToyTrials
 
 from converters.calibration.statistics import Statistics, calibrate
 from converters.errors import YopoError
 from converters.planning.cost import cost
-from converters.planning.fill_budget import is_spent
+from converters.planning.fill_budget import is_filled
 from converters.planning.frontier import Frontier
-from converters.planning.importance import ranks
+from converters.planning.importance import importance_order
 from converters.planning.measure.answers import answered
-from converters.planning.measure.trial import Trials
+from converters.planning.measure.trials import Trials
 from converters.planning.recipes import make_plan
 from converters.planning.search.descent import DescentOptions, Step, descend
 from converters.planning.search.moves import Move, moved, moves_up, moves_worth, notches, rank_notches, visual_flops
@@ -67,19 +67,19 @@ def exhaustive(toy: ToyTrials, step: Step, limit: int, order: Any) -> list[Move]
         for index in range(len(step.plan.layers)):
             for move, plan in moves_worth(step.plan, (index,), order, 0.02):
                 saved = step.flops - visual_flops(plan)
-                priced.append(((toy.shift(plan) - step.shift) / saved * max(1.0, saved / (step.flops - limit)), move, plan))
+                priced.append(((toy.logit_drift(plan) - step.logit_drift) / saved * max(1.0, saved / (step.flops - limit)), move, plan))
         _, move, plan = min(priced, key=lambda one: one[:2])
         taken.append(move)
-        step = Step(plan, toy.shift(plan), visual_flops(plan), move)
+        step = Step(plan, toy.logit_drift(plan), visual_flops(plan), move)
     return taken
 
 
 def test_lazy_descent_is_the_exhaustive_one() -> None:
     _, config = tiny_llava(layers=2)
-    order = ranks(None, sizes_of(config))
+    order = importance_order(None, sizes_of(config))
     start = normalise(dense_plan(sizes_of(config), (Grid(8, 8),)))
     lazy, eager = toy(start), toy(start)
-    step, limit = Step(start, eager.shift(start), visual_flops(start)), visual_flops(start) // 16
+    step, limit = Step(start, eager.logit_drift(start), visual_flops(start)), visual_flops(start) // 16
     steps = list(descend(lazy.some(1), step, limit, order, DescentOptions(grain=0.02), {}))
     assert [one.move for one in steps] == exhaustive(eager, step, limit, order)
     assert len(steps) > 10
@@ -93,7 +93,7 @@ def toy_start(layers: int, read: int, self_heads: int, neurons: int, share: floa
     dense = normalise(dense_plan(sizes, (Grid(8, 8),)))
     layer = LayerPlan(tuple(range(read)), tuple(range(self_heads)), tuple(range(neurons)))
     plan = normalise(replace(dense, layers=(layer,) * layers))
-    return ranks(None, sizes), Step(plan, toy(plan).shift(plan), visual_flops(plan)), int(visual_flops(dense) * share)
+    return importance_order(None, sizes), Step(plan, toy(plan).logit_drift(plan), visual_flops(plan)), int(visual_flops(dense) * share)
 
 
 def test_up_it_goes_by_the_best_of_all_moves() -> None:
@@ -104,7 +104,7 @@ def test_up_it_goes_by_the_best_of_all_moves() -> None:
     step = start
     while True:
         raised = [
-            ((step.shift - eager.shift(plan)) / (visual_flops(plan) - step.flops), move, plan)
+            ((step.logit_drift - eager.logit_drift(plan)) / (visual_flops(plan) - step.flops), move, plan)
             for index in range(3)
             for move in moves_up(step.plan, (index,))
             if step.flops + 0.02 * limit < visual_flops(plan := moved(step.plan, move, order)) <= limit
@@ -113,7 +113,7 @@ def test_up_it_goes_by_the_best_of_all_moves() -> None:
             break
         _, move, plan = max(raised, key=lambda one: one[:2])
         taken.append(move)
-        step = Step(plan, eager.shift(plan), visual_flops(plan), move)
+        step = Step(plan, eager.logit_drift(plan), visual_flops(plan), move)
     assert [one.move for one in steps] == taken
     assert len(steps) > 5
     assert lazy.forwards < eager.forwards
@@ -134,9 +134,9 @@ def test_what_is_used_badly_is_used_where_it_gains() -> None:
     better = refined(trials, start, order)
     *_, down = descend(trials.some(1), Step(dense, 0.0, visual_flops(dense)), start.flops, order, options, {})
     assert better.flops == visual_flops(better.plan)
-    assert is_spent(better.plan, start.flops)
-    assert better.shift == trials.shift(better.plan) < start.shift * 0.6
-    assert better.shift <= down.shift
+    assert is_filled(better.plan, start.flops)
+    assert better.logit_drift == trials.logit_drift(better.plan) < start.logit_drift * 0.6
+    assert better.logit_drift <= down.logit_drift
     assert refined(trials, better, order) is better
 
 
@@ -150,8 +150,8 @@ def test_refinement_needs_forward_passes() -> None:
 def test_what_may_be_chance_is_no_gain() -> None:
     """The plan of above, of about half of the drift, against what is uncertain."""
     order, start, _ = toy_start(3, 1, 2, 16, 1.0)
-    assert refined(toy(start.plan, start.shift * 0.9), start, order) is start
-    assert refined(toy(start.plan, start.shift * 0.3), start, order).shift < start.shift * 0.7
+    assert refined(toy(start.plan, start.logit_drift * 0.9), start, order) is start
+    assert refined(toy(start.plan, start.logit_drift * 0.3), start, order).logit_drift < start.logit_drift * 0.7
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
@@ -171,10 +171,10 @@ def test_never_worse_than_a_recipe(kv_heads: int) -> None:
     dense = dense_plan(sizes_of(config), statistics.grids)
     trials = Trials(model, [answered(model, batch, ANSWER_TOKENS) for batch in batches], dense, fitting=True)
     for point in found(kv_heads).asked:
-        assert trials.shift(point.plan) == pytest.approx(point.shift, abs=1e-6)
+        assert trials.logit_drift(point.plan) == pytest.approx(point.logit_drift, abs=1e-6)
         assert point.asked is not None
         for recipe in SURE_RECIPES:
-            assert point.shift <= trials.shift(make_plan(recipe, statistics, dense.sizes, dense.grids, point.asked)) + 1e-6
+            assert point.logit_drift <= trials.logit_drift(make_plan(recipe, statistics, dense.sizes, dense.grids, point.asked)) + 1e-6
 
 
 def test_the_effort_is_kept() -> None:
@@ -248,12 +248,12 @@ def test_ranks_that_are_worth_it() -> None:
     assert rank_notches(Sizes(64, 8, 1, 8, 2, 8)) == (16, 8, 4, 2)  # below 21.3
 
 
-def test_ranks_need_refits() -> None:
+def test_ranks_need_compensation() -> None:
     model, _, batches, statistics = subject()
-    for refit in (True, False):
-        effort = Effort(25.0, grain=0.05, refit=refit)
+    for compensated in (True, False):
+        effort = Effort(25.0, grain=0.05, compensated=compensated)
         plan = auto_plan(model, batches, statistics, 0.15, max_answer_tokens=ANSWER_TOKENS, effort=effort)
-        assert bool(factored(plan)) == refit
+        assert bool(factored(plan)) == compensated
         assert 0.146 < cost(plan).share <= 0.15  # a neuron is 0.003
 
 
@@ -300,7 +300,7 @@ def test_grouped_kv_heads_are_given_up_whole() -> None:
     sizes = Sizes(64, 48, 3, 8, 2, 8)
     layers = (LayerPlan(tuple(range(8)), tuple(range(8)), tuple(range(48))),) * 3
     plan = normalise(Plan(sizes, layers, (Grid(4, 4),)))
-    order = ranks(None, sizes)
+    order = importance_order(None, sizes)
     mixed = replace(order, self_heads=((0, 4, 1, 5, 2, 6, 3, 7),) * 3)
     assert moved(plan, Move((0,), "self", 4), mixed).layers[0].self_heads in ((0, 1, 2, 3), (4, 5, 6, 7))
     assert moved(plan, Move((0,), "read", 1), order).layers[0].read_heads == (0, 1, 2, 3)

@@ -12,8 +12,8 @@ from support.toy_trials import ToyTrials
 
 from converters.planning.cost import dense_visual_flops
 from converters.planning.frontier import Frontier, Point
-from converters.planning.importance import ranks
-from converters.planning.measure.trial import first_difference
+from converters.planning.importance import importance_order
+from converters.planning.measure.plan_keys import first_difference
 from converters.planning.search.journal import Journal
 from converters.planning.search.moves import visual_flops
 from converters.planning.search.search import Effort, Search, search_trials
@@ -22,7 +22,7 @@ from converters.runtime.plan import Grid, Plan, Sizes, dense_plan, normalise
 SIZES = Sizes(hidden_size=8, intermediate_size=1, num_hidden_layers=5, num_attention_heads=2, num_key_value_heads=2, head_dim=4)
 NEURON = 2 * 3 * 8 * 4  # gate, up and down of eight dimensions, for four tokens
 DENSE = normalise(dense_plan(SIZES, (Grid(2, 2),)))
-ORDER = ranks(None, SIZES)
+ORDER = importance_order(None, SIZES)
 ONLY_NEURONS = ("read", "self", "window", "stride", "rank", "freeze")
 EFFORT = Effort(1e6, slack=0.0, fading=1.0, grain=0.0, without=ONLY_NEURONS, refines=False)
 Table = Mapping[str, float]
@@ -126,7 +126,7 @@ def looked_back(smaller: Plan, larger: Plan, drifts: Mapping[Plan, float], forwa
     search: Any = Search(trials, ORDER, Effort(forwards), Journal(None, {}), lambda report: None)  # type: ignore[arg-type]
     points = [Point(plan, drifts[plan], "dense", budget_of(plan)) for plan in (larger, smaller)]
     after, last = search.back(points)
-    assert (last, after.asked, after.shift) == (points[1], points[0].asked, drifts[after.plan])
+    assert (last, after.asked, after.logit_drift) == (points[1], points[0].asked, drifts[after.plan])
     return after.plan  # type: ignore[no-any-return]
 
 
@@ -162,7 +162,7 @@ def test_between_budgets_the_best_plan_below_is_filled_where_the_next_one_has_mo
     two = budget_of(without("AB"))
     assert budget_of(without("BD")) == two
     point = made.at(two)
-    assert (point.plan, point.shift, point.asked) == (without("BD"), 0.03, two)
+    assert (point.plan, point.logit_drift, point.asked) == (without("BD"), 0.03, two)
     assert made.at(budget_of(without("A"))) == made.asked[0]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from converters.families import Layer
-from converters.planning.compensation import Refit
+from converters.planning.compensation import LinearCompensation
 from converters.runtime.layout import layouts
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise, to_json
 
@@ -37,10 +37,10 @@ def ranked(plan: Plan, seed: int) -> Plan:
     return replace(plan, layers=tuple(replace(layer, kv_rank=rank) for layer, rank in zip(plan.layers, ranks, strict=True)))
 
 
-def random_refits(plan: Plan, seed: int) -> dict[int, Refit]:
+def random_refits(plan: Plan, seed: int) -> dict[int, LinearCompensation]:
     """Maps for most of the layers that hold visual tokens, not far from one that changes nothing; for all that have a rank."""
     generator, width = torch.Generator().manual_seed(seed), plan.sizes.hidden_size
-    found: dict[int, Refit] = {}
+    found: dict[int, LinearCompensation] = {}
 
     def some(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
@@ -48,13 +48,15 @@ def random_refits(plan: Plan, seed: int) -> dict[int, Refit]:
     for index, layout in enumerate(layouts(normalise(plan))):
         if rank := layout.kv_rank:
             scale = width**-0.5
-            found[index] = Refit(scale * some(width, rank), some(width), (scale * some(rank, width), some(rank)))
+            found[index] = LinearCompensation(scale * some(width, rank), some(width), (scale * some(rank, width), some(rank)))
         elif layout.held and index % 4 != seed % 4:
-            found[index] = Refit(torch.eye(width) + 0.1 * some(width, width), some(width))
+            found[index] = LinearCompensation(torch.eye(width) + 0.1 * some(width, width), some(width))
     return found
 
 
-def permuted(model: Any, plan: Plan, config_class: Any, model_class: Any, names: Layer, refits: Mapping[int, Refit] = {}) -> Any:
+def permuted(
+    model: Any, plan: Plan, config_class: Any, model_class: Any, names: Layer, refits: Mapping[int, LinearCompensation] = {}
+) -> Any:  # fmt: skip
     """The converted model of a dense one."""
     plan = normalise(plan)
     sizes, size = plan.sizes, plan.sizes.head_dim

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 
-from converters.planning.measure.trial import Some
+from converters.planning.measure.trials import TrialSubset
 from converters.runtime.plan import Plan, normalise
 
 
@@ -17,8 +17,8 @@ class ToyTrials:
         self.plan = normalise(plan)
         self.batches = range(questions)
         self.forwards = 0.0
-        self.prefixes = SimpleNamespace(held_bytes=0, disk_bytes=0)
-        self.heard: Callable[[], None] = lambda: None
+        self.cache = SimpleNamespace(used_bytes=0, disk_bytes=0)
+        self.on_measurement: Callable[[], None] = lambda: None
         self._drift, self._uncertain = drift, uncertain
         self._measured: set[tuple[Plan, int]] = set()
 
@@ -29,13 +29,13 @@ class ToyTrials:
     def samples_of(self, batches: Iterable[int]) -> int:
         return len(list(batches))
 
-    def some(self, samples: int) -> Some:
-        return Some(self, self.batches[:samples])  # type: ignore[arg-type]
+    def some(self, samples: int) -> TrialSubset:
+        return TrialSubset(self, self.batches[:samples])  # type: ignore[arg-type]
 
     def settle(self, plan: Plan) -> None:
         self.plan = plan
 
-    def shift(self, plan: Plan, batches: Sequence[int] | None = None) -> float:
+    def logit_drift(self, plan: Plan, batches: Sequence[int] | None = None) -> float:
         """The mean drift on these questions (default: all)."""
         batches = self.batches if batches is None else batches
         new = {(plan, question) for question in batches} - self._measured
@@ -44,7 +44,7 @@ class ToyTrials:
         return sum(self._drift(plan, question) for question in batches) / len(batches)
 
     def race(self, plan: Plan, rival: Plan, slack: float) -> float:
-        return self.shift(plan)
+        return self.logit_drift(plan)
 
     def error(self, plan: Plan, rival: Plan) -> float:
         return self._uncertain

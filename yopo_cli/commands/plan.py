@@ -126,7 +126,7 @@ def _result(name: str, frontier: "Frontier", changes: dict[float, float]) -> dic
             "asked": point.asked,
             "reached": point.share,
             "reached_total": cost(point.plan).total_share,
-            "shift": point.shift,
+            "logit_drift": point.logit_drift,
             "answer_changes": changes.get(point.asked or 0),
             "origin": point.origin,
         }
@@ -136,13 +136,13 @@ def _result(name: str, frontier: "Frontier", changes: dict[float, float]) -> dic
 
 
 def _show(result: dict[str, Any]) -> None:
-    columns = ("budget", "visual FLOPs", "total FLOPs", "shift", "answers changed", "found from")
+    columns = ("budget", "visual FLOPs", "total FLOPs", "logit drift", "answers changed", "found from")
     rows = [
         (
             f"{point['asked']:g}",
             f"{point['reached']:.2%}",
             f"{point['reached_total']:.2%}",
-            f"{point['shift']:.5f}",
+            f"{point['logit_drift']:.5f}",
             "-" if point["answer_changes"] is None else f"{point['answer_changes']:.2%}",
             point["origin"],
         )

@@ -27,11 +27,11 @@ def plot_frontier(frontier: Any, title: str, files: Iterable[Path]) -> None:
     figures = _matplotlib()
     figure = figures.Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    passed = [(point.share, max(point.shift, FLOOR)) for point in frontier.path if point.share < 1]
-    asked = [(point.share, max(point.shift, FLOOR)) for point in frontier.asked]
+    passed = [(point.share, max(point.logit_drift, FLOOR)) for point in frontier.path if point.share < 1]
+    asked = [(point.share, max(point.logit_drift, FLOOR)) for point in frontier.asked]
     axes.plot(*zip(*sorted(passed), strict=True), ".", color="0.7", markersize=4, label="plans passed")
     axes.plot(*zip(*sorted(asked), strict=True), "o-", color="tab:blue", label="plans found")
-    axes.set(xscale="log", yscale="log", xlabel="share of the dense visual FLOPs", ylabel="shift of the answers' logits")
+    axes.set(xscale="log", yscale="log", xlabel="share of the dense visual FLOPs", ylabel="logit drift of the answers")
     axes.set_title(f"{title}: {frontier.samples} questions, {frontier.forwards:.0f} forward passes of them", fontsize=10)
     axes.set_xticks([1, *(share for share, _ in asked)], ["1", *(f"{point.asked:g}" for point in frontier.asked)])
     axes.xaxis.minorticks_off()

@@ -26,7 +26,7 @@ class State:
         return self.text, self.visual
 
 
-class Prefixes:
+class ActivationCache:
     """States by layer and batch: the accepted ones, and those that the last trial offered in their place."""
 
     def __init__(self, memory_bytes: int, folder: Path | None = None) -> None:
@@ -34,13 +34,13 @@ class Prefixes:
         self.folder = folder
         self.disk_bytes = 0
         self._accepted: dict[tuple[int, int], State | Path] = {}
-        self._offered: dict[tuple[int, int], State | Path] = {}
+        self._candidates: dict[tuple[int, int], State | Path] = {}
         self._temporary: Path | None = None
         self._files = 0
         self._alive: dict[int, int] = {}
 
     @property
-    def held_bytes(self) -> int:
+    def used_bytes(self) -> int:
         """Bytes of the different tensors in memory: frozen layers share their visual rows."""
         return sum(self._alive.values())
 
@@ -51,27 +51,27 @@ class Prefixes:
     def put(self, layer: int, batch: int, state: State) -> None:
         """Offer a state; it counts once accepted."""
         new = sum(tensor.nbytes for tensor in state.tensors if id(tensor) not in self._alive)
-        if self.held_bytes + new <= self.memory_bytes:
+        if self.used_bytes + new <= self.memory_bytes:
             for tensor in state.tensors:
                 self._hold(tensor)
-            self._offered[layer, batch] = state
+            self._candidates[layer, batch] = state
         else:
-            self._offered[layer, batch] = self._save(state)
+            self._candidates[layer, batch] = self._save(state)
 
     def accept(self, batches: Iterable[int]) -> None:
         """The states offered for these batches take the place of those before."""
-        for key in self._offered_for(batches):
+        for key in self._candidates_of(batches):
             self._remove(self._accepted.get(key))
-            self._accepted[key] = self._offered.pop(key)
+            self._accepted[key] = self._candidates.pop(key)
 
     def discard(self, batches: Iterable[int]) -> None:
         """Forget the states offered for these batches."""
-        for key in self._offered_for(batches):
-            self._remove(self._offered.pop(key))
+        for key in self._candidates_of(batches):
+            self._remove(self._candidates.pop(key))
 
-    def _offered_for(self, batches: Iterable[int]) -> list[tuple[int, int]]:
+    def _candidates_of(self, batches: Iterable[int]) -> list[tuple[int, int]]:
         chosen = set(batches)
-        return [key for key in self._offered if key[1] in chosen]
+        return [key for key in self._candidates if key[1] in chosen]
 
     def blocks(self, batches: Sequence[int], layer: int) -> Iterator[list[int]]:
         """Batches that go through the layers together: as many as a quarter of the memory holds at once, at least one."""

@@ -15,7 +15,7 @@ from .answers import Answered
 
 
 @dataclass(frozen=True)
-class Twin:
+class DenseAdapter:
     """The runtime's classes for the language model and the whole of a dense model; `plan` is the one that prunes nothing."""
 
     model: Any
@@ -24,7 +24,7 @@ class Twin:
     model_class: Any
 
     @classmethod
-    def of(cls, model: Any) -> "Twin":
+    def of(cls, model: Any) -> "DenseAdapter":
         """The twin of a dense transformers model, found among the classes of its family's runtime by what they derive from."""
         config = model.config.to_dict()
         family: Family = family_of(config)
@@ -62,10 +62,10 @@ class Twin:
 class _Opening(SparseTextModel):
     """As much of the runtime's language model as its methods ask for before the first layer runs."""
 
-    def __init__(self, twin: Twin) -> None:
+    def __init__(self, adapter: DenseAdapter) -> None:
         super().__init__()
-        self.twin, self.plan = twin, twin.plan
-        self.rotary_emb = twin.model.model.language_model.rotary_emb
+        self.adapter, self.plan = adapter, adapter.plan
+        self.rotary_emb = adapter.model.model.language_model.rotary_emb
 
     def rotary(self, *arguments: Any) -> Any:
-        return self.twin.text_class.rotary(self, *arguments)
+        return self.adapter.text_class.rotary(self, *arguments)

@@ -29,7 +29,7 @@ def _reading(target: Target) -> Path:
     sizes = target.sizes
     layers = sizes.num_hidden_layers
     order = [
-        (layer, target.ranks.read_kv_heads[layer][place]) for place in range(sizes.num_key_value_heads) for layer in (*range(1, layers), 0)
+        (layer, target.order.read_kv_heads[layer][place]) for place in range(sizes.num_key_value_heads) for layer in (*range(1, layers), 0)
     ]
 
     def at(step: int) -> Plan:
@@ -46,7 +46,7 @@ def _updating(target: Target, reading: Plan, window: int | None) -> Path:
     """Self heads on top of a plan that reads everywhere, one more at a time, evenly over the layers that are read later."""
     sizes = target.sizes
     order = [
-        (layer, target.ranks.self_heads[layer][place])
+        (layer, target.order.self_heads[layer][place])
         for place in range(sizes.num_attention_heads)
         for layer in range(sizes.num_hidden_layers - 1)
     ]

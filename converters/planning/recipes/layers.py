@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ...runtime.plan import LayerPlan, Plan, normalise
-from ..fill_budget import spent
+from ..fill_budget import fill_budget
 from .target import Target, require
 
 
@@ -44,7 +44,7 @@ def _largest_filled(plans: Sequence[Plan], target: Target, name: str) -> Plan:
     smaller = [plan for plan in map(normalise, plans) if target.fits(plan)]
     require(plans[-1], target, f"the recipe {name}")
     reading = [(layer, "read") for layer, kept in enumerate(smaller[0].layers) if kept.read_heads]
-    return spent(smaller[0], target.limit, target.ranks, reading)
+    return fill_budget(smaller[0], target.limit, target.order, reading)
 
 
 def _frozen(layer: LayerPlan) -> LayerPlan:

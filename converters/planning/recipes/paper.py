@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ...runtime.plan import LayerPlan, Plan
-from ..importance import ranks
+from ..importance import importance_order
 from .target import Path, Target, by_layer, first_to_reach, follow, require
 
 WINDOW = 5  # the paper's `attncut_w`
@@ -18,7 +18,7 @@ def yopo(target: Target, window: int | None = WINDOW, locality: str = "symmetric
     Where half of the layers cannot use the budget up, the depth is the smallest that can, without a window if none can. Where
     it cannot be met with all heads of layers 0 and 1, they are no longer exempt. Raises YopoError below one head.
     """
-    target = replace(target, ranks=replace(target.ranks, neurons=ranks(None, target.sizes).neurons))
+    target = replace(target, order=replace(target.order, neurons=importance_order(None, target.sizes).neurons))
     layers = target.sizes.num_hidden_layers
     half = max(layers // 2, min(2, layers))  # in a depth of one nothing is updated
     settings = [(depth, window) for depth in range(half, layers + 1)] + [(layers, None)]
@@ -40,7 +40,7 @@ def _keeping(target: Target, depth: int, window: int | None, locality: str, exem
     heads = range(sizes.num_attention_heads)
     always = [(layer, head) for layer in range(min(exempt, depth)) for head in heads]
     voted = [(layer, head) for layer in range(min(exempt, depth), depth) for head in heads]
-    voted.sort(key=lambda unit: (unit[0] == 0, -target.ranks.ratios[unit[0]][unit[1]], unit[1], unit[0]))
+    voted.sort(key=lambda unit: (unit[0] == 0, -target.order.ratios[unit[0]][unit[1]], unit[1], unit[0]))
     first = 0 if always else 1
 
     def at(step: int) -> Plan:

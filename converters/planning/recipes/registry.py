@@ -5,7 +5,7 @@ from collections.abc import Callable
 from ...calibration.statistics import Statistics
 from ...errors import YopoError
 from ...runtime.plan import Grid, Plan, Sizes, normalise, validate
-from ..importance import layer_scores, ranks
+from ..importance import importance_order, layer_scores
 from .interlaced import interlaced, smallest_plan
 from .layers import opskip, shortv, vica
 from .paper import yopo
@@ -31,7 +31,7 @@ def make_plan(recipe: str, statistics: Statistics | None, sizes: Sizes, grids: t
         raise YopoError(f"There is no recipe {recipe!r}.", f"Recipes: {', '.join(RECIPES)}.")
     if not 0 < budget < 1:
         raise YopoError(f"The budget is {budget:g}, not between 0 and 1.", "It is the kept share of dense visual FLOPs, such as 0.25.")
-    target = Target(ranks(statistics, sizes), sizes, grids, budget, layer_scores(statistics, sizes))
+    target = Target(importance_order(statistics, sizes), sizes, grids, budget, layer_scores(statistics, sizes))
     require(smallest_plan(sizes, grids), target, "a plan")
     dense = normalise(target.dense)
     return dense if target.fits(dense) else validate(normalise(RECIPES[recipe](target)))

@@ -8,7 +8,7 @@ from ...errors import YopoError
 from ...runtime.plan import Grid, Plan, Sizes, dense_plan, normalise
 from ..cost import cost
 from ..fill_budget import limit_of, neurons_beside, with_neurons
-from ..importance import LayerScores, Ranks
+from ..importance import ImportanceOrder, LayerScores
 
 Unit = tuple[int, int]  # layer, head
 
@@ -20,7 +20,7 @@ class Target:
     `scores` are those of the layers, for recipes that go by whole layers.
     """
 
-    ranks: Ranks
+    order: ImportanceOrder
     sizes: Sizes
     grids: tuple[Grid, ...]
     budget: float
@@ -48,7 +48,7 @@ class Target:
 
     def filled(self, plan: Plan) -> Plan:
         """The plan with as many neurons as fit, spread evenly."""
-        return with_neurons(normalise(plan), self.limit, self.ranks)
+        return with_neurons(normalise(plan), self.limit, self.order)
 
 
 @dataclass(frozen=True)

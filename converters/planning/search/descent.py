@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from math import inf, isfinite, log
 
 from ...runtime.plan import Plan, normalise
-from ..importance import Ranks
-from ..measure.trial import Some, Trials
+from ..importance import ImportanceOrder
+from ..measure.trials import Trials, TrialSubset
 from .moves import Move, blocks, moves_worth, visual_flops
 
 LARGE_GRAIN = 0.05  # of a plan, what a step saves at least when the forwards are used up
@@ -25,7 +25,7 @@ class Step:
     """A plan on the way, its drift on all questions, its visual FLOPs, and the move that led to it (None: the start)."""
 
     plan: Plan
-    shift: float
+    logit_drift: float
     flops: int
     move: Move | None = None
 
@@ -50,13 +50,13 @@ class DescentOptions:
     without: tuple[str, ...] = ()
 
 
-def measured(trials: Trials | Some, plan: Plan, move: Move | None = None) -> Step:
+def measured(trials: Trials | TrialSubset, plan: Plan, move: Move | None = None) -> Step:
     """A plan with its drift."""
     plan = normalise(plan)
-    return Step(plan, trials.shift(plan), visual_flops(plan), move)
+    return Step(plan, trials.logit_drift(plan), visual_flops(plan), move)
 
 
-def descend(few: Some, start: Step, limit: int, ranks: Ranks, options: DescentOptions, prices: Prices) -> Iterator[Step]:
+def descend(few: TrialSubset, start: Step, limit: int, order: ImportanceOrder, options: DescentOptions, prices: Prices) -> Iterator[Step]:
     """The steps below `start` down to the first plan of at most `limit` visual FLOPs, or until no move saves anything.
 
     `prices` are those of an earlier descent, or empty; they are kept up to date.
@@ -66,7 +66,7 @@ def descend(few: Some, start: Step, limit: int, ranks: Ranks, options: DescentOp
     while step.flops > limit:
         done = log(start.flops / step.flops) / log(start.flops / max(1, limit))
         used = few.forwards - began
-        chosen = _cheapest(few, step, limit, ranks, prices, _hurried(options, used, options.forwards * (0.1 + 0.9 * done)))
+        chosen = _cheapest(few, step, limit, order, prices, _hurried(options, used, options.forwards * (0.1 + 0.9 * done)))
         if chosen is None:
             return
         few.settle(chosen.plan)
@@ -81,12 +81,12 @@ def _hurried(options: DescentOptions, used: float, schedule: float) -> DescentOp
     return replace(options, trials=8, slack=max(options.slack, 1.0)) if used > schedule else options
 
 
-def _cheapest(few: Some, step: Step, limit: int, ranks: Ranks, prices: Prices, options: DescentOptions) -> Step | None:
+def _cheapest(few: TrialSubset, step: Step, limit: int, order: ImportanceOrder, prices: Prices, options: DescentOptions) -> Step | None:
     """The step of the cheapest move; None where nothing can be saved.
 
     What a move saves beyond the limit does not count. `fresh` are the moves measured at this step, `sure` those measured on all questions.
     """
-    plans = _open_moves(step, ranks, options)
+    plans = _open_moves(step, order, options)
     _guess(prices, plans)
     beyond = {move: max(1.0, (step.flops - visual_flops(plan)) / (step.flops - limit)) for move, plan in plans.items()}
     fresh: set[Move] = set()
@@ -105,9 +105,9 @@ def _cheapest(few: Some, step: Step, limit: int, ranks: Ranks, prices: Prices, o
     return None
 
 
-def price(trials: Trials | Some, step: Step, plan: Plan) -> float:
+def price(trials: Trials | TrialSubset, step: Step, plan: Plan) -> float:
     """The rise of the drift from the plan of a step to another one, per FLOP saved; of a larger plan the fall, per FLOP added."""
-    return (trials.shift(plan) - trials.shift(step.plan)) / (step.flops - visual_flops(plan))
+    return (trials.logit_drift(plan) - trials.logit_drift(step.plan)) / (step.flops - visual_flops(plan))
 
 
 def _stands(price: float, following: float, slack: float) -> bool:
@@ -115,10 +115,10 @@ def _stands(price: float, following: float, slack: float) -> bool:
     return price <= following or (isfinite(following) and price <= following + abs(following) * slack)
 
 
-def _open_moves(step: Step, ranks: Ranks, options: DescentOptions) -> dict[Move, Plan]:
+def _open_moves(step: Step, order: ImportanceOrder, options: DescentOptions) -> dict[Move, Plan]:
     """Every move that saves enough, and its plan."""
     together = blocks(len(step.plan.layers), options.block)
-    worth = [found for layers in together for found in moves_worth(step.plan, layers, ranks, options.grain)]
+    worth = [found for layers in together for found in moves_worth(step.plan, layers, order, options.grain)]
     return {move: plan for move, plan in worth if move.knob not in options.without}
 
 

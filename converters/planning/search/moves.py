@@ -7,7 +7,7 @@ from functools import lru_cache
 from ...runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise
 from ...runtime.stride import MAX_STRIDE
 from ..cost import layer_cost
-from ..importance import Ranks
+from ..importance import ImportanceOrder
 
 SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.18, 0.125, 0.06, 0.0)
 WINDOWS = (5, 3)
@@ -28,21 +28,21 @@ class Move:
     to: int = 0
 
 
-def moved(plan: Plan, move: Move, ranks: Ranks) -> Plan:
+def moved(plan: Plan, move: Move, order: ImportanceOrder) -> Plan:
     """The plan after a move, normalised."""
     layers = list(plan.layers)
     for index in move.layers:
-        layers[index] = _changed(layers[index], index, move, ranks, plan.sizes)
+        layers[index] = _changed(layers[index], index, move, order, plan.sizes)
     return normalise(replace(plan, layers=tuple(layers)))
 
 
-def _changed(layer: LayerPlan, index: int, move: Move, ranks: Ranks, sizes: Sizes) -> LayerPlan:
+def _changed(layer: LayerPlan, index: int, move: Move, order: ImportanceOrder, sizes: Sizes) -> LayerPlan:
     if move.knob == "read":
-        return replace(layer, read_heads=_reading(layer.read_heads, ranks.read_kv_heads[index], move.to, sizes.group))
+        return replace(layer, read_heads=_reading(layer.read_heads, order.read_kv_heads[index], move.to, sizes.group))
     if move.knob == "self":
-        return replace(layer, self_heads=resized(layer.self_heads, by_group(ranks.self_heads[index], sizes.group), move.to))
+        return replace(layer, self_heads=resized(layer.self_heads, by_group(order.self_heads[index], sizes.group), move.to))
     if move.knob == "neurons":
-        return replace(layer, neurons=resized(layer.neurons, ranks.neurons[index], move.to))
+        return replace(layer, neurons=resized(layer.neurons, order.neurons[index], move.to))
     if move.knob == "window":
         return replace(layer, window=move.to or None)
     if move.knob == "stride":
@@ -153,7 +153,7 @@ def _window_moves(plan: Plan, layers: tuple[int, ...]) -> Iterator[tuple[Move, .
             return
 
 
-def moves_worth(plan: Plan, layers: tuple[int, ...], ranks: Ranks, grain: float) -> Iterator[tuple[Move, Plan]]:
+def moves_worth(plan: Plan, layers: tuple[int, ...], order: ImportanceOrder, grain: float) -> Iterator[tuple[Move, Plan]]:
     """For each knob of these layers the nearest move that saves at least a share `grain` of the plan, and the one that empties it.
 
     An emptying move may save less. Each comes with its plan.
@@ -162,13 +162,13 @@ def moves_worth(plan: Plan, layers: tuple[int, ...], ranks: Ranks, grain: float)
     for moves in moves_down(plan, layers):
         near = None
         for move in moves:
-            lower = moved(plan, move, ranks)
+            lower = moved(plan, move, order)
             if flops - visual_flops(lower) >= grain * flops and flops > visual_flops(lower):
                 near = move
                 yield move, lower
                 break
         if moves[-1] != near and moves[-1].to == 0:
-            lower = moved(plan, moves[-1], ranks)
+            lower = moved(plan, moves[-1], order)
             if visual_flops(lower) < flops:
                 yield moves[-1], lower
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 from math import inf, isfinite
 
 from ...runtime.plan import Plan
-from ..fill_budget import is_spent, spent
-from ..importance import Ranks
-from ..measure.trial import Some
+from ..fill_budget import fill_budget, is_filled
+from ..importance import ImportanceOrder
+from ..measure.trials import TrialSubset
 from .descent import DescentOptions, Prices, Step, descend, measured, price
 from .moves import Move, blocks, moved, moves_up, moves_worth, visual_flops
 
@@ -26,8 +26,8 @@ StepReport = Callable[[Step], None]
 
 
 def refine(
-    few: Some, start: Step, limit: int, ranks: Ranks, options: DescentOptions, forwards: float, most: float, prices: Prices,
-    report: StepReport = lambda step: None,
+    few: TrialSubset, start: Step, limit: int, order: ImportanceOrder, options: DescentOptions, forwards: float, most: float,
+    prices: Prices, report: StepReport = lambda step: None,
 ) -> Step:  # fmt: skip
     """The best plan found within the limit (visual FLOPs).
 
@@ -39,22 +39,22 @@ def refine(
     trials, best, depths, gains = few.trials, start, list(DEPTHS), Prices()
     until, end = trials.forwards + forwards, trials.forwards + most
     options = replace(options, grain=max(options.grain, GRAIN), slack=max(options.slack, NEAR))
-    while depths and trials.forwards + _survey(few, best.plan, ranks, options, prices, gains) < until:
+    while depths and trials.forwards + _survey(few, best.plan, order, options, prices, gains) < until:
         discount_prices(prices)
         gains = {move: abs(gain) * OPTIMISM for move, gain in gains.items()}
         step = best
-        for lower in descend(few, best, int(limit * depths[0]), ranks, options, prices):
+        for lower in descend(few, best, int(limit * depths[0]), order, options, prices):
             report(step := lower)
             if trials.forwards > end:
                 return best
-        for higher in ascend(few, step, limit, ranks, options, gains):
+        for higher in ascend(few, step, limit, order, options, gains):
             report(step := higher)
             if trials.forwards > end:
                 break
-        plan = spent(step.plan, limit, ranks, ())
-        shift = trials.race(plan, best.plan, SLACK) if is_spent(plan, limit) else inf
-        if isfinite(shift) and shift < best.shift - trials.error(plan, best.plan):
-            best = Step(plan, shift, visual_flops(plan))
+        plan = fill_budget(step.plan, limit, order, ())
+        logit_drift = trials.race(plan, best.plan, SLACK) if is_filled(plan, limit) else inf
+        if isfinite(logit_drift) and logit_drift < best.logit_drift - trials.error(plan, best.plan):
+            best = Step(plan, logit_drift, visual_flops(plan))
         else:
             depths.pop(0)
         trials.settle(best.plan)
@@ -68,16 +68,16 @@ def discount_prices(prices: Prices) -> None:
         prices[move] = known / OPTIMISM if known > 0 else known
 
 
-def _survey(few: Some, plan: Plan, ranks: Ranks, options: DescentOptions, prices: Prices, gains: Prices) -> float:
+def _survey(few: TrialSubset, plan: Plan, order: ImportanceOrder, options: DescentOptions, prices: Prices, gains: Prices) -> float:
     """Forward passes to measure, on the first questions, all moves of unknown price or gain, and then the plan that results."""
     together = blocks(len(plan.layers), options.block)
-    down = {move for layers in together for move, _ in moves_worth(plan, layers, ranks, options.grain)} - prices.keys()
+    down = {move for layers in together for move, _ in moves_worth(plan, layers, order, options.grain)} - prices.keys()
     up = {move for layers in together for move in moves_up(plan, layers)} - gains.keys()
     each = few.trials.samples_of(few.batches) / few.trials.samples / len(plan.layers)
     return 1 + each * sum(len(plan.layers) - move.layers[0] for move in (*down, *up))
 
 
-def ascend(few: Some, start: Step, limit: int, ranks: Ranks, options: DescentOptions, gains: Prices) -> Iterator[Step]:
+def ascend(few: TrialSubset, start: Step, limit: int, order: ImportanceOrder, options: DescentOptions, gains: Prices) -> Iterator[Step]:
     """The steps above `start` within `limit` visual FLOPs, each by the move that lowers the drift most per FLOP added, until none does.
 
     As in a descent, only the move that looks best is measured again. `gains` are those known so far, or empty; they are kept up to date.
@@ -90,7 +90,7 @@ def ascend(few: Some, start: Step, limit: int, ranks: Ranks, options: DescentOpt
             for layers in blocks(len(step.plan.layers), options.block)
             for move in moves_up(step.plan, layers)
             if move.knob not in options.without
-            if step.flops + options.grain * limit < visual_flops(plan := moved(step.plan, move, ranks)) <= limit
+            if step.flops + options.grain * limit < visual_flops(plan := moved(step.plan, move, order)) <= limit
         }
         fresh: set[Move] = set()
         sure: set[Move] = set()

@@ -18,11 +18,11 @@ from ...errors import YopoError
 from ...families import family_of
 from ...runtime.plan import Grid, Plan, dense_plan, normalise
 from ..cost import dense_visual_flops
-from ..fill_budget import is_spent, limit_of, spent
+from ..fill_budget import fill_budget, is_filled, limit_of
 from ..frontier import Frontier, Point, differing
-from ..importance import Ranks, ranks
+from ..importance import ImportanceOrder, importance_order
 from ..measure.answers import MAX_ANSWER_TOKENS, Answered, answered
-from ..measure.trial import MEMORY_BYTES, Trials
+from ..measure.trials import MEMORY_BYTES, Trials
 from ..recipes import RECIPES, make_plan
 from .descent import DescentOptions, Prices, Step, descend, measured
 from .journal import Journal
@@ -44,8 +44,8 @@ RECIPE_SLACK = 0.5  # share by which the others may be worse on the first questi
 class Effort:
     """How much to search: forward passes in all (of all questions through all layers), and how descents go (see `DescentOptions`).
 
-    Moves are looked at on the first `few` questions. Knobs `without` are left alone. `refit`: plans are measured with the linear
-    compensation that they will be written with. `refines`: plans are refined.
+    Moves are looked at on the first `few` questions. Knobs `without` are left alone. `compensated`: plans are
+    measured with the linear compensation that they will be written with. `refines`: plans are refined.
     """
 
     forwards: float
@@ -55,7 +55,7 @@ class Effort:
     grain: float = 0.01
     few: int = 48
     without: tuple[str, ...] = ()
-    refit: bool = True
+    compensated: bool = True
     refines: bool = True
 
     @property
@@ -69,7 +69,7 @@ class Report:
 
     stage: str
     share: float
-    shift: float
+    logit_drift: float
     forwards: float
     allowed: float
     memory_bytes: int
@@ -112,21 +112,21 @@ def search(
     sizes = family_of(config).sizes(config)
     dense = dense_plan(sizes, grids or statistics.grids)
     effort = effort or usual_effort(sizes.num_hidden_layers)
-    left_alone = STRIDES if effort.refit and "rank" not in effort.without else ("rank",)  # factors are fitted
+    left_alone = STRIDES if effort.compensated and "rank" not in effort.without else ("rank",)  # factors are fitted
     effort = replace(effort, without=tuple(dict.fromkeys((*effort.without, *left_alone))))
     budgets = sorted(set(budgets), reverse=True)
     recipes = {budget: recipe_plans(statistics, dense, budget) for budget in budgets}
     hashes: list[str] = []
     trials = Trials(
-        model, _answers(model, batches, max_answer_tokens, hashes), dense, fitting=effort.refit, memory_bytes=memory_bytes
+        model, _answers(model, batches, max_answer_tokens, hashes), dense, fitting=effort.compensated, memory_bytes=memory_bytes
     )  # fmt: skip
     data = add_hashes(hashes)
     facts = {"model": statistics.model, "statistics": statistics.data, "data": data, "seed": seed, "budgets": budgets}
     journal = Journal(state, {**facts, "grids": [str(grid) for grid in dense.grids], "effort": asdict(effort), "answer": max_answer_tokens})
     trials.measured = journal.prices
-    order = ranks(statistics, sizes)
+    order = importance_order(statistics, sizes)
     points, path = search_trials(trials, recipes, order, effort, journal, progress)
-    return Frontier(points, path, order, trials.forwards, trials.samples, seed, statistics.model, data, questions_from, effort.refit)
+    return Frontier(points, path, order, trials.forwards, trials.samples, seed, statistics.model, data, questions_from, effort.compensated)
 
 
 def auto_plan(model: Any, batches: Iterable[Any], statistics: Statistics, budget: float, **options: Any) -> Plan:
@@ -162,7 +162,7 @@ def reading_plan(dense: Plan) -> Plan:
 
 
 def search_trials(
-    trials: Trials, recipes: PlansByBudget, order: Ranks, effort: Effort, journal: Journal | None = None,
+    trials: Trials, recipes: PlansByBudget, order: ImportanceOrder, effort: Effort, journal: Journal | None = None,
     progress: Progress = lambda report: None,
 ) -> tuple[tuple[Point, ...], tuple[Point, ...]]:  # fmt: skip
     """The plans of the budgets, from the largest to the smallest, and the plans that were passed on the way.
@@ -194,15 +194,15 @@ class Branch:
 class Search:
     """A running search: the branch that it follows, all plans passed so far, and the forward passes of its descents."""
 
-    def __init__(self, trials: Trials, order: Ranks, effort: Effort, journal: Journal, progress: Progress) -> None:
+    def __init__(self, trials: Trials, order: ImportanceOrder, effort: Effort, journal: Journal, progress: Progress) -> None:
         self.trials, self.order, self.effort, self.journal, self.progress = trials, order, effort, journal, progress
         self.dense = trials.plan
         self.few = trials.some(effort.few)
         self.descents = 0.0
         self._last = Step(self.dense, 0.0, visual_flops(self.dense)), "dense"
-        trials.heard = self._measured
+        trials.on_measurement = self._measured
         self.branch = Branch(measured(trials, self.dense), "dense", {})
-        self.path = [Point(self.dense, self.branch.step.shift, "dense")]
+        self.path = [Point(self.dense, self.branch.step.logit_drift, "dense")]
 
     def down(self, budgets: Sequence[float], recipes: PlansByBudget) -> list[Point]:
         """The plans of falling budgets."""
@@ -227,11 +227,11 @@ class Search:
         assert point.asked is not None
         if self.trials.forwards + LOOK_BACK <= self.effort.forwards:
             knobs = differing(smaller.plan, self.dense)
-            step = measured(self.trials, spent(smaller.plan, limit_of(point.asked, self.dense), self.order, knobs))
+            step = measured(self.trials, fill_budget(smaller.plan, limit_of(point.asked, self.dense), self.order, knobs))
             self._report_step(step, f"back to {point.asked:g}")
-            if step.shift < point.shift and step.flops >= visual_flops(point.plan) * 0.995:
-                point = Point(step.plan, step.shift, f"{smaller.origin}, more", point.asked)
-        return replace(smaller, asked=point.asked) if smaller.shift < point.shift else point
+            if step.logit_drift < point.logit_drift and step.flops >= visual_flops(point.plan) * 0.995:
+                point = Point(step.plan, step.logit_drift, f"{smaller.origin}, more", point.asked)
+        return replace(smaller, asked=point.asked) if smaller.logit_drift < point.logit_drift else point
 
     def _reach(self, budget: float, recipes: Mapping[str, Plan]) -> None:
         """Go down to a budget by the best branch."""
@@ -243,9 +243,9 @@ class Search:
         best = self._best(branches, limit)
         for name, plan in recipes.items():
             plan = normalise(plan)
-            shift = self.trials.race(plan, best.step.plan, inf if name in SURE_RECIPES else RECIPE_SLACK)
-            if isfinite(shift):
-                best = self._best([best, Branch(Step(plan, shift, visual_flops(plan)), name, self.branch.prices)], limit)
+            logit_drift = self.trials.race(plan, best.step.plan, inf if name in SURE_RECIPES else RECIPE_SLACK)
+            if isfinite(logit_drift):
+                best = self._best([best, Branch(Step(plan, logit_drift, visual_flops(plan)), name, self.branch.prices)], limit)
         self.descents += self.trials.forwards - began
         self._report_step(best.step, f"measured {budget:g}")
         self.branch = best
@@ -253,7 +253,9 @@ class Search:
     def _best(self, branches: Sequence[Branch], limit: int) -> Branch:
         """The one that changes the answers least of those within the limit, of those that use it up where there is one."""
         fitting = [branch for branch in branches if branch.step.flops <= limit]
-        return min([branch for branch in fitting if is_spent(branch.step.plan, limit)] or fitting, key=lambda branch: branch.step.shift)
+        return min(
+            [branch for branch in fitting if is_filled(branch.step.plan, limit)] or fitting, key=lambda branch: branch.step.logit_drift
+        )
 
     def _starts(self, limit: int) -> list[Branch]:
         """The branch so far; beside it, once, where the descent passes the cost of that, the plan that updates nothing and reads all."""
@@ -269,21 +271,21 @@ class Search:
         before = step = measured(self.trials, branch.step.plan)
         for following in descend(self.few, step, limit, self.order, options, branch.prices):
             before, step = step, following
-            self.path.append(Point(step.plan, step.shift, branch.origin))
+            self.path.append(Point(step.plan, step.logit_drift, branch.origin))
             self._report_step(step, f"from {branch.origin}")
-        return branch.at(spent(step.plan, limit, self.order, differing(step.plan, before.plan)) if step.flops <= limit else step.plan)
+        return branch.at(fill_budget(step.plan, limit, self.order, differing(step.plan, before.plan)) if step.flops <= limit else step.plan)
 
     def _refined(self, budget: float, share: float, needed: float) -> Point:
         """The plan of a budget, refined with this share of the forward passes that are left, but for those needed elsewhere."""
         branch = self.branch
         left = self.effort.forwards - self.trials.forwards - needed
-        if self.effort.refines and branch.step.shift >= NEGLIGIBLE and left > 0:
+        if self.effort.refines and branch.step.logit_drift >= NEGLIGIBLE and left > 0:
             where = limit_of(budget, self.dense), self.order, self.effort.descent
             report = lambda step: self._report_step(step, "refining")  # noqa: E731
             step = refine(self.few, branch.step, *where, left * share, left, branch.prices, report)
             if step is not branch.step:
                 self.branch = replace(branch, step=step, origin=branch.origin.removesuffix(REFINED) + REFINED)
-        point = Point(self.branch.step.plan, self.branch.step.shift, self.branch.origin, budget)
+        point = Point(self.branch.step.plan, self.branch.step.logit_drift, self.branch.origin, budget)
         self.path.append(point)
         return point
 
@@ -299,5 +301,7 @@ class Search:
     def _report(self) -> None:
         step, stage = self._last
         share = step.flops / dense_visual_flops(self.dense.sizes, self.dense.grids)
-        cache = self.trials.prefixes
-        self.progress(Report(stage, share, step.shift, self.trials.forwards, self.effort.forwards, cache.held_bytes, cache.disk_bytes))
+        cache = self.trials.cache
+        self.progress(
+            Report(stage, share, step.logit_drift, self.trials.forwards, self.effort.forwards, cache.used_bytes, cache.disk_bytes)
+        )

@@ -16,7 +16,8 @@ from converters.errors import YopoError
 from converters.evaluation.reference import masked_logits
 from converters.families import family_of
 from converters.planning.measure.answers import Answered, answered
-from converters.planning.measure.trial import OPENING_FORWARDS, Trials, first_difference, plan_key
+from converters.planning.measure.plan_keys import first_difference, plan_key
+from converters.planning.measure.trials import OPENING_FORWARDS, Trials
 from converters.runtime.plan import Grid, Plan, Sizes, dense_plan, normalise
 
 ANSWER_TOKENS = 4
@@ -31,7 +32,7 @@ def questions(config: Any) -> list[Any]:
     return [tiny_inputs(config, (3, 5), (1, 2), seed=seed) for seed in range(2)]
 
 
-def shifts(model: Any, batch: Any, answer: Answered, plan: Plan, *grids: Any) -> Tensor:
+def drifts(model: Any, batch: Any, answer: Answered, plan: Plan, *grids: Any) -> Tensor:
     """How far the masked reference moves the answer's tokens."""
     suppressed = [model.config.image_token_id]
     whole = model.generate(**batch, max_new_tokens=ANSWER_TOKENS, do_sample=False, suppress_tokens=suppressed)
@@ -44,7 +45,7 @@ def shifts(model: Any, batch: Any, answer: Answered, plan: Plan, *grids: Any) ->
 
 
 def moved(pruned: Tensor, dense: Tensor) -> float:
-    """The shift of one token, written out."""
+    """The logit drift of one token, written out."""
     likeliest = sorted(range(len(dense)), key=lambda token: -dense[token])[:5]
     changes = [float(pruned[token] - dense[token]) for token in likeliest]
     mean = sum(changes) / 5
@@ -61,16 +62,16 @@ def test_trials_are_the_masked_reference(kv_heads: int, memory_bytes: int) -> No
     batches = questions(config)
     answers = [answered(model, batch, ANSWER_TOKENS) for batch in batches]
     trials = Trials(model, answers, dense_plan(sizes_of(config), GRIDS), memory_bytes=memory_bytes)
-    assert trials.shift(trials.plan) == pytest.approx(0, abs=1e-5)
+    assert trials.logit_drift(trials.plan) == pytest.approx(0, abs=1e-5)
     for seed in range(4):
         plan = random_plan(sizes_of(config), seed, GRIDS)
         with torch.inference_mode():
-            expected = torch.cat([shifts(model, *pair, plan) for pair in zip(batches, answers, strict=True)]).mean()
-        assert trials.shift(plan) == pytest.approx(float(expected), abs=1e-3)
+            expected = torch.cat([drifts(model, *pair, plan) for pair in zip(batches, answers, strict=True)]).mean()
+        assert trials.logit_drift(plan) == pytest.approx(float(expected), abs=1e-3)
         if seed % 2:
             trials.settle(plan)
-    assert (trials.prefixes.disk_bytes > 0) == (memory_bytes < 10**9)
-    assert trials.prefixes.held_bytes <= memory_bytes
+    assert (trials.cache.disk_bytes > 0) == (memory_bytes < 10**9)
+    assert trials.cache.used_bytes <= memory_bytes
 
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "internvl"])
@@ -84,8 +85,8 @@ def test_other_families(name: str) -> None:
     for seed in range(3):
         plan = random_plan(trials.plan.sizes, seed, GRIDS)
         with torch.inference_mode():
-            expected = shifts(model, batch, answer, plan, grids).mean()
-        assert trials.shift(plan) == pytest.approx(float(expected), abs=1e-3)
+            expected = drifts(model, batch, answer, plan, grids).mean()
+        assert trials.logit_drift(plan) == pytest.approx(float(expected), abs=1e-3)
     assert trials.changed(trials.plan) == 0
     assert 0 <= trials.changed(plan) <= 1
 
@@ -97,17 +98,17 @@ def test_forwards_are_the_layers_behind_the_first_change() -> None:
     frozen = dense.layers[:1] + tuple(type(layer)(layer.read_heads, (), ()) for layer in dense.layers[1:])
     changed = normalise(Plan(dense.sizes, frozen, dense.grids))
     assert first_difference(dense, changed) == 1
-    trials.shift(changed)
+    trials.logit_drift(changed)
     assert trials.forwards == OPENING_FORWARDS + 0.75
-    trials.shift(changed)  # known
+    trials.logit_drift(changed)  # known
     trials.settle(changed)  # at hand
     later = normalise(Plan(dense.sizes, (*changed.layers[:3], replace(changed.layers[3], read_stride=2)), dense.grids))
-    trials.shift(later)
+    trials.logit_drift(later)
     assert trials.forwards == OPENING_FORWARDS + 0.75 + 0.25
     trials.settle(dense)
-    trials.shift(later)  # known
+    trials.logit_drift(later)  # known
     assert trials.forwards == OPENING_FORWARDS + 1
-    trials.shift(normalise(Plan(dense.sizes, dense.layers[:2] + changed.layers[2:], dense.grids)))
+    trials.logit_drift(normalise(Plan(dense.sizes, dense.layers[:2] + changed.layers[2:], dense.grids)))
     assert trials.forwards == OPENING_FORWARDS + 1 + 0.75 + 0.5  # the dense states again, then the change
 
 
@@ -117,16 +118,16 @@ def test_some_batches_count_for_what_they_are() -> None:
     trials = Trials(model, answers, dense_plan(sizes_of(config), GRIDS))
     plans = [random_plan(trials.plan.sizes, seed, GRIDS) for seed in range(4)]
     assert all(first_difference(trials.plan, normalise(plan)) == 0 for plan in plans)
-    first = trials.shift(plans[0], [0])
+    first = trials.logit_drift(plans[0], [0])
     assert trials.forwards == OPENING_FORWARDS + 0.5
-    whole, second = trials.shift(plans[0]), trials.shift(plans[0], [1])
+    whole, second = trials.logit_drift(plans[0]), trials.logit_drift(plans[0], [1])
     assert trials.forwards == OPENING_FORWARDS + 1
     tokens = [sum(batch.lengths) for batch in trials.questions]
     assert whole == pytest.approx((first * tokens[0] + second * tokens[1]) / sum(tokens))
-    good, bad = sorted(plans, key=lambda plan: trials.shift(plan, [0]))[:: len(plans) - 1]
-    trials.shift(good)
+    good, bad = sorted(plans, key=lambda plan: trials.logit_drift(plan, [0]))[:: len(plans) - 1]
+    trials.logit_drift(good)
     assert trials.race(bad, good, slack=0) == inf
-    assert trials.race(good, bad, slack=0) == trials.shift(good)
+    assert trials.race(good, bad, slack=0) == trials.logit_drift(good)
 
 
 def test_the_error_of_a_difference() -> None:
@@ -136,12 +137,12 @@ def test_the_error_of_a_difference() -> None:
     trials = Trials(model, answers, dense_plan(sizes_of(config), GRIDS))
     assert {sum(batch.lengths) for batch in trials.questions} == {4}
     one, other = (random_plan(trials.plan.sizes, seed, GRIDS) for seed in range(2))
-    assert trials.shift(one) != trials.shift(other)
-    differences = [trials.shift(one, [batch]) - trials.shift(other, [batch]) for batch in range(3)]
+    assert trials.logit_drift(one) != trials.logit_drift(other)
+    differences = [trials.logit_drift(one, [batch]) - trials.logit_drift(other, [batch]) for batch in range(3)]
     assert trials.error(one, other) == trials.error(other, one) == pytest.approx(stdev(differences) / sqrt(3))
     assert trials.error(one, one) == 0
     single = Trials(model, answers[:1], trials.plan)
-    assert single.shift(one) != single.shift(other)
+    assert single.logit_drift(one) != single.logit_drift(other)
     assert single.error(one, other) == 0
 
 

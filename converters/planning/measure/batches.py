@@ -1,0 +1,42 @@
+"""Batches of questions as the layers see them: what stays the same for every plan, and the rows that enter layer 0."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ...runtime.attention import TextMasks
+from ...runtime.text_model import Call
+from .activation_cache import State
+from .answers import Answered
+from .dense_adapter import DenseAdapter
+
+
+@dataclass(frozen=True)
+class QuestionBatch:
+    """One batch without its rows. `predicts` `[batch * text rows]` marks the text rows that predict an answer's tokens.
+
+    `dense` `[answer tokens, hidden]` are the dense model's final rows there, `lengths` the tokens of each answer.
+    """
+
+    call: Call
+    predicts: Tensor
+    dense: Tensor
+    lengths: tuple[int, ...]
+
+    def at(self, state: State) -> Call:
+        """The call with these rows."""
+        masks = TextMasks(self.call.timeline, self.call.text_slots, causal=False)
+        return replace(self.call, text=state.text, visual=state.visual, masks=masks, unit=None)
+
+
+def open_batch(answered: Answered, adapter: DenseAdapter) -> tuple[QuestionBatch, State]:
+    """A batch, and its rows at the input of layer 0."""
+    call = adapter.call(answered)
+    assert call.streams is not None
+    assert call.visual is not None
+    predicts = answered.predicts.gather(1, call.streams.text_index) & (call.text_slots >= 0)
+    empty = call.text[:0]
+    questions = QuestionBatch(
+        replace(call, text=empty, visual=empty), predicts.flatten(), answered.dense, tuple(answered.predicts.sum(1).tolist())
+    )
+    return questions, State(call.text, call.visual)

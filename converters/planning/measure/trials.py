@@ -1,0 +1,316 @@
+"""Trials: the really pruned model, run forward from the first layer that a plan changes, against the dense model's answers.
+
+What every layer was given under the current plan is kept, so that a trial costs the layers behind its first change.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, sqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...runtime.plan import Plan, dense_plan, normalise
+from ..compensation import LeastSquares, LinearCompensation, visual_keys
+from .activation_cache import ActivationCache, State
+from .answers import Answered
+from .batches import QuestionBatch, open_batch
+from .dense_adapter import DenseAdapter
+from .drift import logit_drift
+from .plan_keys import first_difference, plan_key
+from .pruned_layer import PrunedLayer
+
+MEMORY_BYTES = 4 * 10**9
+OPENING_FORWARDS = 3.0  # answering, the dense rows, the first kept states
+FIT_ROWS = 8  # visual rows that a compensation is fitted on, times the hidden size
+FIT_SHARE = 0.25  # of the samples, at least
+KEPT_FITS = 8  # of each layer
+
+Compensations = Mapping[int, LinearCompensation]
+"""By layer."""
+OnLayer = Callable[[int, Sequence[Tensor]], None]
+"""Called with a layer's index and the visual rows that each batch brings to it."""
+
+
+@dataclass(frozen=True)
+class CachedPlan:
+    """The plan whose states a batch has kept (None: none yet), and the change of it whose states the last trial offers."""
+
+    plan: Plan | None
+    candidate: Plan | None = None
+
+    def missing_for(self, plan: Plan) -> tuple[Plan, Plan] | None:
+        """What is still to run before the states are those of a plan; None where they are at hand."""
+        return None if self.plan is None or plan in (self.plan, self.candidate) else (self.plan, plan)
+
+
+class Trials:
+    """Measures plans of one model on one set of questions, and counts what that costs.
+
+    A plan is measured on all batches or on the first few. Where it is `fitting`, K and V of visual rows are compensated for every plan, on
+    the first batches, `fit`, which every measurement therefore has. `measured` holds the divergence of every plan on every batch, by the
+    plan's key and the batch: nothing is run twice, and a search that is given what an earlier run measured goes through the same
+    plans without running them. `forwards` counts forward-equivalents, as that earlier run did: a pass of all samples through all
+    layers is one, a pass of half of them through the later half of the layers a quarter.
+    """
+
+    def __init__(
+        self, model: Any, answers: Iterable[Answered], plan: Plan, *, fitting: bool = False,
+        memory_bytes: int = MEMORY_BYTES, folder: Path | None = None, measured: dict[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        """Trials that start from `plan`. States beyond `memory_bytes` go to files below `folder` (None: the system's)."""
+        self.model = model
+        self.adapter = DenseAdapter.of(model)
+        self.plan = normalise(plan)
+        self.measured = {} if measured is None else measured
+        self.cache = ActivationCache(memory_bytes, folder)
+        self.questions: list[QuestionBatch] = []
+        with torch.inference_mode():
+            for number, answered in enumerate(answers):
+                questions, state = open_batch(answered, self.adapter)
+                self.questions.append(questions)
+                self.cache.put(0, number, state)
+        self.cache.accept(self.batches)
+        self.on_measurement: Callable[[], None] = lambda: None  # called after every measurement
+        self.forwards = OPENING_FORWARDS
+        self._counted: set[str] = set()
+        self._counts = [CachedPlan(self.plan) for _ in self.questions]
+        self._kept = [CachedPlan(None) for _ in self.questions]
+        self.dense = self.plan
+        self.fit = range(self._enough_to_fit() if fitting else 0)
+        self._compensations: dict[tuple[int, str], LinearCompensation] = {}
+        self._dense_rows = ActivationCache(memory_bytes // 2, folder)
+        if self.fit:
+            self._keep_dense_rows()
+
+    def _enough_to_fit(self) -> int:
+        """How many of the first batches are enough to fit on."""
+        rows = samples = 0
+        for number, questions in enumerate(self.questions, 1):
+            assert questions.call.streams is not None
+            rows += int((questions.call.streams.visual_slots >= 0).sum())
+            samples += len(questions.lengths)
+            if rows >= FIT_ROWS * self.plan.sizes.hidden_size and samples >= FIT_SHARE * self.samples:
+                return number
+        return len(self.questions)
+
+    @torch.inference_mode()
+    def _keep_dense_rows(self) -> None:
+        """The normalised visual rows of the dense model, layer by layer, of the batches to fit on."""
+
+        def keep(index: int, visual: Sequence[Tensor]) -> None:
+            for number, rows in zip(self.fit, visual, strict=True):
+                self._dense_rows.put(index, number, State(self._normalised(index, number, rows), rows[:0]))
+
+        whole = dense_plan(self.plan.sizes, self.plan.grids)
+        self._through(whole, 0, self.fit, [self.cache.get(0, number) for number in self.fit], keep=False, on_layer=keep)
+        self._dense_rows.accept(self.fit)
+
+    def _normalised(self, index: int, number: int, rows: Tensor) -> Tensor:
+        """What a layer makes K and V from, of a batch's visual rows without padding."""
+        streams = self.questions[number].call.streams
+        assert streams is not None
+        normalised: Tensor = self.adapter.model.model.language_model.layers[index].input_layernorm(
+            rows[streams.visual_slots.flatten() >= 0]
+        )
+        return normalised
+
+    @property
+    def batches(self) -> range:
+        return range(len(self.questions))
+
+    @property
+    def samples(self) -> int:
+        return self.samples_of(self.batches)
+
+    def samples_of(self, batches: Iterable[int]) -> int:
+        return sum(len(self.questions[batch].lengths) for batch in batches)
+
+    def some(self, samples: float) -> "TrialSubset":
+        """Trials on as many of the first batches as it takes for so many samples, or on all."""
+        enough = next((last for last in self.batches if self.samples_of(self.batches[: last + 1]) >= samples), len(self.batches) - 1)
+        return TrialSubset(self, self.batches[: enough + 1])
+
+    def settle(self, plan: Plan) -> None:
+        """Measure changes of this plan from now on. Free for the plan measured last, whose states are at hand."""
+        self.plan = normalise(plan)
+
+    def logit_drift(self, plan: Plan, batches: Sequence[int] | None = None) -> float:
+        """Mean `logit_drift` of the answers' tokens on these batches (default: all)."""
+        plan, batches = normalise(plan), self.batches if batches is None else batches
+        batches = batches if len(batches) > len(self.fit) else self.fit
+        key = plan_key(plan)
+        self._count(plan, [batch for batch in batches if f"{key}:{batch}" not in self._counted])
+        self._counted.update(f"{key}:{batch}" for batch in batches)
+        if unknown := [batch for batch in batches if f"{key}:{batch}" not in self.measured]:
+            self._run(plan, unknown)
+            self.on_measurement()
+        return sum(self.measured[f"{key}:{batch}"] for batch in batches) / sum(sum(self.questions[batch].lengths) for batch in batches)
+
+    def race(self, plan: Plan, rival: Plan, slack: float) -> float:
+        """The same, batch by batch, and given up (infinite) once the plan is worse than the rival by a share `slack` of what that has."""
+        for last in self.batches[max(0, len(self.fit) - 1) :]:
+            so_far = self.batches[: last + 1]
+            if last < len(self.batches) - 1 and self.logit_drift(plan, so_far) > self.logit_drift(rival, so_far) * (1 + slack):
+                return inf
+        return self.logit_drift(plan)
+
+    def error(self, plan: Plan, rival: Plan) -> float:
+        """The standard error of the difference of two plans' drifts, from how it differs between batches; both are measured on all.
+
+        That of a ratio of sums over batches, the tokens of which differ (Cochran, Sampling Techniques, 1977, section 6.4); 0 of one batch.
+        """
+        keys = [plan_key(normalise(one)) for one in (plan, rival)]
+        tokens = [sum(questions.lengths) for questions in self.questions]
+        more = [self.measured[f"{keys[0]}:{batch}"] - self.measured[f"{keys[1]}:{batch}"] for batch in self.batches]
+        mean, batches = sum(more) / sum(tokens), len(tokens)
+        squares = sum((one - mean * many) ** 2 for one, many in zip(more, tokens, strict=True))
+        return sqrt(squares * batches / max(1, batches - 1)) / sum(tokens)
+
+    def _count(self, plan: Plan, batches: Iterable[int]) -> None:
+        """Count a run of these batches as if nothing was known before, whatever is really run."""
+        for batch in batches:
+            weight = len(self.questions[batch].lengths) / self.samples
+            if again := self._counts[batch].missing_for(self.plan):
+                self.forwards += weight * (1 - first_difference(*again) / len(plan.layers))
+            self.forwards += weight * (1 - first_difference(self.plan, plan) / len(plan.layers))
+            self._counts[batch] = CachedPlan(self.plan, plan)
+
+    @torch.inference_mode()
+    def _run(self, plan: Plan, batches: list[int]) -> None:
+        if not batches:
+            return
+        if again := self._lacks(self.plan, 0):
+            self._kept[: len(self.fit)] = [CachedPlan(None) for _ in self.fit]
+        if again or self._lacks(plan, first_difference(self.plan, plan)):
+            batches = sorted({*self.fit, *batches})
+        self._catch_up(batches)
+        self._measure(plan, batches, min(first_difference(self.plan, plan), len(plan.layers) - 1))
+        for batch in batches:
+            self._kept[batch] = CachedPlan(self.plan, plan)
+
+    def _catch_up(self, batches: list[int]) -> None:
+        """Make the kept states those of the current plan; nothing runs where the last trial was just this change."""
+        again: dict[int, list[int]] = {}
+        for batch in batches:
+            standing = self._kept[batch]
+            if standing.plan is None:
+                again.setdefault(0, []).append(batch)
+            elif standing.missing_for(self.plan):
+                again.setdefault(first_difference(standing.plan, self.plan), []).append(batch)
+            elif standing.plan != self.plan:
+                self.cache.accept([batch])
+        for first, part in again.items():
+            self._measure(self.plan, part, first)
+            self.cache.accept(part)
+
+    @torch.inference_mode()
+    def logits(self, plan: Plan, compensations: Compensations | None = None) -> Iterator[tuple[QuestionBatch, Tensor, Tensor]]:
+        """Each batch with the pruned and the dense log-probabilities of its answers, float32 [answer tokens, vocabulary].
+
+        `compensations` are those of the layers, where the trials are not `fitting` themselves.
+        """
+        for _, batch, pruned, dense in self._logits(normalise(plan), self.batches, 0, keep=False, compensations=compensations):
+            yield batch, pruned, dense
+
+    def changed(self, plan: Plan, compensations: Compensations | None = None) -> float:
+        """The share of questions that the pruned model answers differently: no more than that can its accuracy fall."""
+        changed = 0
+        for batch, pruned, dense in self.logits(plan, compensations):
+            same = (pruned.argmax(-1) == dense.argmax(-1)).split(batch.lengths)
+            changed += sum(not bool(answer.all()) for answer in same)
+        return changed / self.samples
+
+    def _measure(self, plan: Plan, batches: Sequence[int], first: int) -> None:
+        """Run layers `first`.. of a plan; the states on the way are offered to the prefixes, the divergences noted."""
+        self.cache.discard(batches)
+        key = plan_key(plan)
+        for number, _, pruned, dense in self._logits(plan, batches, first, keep=True):
+            self.measured[f"{key}:{number}"] = float(logit_drift(pruned, dense).sum())
+
+    def _logits(
+        self, plan: Plan, batches: Sequence[int], first: int, keep: bool, compensations: Compensations | None = None
+    ) -> Iterator[tuple[int, QuestionBatch, Tensor, Tensor]]:
+        for numbers in self._blocks(plan, batches, first):
+            states = [self.cache.get(first, number) for number in numbers]
+            for number, state in zip(numbers, self._through(plan, first, numbers, states, keep, compensations), strict=True):
+                batch = self.questions[number]
+                rows = self.model.model.language_model.norm(state.text[batch.predicts])
+                pruned, dense = (self.model.lm_head(values).float().log_softmax(-1) for values in (rows, batch.dense))
+                yield number, batch, pruned, dense
+
+    def _blocks(self, plan: Plan, batches: Sequence[int], first: int) -> Iterator[Sequence[int]]:
+        """Batches that go through the layers together; those to fit on all at once where compensations are lacking."""
+        if self._lacks(plan, first):
+            yield self.fit
+            batches = [batch for batch in batches if batch not in self.fit]
+        yield from self.cache.blocks(batches, first)
+
+    def _lacks(self, plan: Plan, first: int) -> bool:
+        """Whether the plan has to go through layers `first`.. on the batches to fit on before others."""
+        keys = list(enumerate(visual_keys(plan, self.dense)))[first:]
+        return bool(self.fit) and any(key is not None and (index, key) not in self._compensations for index, key in keys)
+
+    def _compensation(self, index: int, key: str, numbers: Sequence[int], visual: Sequence[Tensor], rank: int | None) -> LinearCompensation:
+        """The compensation of a layer, from the visual rows that it is given where it is not known yet."""
+        found = self._compensations.pop((index, key), None)
+        if found is None:
+            fitting = LeastSquares()
+            for number, rows in zip(numbers, visual, strict=True):
+                if number in self.fit:
+                    fitting.add(self._normalised(index, number, rows), self._dense_rows.get(index, number).text)
+            found = fitting.solve(rank, self.adapter.kv_weights(index))
+        self._compensations[index, key] = found
+        mine = [other for layer, other in self._compensations if layer == index]
+        if len(mine) > KEPT_FITS:
+            del self._compensations[index, mine[0]]
+        return found
+
+    def _through(
+        self, plan: Plan, first: int, numbers: Sequence[int], states: list[State], keep: bool,
+        compensations: Compensations | None = None, on_layer: OnLayer = lambda index, visual: None,
+    ) -> list[State]:  # fmt: skip
+        """The states of these batches after the last layer; a layer's weights are laid out once for all of them.
+
+        `on_layer` hears what visual rows each layer is given.
+        """
+        calls = [self.questions[number].at(state) for number, state in zip(numbers, states, strict=True)]
+        visual = [state.visual for state in states]
+        keys = visual_keys(plan, self.dense)
+        for index in range(first, len(plan.layers)):
+            on_layer(index, visual)
+            key = keys[index] if self.fit else None
+            compensation = (
+                (compensations or {}).get(index)
+                if key is None
+                else self._compensation(index, key, numbers, visual, plan.layers[index].kv_rank)
+            )
+            layer = PrunedLayer(self.adapter, index, plan, compensation)
+            for place, (number, call) in enumerate(zip(numbers, calls, strict=True)):
+                if keep and index > first:
+                    self.cache.put(index, number, State(call.text, visual[place]))
+                if index >= plan.visual_depth:
+                    call.visual = None
+                layer.run(call)
+                visual[place] = visual[place] if call.visual is None else call.visual
+        return [State(call.text, rows) for call, rows in zip(calls, visual, strict=True)]
+
+
+@dataclass(frozen=True)
+class TrialSubset:
+    """Trials on some of the batches."""
+
+    trials: Trials
+    batches: Sequence[int]
+
+    @property
+    def forwards(self) -> float:
+        return self.trials.forwards
+
+    def settle(self, plan: Plan) -> None:
+        self.trials.settle(plan)
+
+    def logit_drift(self, plan: Plan) -> float:
+        return self.trials.logit_drift(plan, self.batches)
