@@ -80,7 +80,8 @@ def convert(
     """Prune a model: calibrate, plan for the budget, write a checkpoint that transformers loads."""
     cuts = {"window": window, "depth": depth, "ffn_ratio": ffn_ratio}
     options = {"--grid": grid, "--statistics": statistics, "--recipe": None if recipe is Recipe.AUTO else recipe}
-    _check_combination(budget, plan, frontier, options | {"--calibration": calibration}, compensation, heal)
+    fits = heal is not None or compensation is not Compensation.NONE  # healing and refitting have use for questions, plan or not
+    _check_combination(budget, plan, frontier, options | {"--calibration": None if fits else calibration})
     _check_repairs(compensation, heal, budget, dry_run)
     _check_cuts(plan, cuts)
     from converters.api import convert, default_samples, load
@@ -120,13 +121,9 @@ def _chosen(
 
 
 def _check_combination(
-    budget: float | None, plan: Path | None, frontier: Path | None, options: dict[str, Any], compensation: Compensation | None,
-    heal: int | None,
+    budget: float | None, plan: Path | None, frontier: Path | None, unused: dict[str, Any]
 ) -> None:  # fmt: skip
-    """Raise what says that options contradict each other; `options` are those that a finished plan has no use for."""
-    unused = {name: value for name, value in options.items() if name != "--calibration"}
-    if heal is None and compensation is Compensation.NONE:  # healing and refitting have use for it
-        unused["--calibration"] = options["--calibration"]
+    """Raise what says that options contradict each other; `unused` are those that a finished plan has no use for."""
     if plan is None and budget is None:
         raise typer.BadParameter("give a budget, such as 0.25, or a plan.", param_hint="--budget / --plan")
     if plan is not None:
