@@ -47,6 +47,7 @@ def test_the_wheel_is_all_that_it_takes(environment, tmp_path):
     places = "import yopo, converters, yopo_cli; print(yopo.__file__, converters.__file__, yopo_cli.__file__)"
     where = run(python, "-c", places, folder=tmp_path)
     assert all(Path(place).is_relative_to(environment) for place in where.split())
+    assert all(Path(place).with_name("py.typed").exists() for place in where.split()[:2])
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert run(yopo, "--version").split() == ["yopo", version]
     run(yopo, "convert", "demo", "--budget", "0.25", "--recipe", "interlaced", "--samples", "4", "-o", "pruned", folder=tmp_path)
