@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +15,8 @@ if TYPE_CHECKING:  # takes a while to import, and some files need no schema
 MAX_BYTES = 10_000_000
 MAX_DEPTH = 64
 MAX_DIGITS = 40  # tokenizers have 10^30 for "no limit"
+
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 Schema = TypeVar("Schema", bound="BaseModel")
 
@@ -62,6 +65,8 @@ def parse_json(text: bytes, place: str, hint: str) -> Any:
         raise YopoError(f"{place} is nested deeper than {MAX_DEPTH} levels.", hint) from None
     except _RefusedError as error:
         raise YopoError(f"{place} is not used: {error}.", hint) from None
+    if SURROGATE.search(text) and not _encodable(data):
+        raise YopoError(f"{place} is not used: it holds half of a character.", hint)
     if _deeper(data, MAX_DEPTH):
         raise YopoError(f"{place} is nested deeper than {MAX_DEPTH} levels.", hint)
     return data
@@ -74,9 +79,7 @@ def conforming(schema: type[Schema], data: Any, place: str, hint: str) -> Schema
     try:
         return schema.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise YopoError(f"{place}{f', {where}' if where else ''}: {_lowered(first['msg'])}{_shown(first)}.", hint) from None
+        raise YopoError(f"{place}{_told(error.errors(include_url=False, include_context=False)[0])}.", hint) from None
 
 
 class _RefusedError(ValueError):
@@ -103,6 +106,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return data
 
 
+def _encodable(data: Any) -> bool:
+    """Whether its texts are Unicode: JSON can write half of a pair of surrogates, which nothing can print or read again."""
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _deeper(data: Any, depth: int) -> bool:
     """Whether objects and lists are nested deeper than that."""
     level = [data]
@@ -118,10 +130,12 @@ def _deeper(data: Any, depth: int) -> bool:
     return True
 
 
-def _lowered(text: str) -> str:
-    return text[:1].lower() + text[1:]
-
-
-def _shown(error: Any) -> str:
-    value = error.get("input")
-    return f", not {value!r:.60}" if isinstance(value, str | int | float | bool | None) and error["type"] != "missing" else ""
+def _told(error: Any) -> str:
+    """The end of the sentence for an error of pydantic."""
+    where = ".".join(map(str, error["loc"])) or "it"
+    if error["type"] == "missing":
+        return f" lacks {where}"
+    if error["type"] == "extra_forbidden":
+        return f" has an unknown key: {where}"
+    message = error["msg"][:1].lower() + error["msg"][1:]
+    return f": {where} is {error['input']!r:.60}, but {message}"

@@ -1,6 +1,8 @@
 """Loading models and processors for the commands, quietly; which device and dtype they run on."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
@@ -97,7 +99,8 @@ def load(path: Path, device: str | None, dtype: Dtype) -> Loaded:
             checkpoint.write_processor(Path(folder))
             return Loaded(model.to(where), load_processor(Path(folder)), where, kind)
     options: dict[str, Any] = {"dtype": getattr(torch, kind), "local_files_only": True, "output_loading_info": True}
-    model, info = AutoModelForImageTextToText.from_pretrained(path, **options)
+    with _explained(path, "model"):
+        model, info = AutoModelForImageTextToText.from_pretrained(path, **options)
     if missing := info["missing_keys"]:
         raise RuntimeError(f"transformers found no weights for {', '.join(sorted(missing))}")
     return Loaded(model.to(where).eval(), load_processor(path), where, kind)
@@ -118,18 +121,31 @@ def load_processor(path: Path) -> Any:
 
     from .data.processors import without_torchvision
 
-    try:
+    with _explained(path, "processor"):
         try:
             processor: Any = AutoProcessor.from_pretrained(path, local_files_only=True)
         except ImportError:  # torchvision, which transformers' video processors need
             processor = without_torchvision(path)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise YopoError(f"{path} has no processor that can be loaded: {reason}", "Copy the processor and tokenizer files there.") from None
-    processor.tokenizer.padding_side = "left"
-    if processor.tokenizer.pad_token is None:
-        processor.tokenizer.pad_token = processor.tokenizer.eos_token
-    return processor
+        processor.tokenizer.padding_side = "left"
+        if processor.tokenizer.pad_token is None:
+            processor.tokenizer.pad_token = processor.tokenizer.eos_token
+        return processor
+
+
+@contextmanager
+def _explained(path: Path, what: str) -> Iterator[None]:
+    """Tell what is raised for a folder whose files make no sense: transformers, which reads them, may raise anything."""
+    try:
+        yield
+    except (YopoError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # the device's
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise YopoError(
+            f"{path} has no {what} that can be loaded: {reason:.400}", "Are its files complete and unchanged? Fetch it again."
+        ) from error
 
 
 def pick_device(asked: str | None) -> str:

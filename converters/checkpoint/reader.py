@@ -96,7 +96,8 @@ class Checkpoint:
     def write_processor(self, output: Path) -> None:
         """Write tokenizer and processor of a foreign checkpoint in transformers' form. Raises YopoError where that cannot be."""
         assert self._adapt is not None
-        self._adapt(output)
+        with described(self.family):
+            self._adapt(output)
 
     def fingerprint(self) -> str:
         """Sha256 of the config, of every tensor's v5 name, dtype and shape, and of its first and last 4 KiB.

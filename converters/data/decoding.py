@@ -13,8 +13,10 @@ Of several frames the first one is taken; EXIF's orientation is obeyed.
 
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import YopoError
 
@@ -28,32 +30,48 @@ WHITE = (255, 255, 255, 255)
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
-def open_picture(file: Path, place: str = "") -> "Image":
-    """The picture in a file as RGB, decoded. Raises YopoError, which begins with `place`, where it cannot be."""
+def open_picture(file: Path, which: str = "The") -> "Image":
+    """The picture in a file as RGB, decoded. Raises YopoError, which begins with `which`, where it cannot be."""
+    _check_regular(file, which)
+    return decoded(file, f"{which} image {file}")
+
+
+def decoded(source: "Path | BinaryIO", name: str) -> "Image":
+    """The picture in a file or stream as RGB. Raises YopoError, which begins with `name`, where it cannot be."""
     from PIL import Image, ImageOps
 
-    said = f"{place}: the" if place else "The"
-    _check_regular(file, said)
+    with _explained(name), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(source) as image:
+            _check_size(image.size)
+            return _rgb(ImageOps.exif_transpose(image))
+
+
+def in_rgb(image: "Image", which: str = "The") -> "Image":
+    """The same of a picture in memory. Raises YopoError."""
+    with _explained(f"{which} image"):
+        _check_size(image.size)
+        return _rgb(image)
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                _check_size(image.size)
-                return _rgb(ImageOps.exif_transpose(image))
+        yield
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise what they like on a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise YopoError(f"{said} image {file} cannot be read: {reason.rstrip('.')}.", HINT) from None
+        raise YopoError(f"{name} cannot be read: {reason.rstrip('.')}.", HINT) from None
 
 
-def _check_regular(file: Path, said: str) -> None:
+def _check_regular(file: Path, which: str) -> None:
     try:
         regular = stat.S_ISREG(file.stat().st_mode)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise YopoError(f"{said} image {file} cannot be read: {getattr(error, 'strerror', None) or error}.", "Check the path.") from None
+        raise YopoError(f"{which} image {file} cannot be read: {getattr(error, 'strerror', None) or error}.", "Check the path.") from None
     if not regular:
-        raise YopoError(f"{said} image {file} is not a regular file.", "Check the path.")
+        raise YopoError(f"{which} image {file} is not a regular file.", "Check the path.")
 
 
 def _check_size(size: tuple[int, int]) -> None:

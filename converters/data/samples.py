@@ -9,14 +9,14 @@ from random import Random
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import YopoError
+from ..json_files import conforming, parse_json, read_bytes
 
 if TYPE_CHECKING:  # the command line answers `--help` without it
     from PIL.Image import Image
 
 BUNDLED = "demo"
 SET_QUESTIONS = 500  # of a bundled set, where no number is asked for
-REQUIRED = ("image", "question")
-OPTIONAL = ("answer", "kind", "id")
+MAX_FILE_BYTES, MAX_LINE_BYTES = 1 << 30, 1 << 20
 FORMAT_HINT = (
     'Each line is one object: {"image": "picture.jpg", "question": "...", "answer": "..."}; the answer, "kind" and "id" are optional.'
 )
@@ -105,39 +105,24 @@ def read_samples(path: Path) -> list[Sample]:
     Raises YopoError, with the line's number, for an empty or malformed line, a missing or unknown key, a value that is not
     text, and an image that is not there.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise YopoError(f"{path} cannot be read: {error}.", "Pass a JSONL file in UTF-8.") from None
-    if not lines:
+    lines = read_bytes(path, "Pass a JSONL file in UTF-8.", MAX_FILE_BYTES).removesuffix(b"\n").split(b"\n")
+    if lines == [b""]:
         raise YopoError(f"{path} is empty.", FORMAT_HINT)
     return [_sample(line, path, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
 
 
-def _sample(line: str, path: Path, place: str) -> Sample:
+def _sample(line: bytes, path: Path, place: str) -> Sample:
+    from .line import Line
+
     if not line.strip():
         raise YopoError(f"{place} is empty.", FORMAT_HINT)
-    try:
-        data = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise YopoError(f"{place} is not JSON: {error.msg} at column {error.colno}.", FORMAT_HINT) from None
-    _check(data, place)
-    image = path.parent / data["image"]
+    if len(line) > MAX_LINE_BYTES:
+        raise YopoError(f"{place} is longer than {MAX_LINE_BYTES:,} bytes.", FORMAT_HINT)
+    data = conforming(Line, parse_json(line, place, FORMAT_HINT), place, FORMAT_HINT)
+    image = path.parent / data.image
     if not image.is_file():
         raise YopoError(f"{place}: there is no image {image}.", f"Image paths are relative to {path.parent}.")
-    return Sample(image, data["question"], data.get("answer"), data.get("kind"), place)
-
-
-def _check(data: Any, place: str) -> None:
-    if not isinstance(data, dict):
-        raise YopoError(f"{place} is not a JSON object.", FORMAT_HINT)
-    if missing := [key for key in REQUIRED if key not in data]:
-        raise YopoError(f"{place} lacks {' and '.join(missing)}.", FORMAT_HINT)
-    if unknown := sorted(set(data) - {*REQUIRED, *OPTIONAL}):
-        raise YopoError(f"{place} has an unknown key: {', '.join(unknown)}.", FORMAT_HINT)
-    for key in (*REQUIRED, "answer", "kind"):
-        if key in data and not isinstance(data[key], str):
-            raise YopoError(f"{place}: {key} is {json.dumps(data[key])}, not text.", FORMAT_HINT)
+    return Sample(image, data.question, data.answer or None, data.kind or None, place)
 
 
 def _checked(given: Sequence[Sample]) -> list[Sample]:
@@ -159,17 +144,11 @@ def _placed(sample: Any, place: str) -> Sample:
 
 def open_image(image: "Path | str | Image", which: str = "The") -> "Image":
     """A picture in RGB, decoded. Raises YopoError if it is not there or cannot be read."""
-    from PIL import Image
+    from .decoding import in_rgb, open_picture
 
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    if not Path(image).is_file():
-        raise YopoError(f"There is no image {image}.", "Check the path.")
-    try:
-        with Image.open(image) as opened:
-            return opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise YopoError(f"{which} image {image} cannot be read: {error}.", "Is it whole, and in a format that Pillow reads?") from None
+    if isinstance(image, str | Path):
+        return open_picture(Path(image), which)
+    return in_rgb(image, which)
 
 
 def batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:

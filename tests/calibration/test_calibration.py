@@ -325,12 +325,17 @@ def test_samples_are_read_relative_to_their_file(tmp_path: Path) -> None:
     [
         ("", "line 2 is empty"),
         ("{", "line 2 is not JSON"),
-        ("[1]", "line 2 is not a JSON object"),
+        ("[1]", "line 2: it is .1., but input should be a valid dictionary"),
         ('{"image": "a.png"}', "line 2 lacks question"),
-        ("{}", "line 2 lacks image and question"),
-        ('{"image": 3, "question": "what?"}', "line 2: image is 3, not text"),
-        ('{"image": "a.png", "question": "what?", "answer": null}', "line 2: answer is null, not text"),
+        ("{}", "line 2 lacks image"),
+        ('{"image": 3, "question": "what?"}', "line 2: image is 3, but input should be a valid string"),
+        ('{"image": "a.png", "question": "what?", "answer": null}', "line 2: answer is None, but"),
         ('{"image": "a.png", "question": "what?", "anwser": "x"}', "line 2 has an unknown key: anwser"),
+        ('{"image": "a.png", "question": "what?", "question": "why?"}', "line 2 is not used: the key .question. is there twice"),
+        ('{"image": "a.png", "question": "\\ud800"}', "line 2 is not used: it holds half of a character"),
+        ('{"image": "a.png", "question": "what?", "id": ' + "[" * 99 + "]" * 99 + "}", "line 2 is nested deeper than 64 levels"),
+        ('{"image": "a.png", "question": "what?", "id": 1' + "0" * 99 + "}", "line 2 is not used: a number has 100 digits"),
+        ('{"image": "a.png", "question": "what?", "id": NaN}', "line 2 is not used: NaN is not a finite number"),
         ('{"image": "b.png", "question": "what?"}', "line 2: there is no image .*b.png"),
     ],
 )
@@ -343,11 +348,20 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
 def test_a_bad_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(YopoError, match="is empty"):
         read_samples(write(tmp_path))
-    with pytest.raises(YopoError, match="cannot be read"):
+    with pytest.raises(YopoError, match="does not exist"):
         read_samples(tmp_path / "none.jsonl")
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(YopoError, match="cannot be read"):
+    with pytest.raises(YopoError, match="line 1 is not UTF-8"):
         read_samples(tmp_path / "binary.jsonl")
+    (tmp_path / "long.jsonl").write_text(json.dumps({"image": "a.png", "question": "a" * 2**20}))
+    with pytest.raises(YopoError, match="line 1 is longer than"):
+        read_samples(tmp_path / "long.jsonl")
+
+
+def test_lines_end_where_json_lines_do(tmp_path: Path) -> None:
+    """U+2028 and a form feed are text; a carriage return before the end of a line is none."""
+    path = write(tmp_path, GOOD.replace("what", "a\u2028b") + "\r", GOOD)
+    assert [sample.question for sample in read_samples(path)] == ["a\u2028b?", "what?"]
 
 
 def test_an_unreadable_image_is_named_with_its_line(tmp_path: Path) -> None:

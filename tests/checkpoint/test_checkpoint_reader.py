@@ -152,7 +152,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no vision": (lambda folder: (folder / "config.json").write_text('{"model_type": "llama"}'), r"\(llama\) has no vision part"),
     "unsupported": (lambda folder: edit_config(folder, model_type="pixtral"), "architecture pixtral is not supported"),
     "quantised": (lambda folder: edit_config(folder, quantization_config={"quant_method": "gptq"}), r"is quantised \(gptq\)"),
-    "impossible config": (lambda folder: edit_config(folder, text_config={"hidden_size": "wide"}), "does not describe a LLaVA-1.5 model"),
+    "impossible config": (
+        lambda folder: edit_config(folder, text_config={"hidden_size": "wide"}),
+        "text_config.hidden_size is .wide., but input",
+    ),
     "converted": (lambda folder: edit_config(folder, model_type="yopo_llava", yopo={"base": {"name": "b"}}), "is pruned already"),
 }
 
@@ -164,8 +167,7 @@ def test_a_file_that_is_cut_short_while_it_is_read(binary: bool, tmp_path: Path)
     checkpoint = open_checkpoint(tmp_path)
     cut(tmp_path / ("pytorch_model.bin" if binary else "model.safetensors"), 2000)
     with pytest.raises(YopoError, match="was cut short while it was read"):
-        for name in checkpoint.tensors:
-            checkpoint.read(name)
+        list(map(checkpoint.read, checkpoint.tensors))
 
 
 def test_pickled_tensors_that_are_views(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_the_manifest(tmp_path: Path) -> None:
 )
 def test_lines_that_list_no_file(line: str, tmp_path: Path) -> None:
     (tmp_path / "SHA256SUMS").write_text(line + "\n")
-    with pytest.raises(YopoError, match="line [12]: not a sha256"):
+    with pytest.raises(YopoError, match=r"line [12]: not a sha256"):
         read_manifest(tmp_path)
 
 
@@ -163,7 +163,7 @@ def test_force_replaces_nothing_that_is_not_ours(name: str, tmp_path: Path) -> N
 def test_force_replaces_no_folder_without_a_list(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     write_ones(tmp_path / "out")
-    with pytest.raises(YopoError, match="config.json in it is not of ours"), appearing(tmp_path / "out", force=True):
+    with pytest.raises(YopoError, match=r"config\.json in it is not of ours"), appearing(tmp_path / "out", force=True):
         pass
     with pytest.raises(YopoError, match="is not a folder"), appearing(tmp_path / "out" / "config.json", force=True):
         pass

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from converters.checkpoint.renaming import exchange, rename_new
 from converters.errors import YopoError
 
 
-def write(output: Path, text: str, force: bool = False) -> None:
+def write(output: Path, text: str, force: bool = False, meanwhile: Callable[[], object] = lambda: None) -> None:
     with appearing(output, force) as folder:
         (folder / "config.json").write_text(text)
+        meanwhile()
 
 
 def names(folder: Path) -> list[str]:
@@ -31,9 +33,8 @@ def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_first_of_two_runs_wins(tmp_path: Path) -> None:
     output = tmp_path / "out"
-    with pytest.raises(YopoError, match="exists already"), appearing(output) as folder:
-        (folder / "config.json").write_text("late")
-        write(output, "early")
+    with pytest.raises(YopoError, match="exists already"):
+        write(output, "late", meanwhile=lambda: write(output, "early"))
     assert (output / "config.json").read_text() == "early"
     assert names(tmp_path) == ["out"]
 
@@ -51,12 +52,19 @@ def test_a_target_that_appears_at_the_last_moment(tmp_path: Path, monkeypatch: p
 def test_two_live_runs_have_folders_of_their_own(tmp_path: Path) -> None:
     """Also with equal process numbers, as in two containers: a folder that is locked is not taken for dead."""
     output = tmp_path / "out"
-    with pytest.raises(YopoError, match="exists already"), appearing(output) as first:
-        (first / "config.json").write_text("1")
-        with pytest.raises(YopoError, match="exists already"), appearing(output) as second:
-            assert first != second
-            assert first.exists()
-            write(output, "third")
+    seen: list[str] = []
+
+    def another() -> None:
+        seen.extend(names(tmp_path))
+        write(output, "third")
+
+    def second() -> None:
+        with pytest.raises(YopoError, match="exists already"):
+            write(output, "second", meanwhile=another)
+
+    with pytest.raises(YopoError, match="exists already"):
+        write(output, "first", meanwhile=second)
+    assert len(set(seen)) == 2
     assert (output / "config.json").read_text() == "third"
     assert names(tmp_path) == ["out"]
 
@@ -73,8 +81,8 @@ def test_force_leaves_the_new_one_alone(exchanging: bool, tmp_path: Path, monkey
 
 def test_what_was_added_while_it_ran_is_not_replaced(tmp_path: Path) -> None:
     write(tmp_path / "out", "old")
-    with pytest.raises(YopoError, match="thesis"), appearing(tmp_path / "out", force=True):
-        (tmp_path / "out" / "thesis").write_text("years of work")
+    with pytest.raises(YopoError, match="thesis"):
+        write(tmp_path / "out", "new", force=True, meanwhile=lambda: (tmp_path / "out" / "thesis").write_text("years of work"))
     assert names(tmp_path) == ["out"]
     assert names(tmp_path / "out") == ["SHA256SUMS", "config.json", "thesis"]
 
@@ -166,8 +174,7 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
     private_path(tmp_path / "a").write_text("half")
     with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "a") as partial:
-        partial.write_text("half")
-        raise ZeroDivisionError
+        partial.write_text("half" * (1 // 0))
     assert (tmp_path / "a").read_text() == "old"
     with whole_file(tmp_path / "a") as partial:
         partial.write_text("new")
@@ -177,16 +184,21 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
 
 def test_signals_wait_and_only_the_first_is_raised() -> None:
     seen = []
-    with pytest.raises(KeyboardInterrupt), uninterrupted() as signals:
-        os.kill(os.getpid(), signal.SIGTERM)
-        seen.append("held")
-        try:
-            with signals.admitted():
-                seen.append("never")
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                os.kill(os.getpid(), number)
-            seen.append("cleaned")
+
+    def interrupted() -> None:
+        with uninterrupted() as signals:
+            os.kill(os.getpid(), signal.SIGTERM)
+            seen.append("held")
+            try:
+                with signals.admitted():
+                    seen.append("never")
+            finally:
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    os.kill(os.getpid(), number)
+                seen.append("cleaned")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert seen == ["held", "cleaned"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 

@@ -120,5 +120,5 @@ def test_what_is_no_picture(tmp_path: Path) -> None:
         tmp_path / "none.png": "No such file",
         Path("a\0b"): "null byte",
     }.items():
-        with pytest.raises(YopoError, match=f"file, line 1: the image .*{sentence}"):
-            open_picture(path, "file, line 1")
+        with pytest.raises(YopoError, match=f"line 1: the image .*{sentence}"):
+            open_picture(path, "line 1: the")
