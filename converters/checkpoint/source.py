@@ -23,6 +23,8 @@ CONFIG = "config.json"
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "README.md", "LICEN[SC]E*", "NOTICE*")
 REPOSITORY = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 FORMS = "Give a short name (`yopo models` lists them), a Hub id such as llava-hf/llava-1.5-7b-hf[@revision], or a folder."
+FETCH_ERRORS = (HfHubHTTPError, HFValidationError, EntryNotFoundError, OSError)
+"""What the Hub's client raises when it cannot fetch."""
 TOKEN = "Accept its terms on the Hub and log in with `hf auth login`, or set HF_TOKEN."
 
 
@@ -64,18 +66,18 @@ def _snapshot(repository: str, revision: str | None, patterns: list[str]) -> Pat
     """The local folder of a repository's commit. Files in sub-folders (other formats of the same weights) are left out."""
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
-    except (HfHubHTTPError, HFValidationError, EntryNotFoundError, OSError) as error:
-        raise _explained(error, repository, revision) from error
+    except FETCH_ERRORS as error:
+        raise explained(error, repository, revision) from error
 
 
-def _explained(error: Exception, repository: str, revision: str | None) -> YopoError:
+def explained(error: Exception, repository: str, revision: str | None, what: str = "repository") -> YopoError:
     """The sentence for what the Hub's client raised; the order matters, some are kinds of others."""
     if isinstance(error, GatedRepoError):
-        return YopoError(f"The repository {repository} is gated.", TOKEN)
+        return YopoError(f"The {what} {repository} is gated.", TOKEN)
     if isinstance(error, RepositoryNotFoundError):
-        return YopoError(f"The Hub has no repository {repository}, or it is private.", f"{FORMS} For a private one set HF_TOKEN.")
+        return YopoError(f"The Hub has no {what} {repository}, or it is private.", f"{FORMS} For a private one set HF_TOKEN.")
     if isinstance(error, RevisionNotFoundError):
-        return YopoError(f"The repository {repository} has no revision {revision!r}.", "Give a branch, a tag or a full commit hash.")
+        return YopoError(f"The {what} {repository} has no revision {revision!r}.", "Give a branch, a tag or a full commit hash.")
     if isinstance(error, HFValidationError):
         return YopoError(f"{repository!r} cannot be the name of a repository on the Hub.", FORMS)
     if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
@@ -89,7 +91,7 @@ def _explained(error: Exception, repository: str, revision: str | None) -> YopoE
 def _not_cached(error: Exception, repository: str) -> YopoError:
     cause = error.__cause__
     if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403):
-        return _explained(cause, repository, None)
+        return explained(cause, repository, None)
     if isinstance(error, OfflineModeIsEnabled) or isinstance(cause, OfflineModeIsEnabled):
         return YopoError(
             f"{repository} is not in the cache, or not all of it, and offline mode is on.", "Unset HF_HUB_OFFLINE, or give a folder."

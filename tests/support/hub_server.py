@@ -1,4 +1,7 @@
-"""The part of the Hugging Face Hub's HTTP API that fetching a model needs, on loopback, over repositories in memory."""
+"""The part of the Hugging Face Hub's HTTP API that fetching models and data sets needs, on loopback, over repositories in memory.
+
+Data sets are those repositories whose name begins with `datasets/`.
+"""
 
 import hashlib
 import json
@@ -69,9 +72,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path).strip("/").split("/")
         self.state.requests.append((self.command, self.path, {name.lower(): value for name, value in self.headers.items()}))
-        api = path[:2] == ["api", "models"]
-        name = "/".join(path[2:4] if api else path[:2])
-        action, revision, *file = path[4:] if api else path[2:]
+        api = path[0] == "api"
+        path = path[1:] if api else path
+        kind = "datasets/" if path[0] == "datasets" else ""
+        path = path[1:] if path[0] in ("models", "datasets") else path
+        name = kind + "/".join(path[:2])
+        action, revision, *file = path[2:]
         repository = self.state.repositories.get(name)
         if repository is None:
             return self._refuse(404, "RepoNotFound", "Repository not found")

@@ -1,7 +1,8 @@
 """`yopo eval`: what pruning did to the answers."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,15 +11,18 @@ from converters.data.samples import BUNDLED
 from converters.export.loading import Runtime
 from converters.loading import Dtype
 
+from ..ui.benchmarks import benchmark_tables, executed_lines, retention_of
 from ..ui.costs import share_text
 from ..ui.options import AllowCpu, Device, DtypeOption, Json, RuntimeOption
 from ..ui.progress import listening
-from ..ui.terminal import GATE_FAILED, say, show_json, show_table
+from ..ui.terminal import GATE_FAILED, say, show_json, show_table, show_text
 
 if TYPE_CHECKING:
     from converters.evaluation.evaluate import Evaluation
     from converters.evaluation.scores import Score
 
+NEW_TOKENS = 16  # of own questions, unless --max-new-tokens says otherwise
+OWN_TEMPLATE = "checkpoint"
 COLUMNS = ("task", "questions", "dense", "pruned", "retention", "changed")
 
 
@@ -26,15 +30,25 @@ def evaluate(
     model: Annotated[str, typer.Argument(metavar="OUT|MODEL", help="A converted model; of a dense one only the dense side is shown.")],
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", "-t", help="demo, harder, sizes, or a JSONL file of {image, question, answer, kind?}; may be repeated."),
+        typer.Option("--task", "-t", help="demo, harder, sizes, a file of questions, or benchmarks: gqa,pope,mme=FOLDER; may be repeated."),
     ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Questions per task (default: 500 of a bundled set, all of a file).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Which questions are drawn.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions answered at a time.")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 16,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer, in tokens (default: 16, of a benchmark its own).")
+    ] = None,
     min_retention: Annotated[
         float | None, typer.Option(min=0, help="Exit with 3 if a task keeps less than this share of the dense accuracy.")
     ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="How questions are put: checkpoint (its own template), or llava (as its published figures were made).")
+    ] = OWN_TEMPLATE,
+    against: Annotated[str, typer.Option(help="Token pruners to compare with at the same visual FLOPs: fastv,divprune,...")] = "",
+    recipe: Annotated[str, typer.Option(help="Plans to compare with at the same visual FLOPs: yopo,shortv,interlaced,...")] = "",
+    budget: Annotated[float | None, typer.Option(help="What --against and --recipe are compared at (default: OUT's own).")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Questions that --recipe is calibrated on (default: the bundled ones).")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write every answer to this JSONL file; a killed run goes on from it.")] = None,
     runtime: RuntimeOption = Runtime.TORCH,
     allow_cpu: AllowCpu = False,
     device: Device = None,
@@ -43,12 +57,21 @@ def evaluate(
 ) -> None:
     """Compare the pruned model with the dense one on the same questions. The dense one is OUT with its plan switched off."""
     from converters.api import evaluate_tasks, load
+    from converters.evaluation.benchmarks import Request, is_benchmark, names_of
 
     started = time.monotonic()
-    asked: dict[str, Any] = {"count": samples, "seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    names = [name for text in task or [BUNDLED] for name in names_of(text)]
+    if against or recipe or save or protocol != OWN_TEMPLATE or any(map(is_benchmark, names)):
+        request = Request(
+            tuple(names), protocol, samples, seed, batch_size, max_new_tokens, _list(against), _list(recipe), budget, calibration, save=save
+        )
+        opened = load(model, device=device, dtype=dtype, runtime=runtime, allow_cpu=allow_cpu)
+        _compare(opened, request, min_retention, as_json)
+        return
+    asked: dict[str, Any] = {"count": samples, "seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens or NEW_TOKENS}
     with listening() as progress:
         opened = load(model, device=device, dtype=dtype, runtime=runtime, allow_cpu=allow_cpu)
-        found = evaluate_tasks(opened, task or [BUNDLED], **asked, for_retention=min_retention is not None, progress=progress)
+        found = evaluate_tasks(opened, names, **asked, for_retention=min_retention is not None, progress=progress)
     if as_json:
         tasks = {name: evaluation.to_json() for name, evaluation in found.items()}
         path = next(iter(found.values())).path
@@ -56,7 +79,28 @@ def evaluate(
     else:
         show_table(COLUMNS, _rows(found))
     if min_retention is not None:
-        _gate(found, min_retention)
+        _gate({name: evaluation.retention for name, evaluation in found.items()}, min_retention)
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
+
+
+def _compare(model: Any, request: Any, least: float | None, as_json: bool) -> None:
+    """Benchmarks, and all sides, with intervals."""
+    from converters.evaluation.benchmarks import evaluate_benchmarks
+
+    with listening() as progress:
+        found = evaluate_benchmarks(model, request, progress)
+    if as_json:
+        show_json(found)
+    else:
+        for columns, rows in benchmark_tables(found):
+            show_table(columns, rows)
+            show_text([""])
+        show_text(executed_lines(found))
+    if least is not None:
+        _gate({name: retention_of(one) for name, one in found["tasks"].items()}, least)
 
 
 def _rows(evaluations: dict[str, "Evaluation"]) -> Iterator[tuple[str, ...]]:
@@ -71,9 +115,8 @@ def _row(name: str, score: "Score") -> tuple[str, ...]:
     return name, str(score.samples), *map(share_text, shares)
 
 
-def _gate(evaluations: dict[str, "Evaluation"], least: float) -> None:
+def _gate(retentions: Mapping[str, float | None], least: float) -> None:
     """Exit with 3 if a task's retention is below `least`, or is not known because the dense model has nothing right."""
-    retentions = {name: evaluation.retention for name, evaluation in evaluations.items()}
     failed = {name: retention for name, retention in retentions.items() if retention is None or retention < least}
     for name, retention in failed.items():
         found = "is unknown, the dense model has nothing right" if retention is None else f"is {retention:.4f}"

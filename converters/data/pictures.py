@@ -1,0 +1,50 @@
+"""A picture that is opened when it is asked for, wherever it is: in a file, in a table, in a line of text."""
+
+import base64
+import binascii
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import YopoError
+
+
+@dataclass(frozen=True)
+class Picture:
+    """`open()` gives the picture in RGB, decoded, or raises YopoError; `place` says where it is, for messages."""
+
+    place: str
+    open: Callable[[], Image.Image]
+
+
+def picture_of(place: str, read: Callable[[], bytes]) -> Picture:
+    """A picture whose file's bytes `read` gives."""
+
+    def opened() -> Image.Image:
+        try:
+            with Image.open(BytesIO(read())) as image:
+                return image.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = "it is not a picture" if isinstance(error, UnidentifiedImageError) else error
+            raise YopoError(f"{place} cannot be read: {reason}.", "Is it whole, and in a format that Pillow reads?") from None
+
+    return Picture(place, opened)
+
+
+def picture_file(path: Path) -> Picture:
+    return picture_of(f"The image {path}", path.read_bytes)
+
+
+def picture_base64(text: str, place: str) -> Picture:
+    """A picture written in base64, as in MMBench's TSV; a `data:image/...;base64,` prefix is allowed."""
+
+    def read() -> bytes:
+        try:
+            return base64.b64decode(text.partition("base64,")[2] or text, validate=True)
+        except binascii.Error:
+            raise YopoError(f"{place} is not base64.", "A picture in a line of text is the base64 of its file.") from None
+
+    return picture_of(place, read)

@@ -1,0 +1,168 @@
+"""One evaluation: tasks, a protocol, and all sides on the same questions; with `save`, it goes on where it was killed."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..data.prompts import encode_samples
+from ..data.samples import BUNDLED, batches, samples_of
+from ..errors import YopoError
+from ..families import family_of
+from ..loading import Loaded
+from ..model import Model
+from ..processes import joined
+from ..progress import Listener, Message, unheard
+from .asking import ask
+from .own import own_task
+from .protocols import encoder
+from .record import Record
+from .results import lines, results
+from .sides import Group, Subject, check_names, own_group, pruner_group, recipe_groups
+from .sources import Asked, ask_for
+from .tasks import TASKS
+from .tasks.wording import CHECKPOINT
+
+CALIBRATION_BATCH = 4
+COMMA = re.compile(r",(?=[\w-]+(?:[@=,]|$))")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to evaluate. `tasks` are names of benchmarks (`NAME[@REVISION][=PLACE]`), files of questions or bundled sets.
+
+    `against` are token pruners and `recipes` are plans to compare with, all at `budget` of the dense visual FLOPs, by default the
+    model's own; recipes are calibrated on `calibration` (a file; None: the bundled shapes). `max_new_tokens` None: each task's own.
+    """
+
+    tasks: tuple[str, ...]
+    protocol: str = CHECKPOINT
+    samples: int | None = None
+    seed: int = 0
+    batch_size: int = 16
+    max_new_tokens: int | None = None
+    against: tuple[str, ...] = ()
+    recipes: tuple[str, ...] = ()
+    budget: float | None = None
+    calibration: Path | None = None
+    calibration_samples: int = 128
+    save: Path | None = None
+
+
+def subject_of(model: Model) -> Subject:
+    """A model as what is evaluated."""
+    dense = model.missing_dense_side() is None
+    if (plan := model.plan) is not None:
+        return Subject(model.loaded, plan.sizes, plan.grids[:1], plan, dense)
+    family = family_of(model.config)
+    return Subject(model.loaded, family.sizes(model.config), (family.grid(model.config),), None)
+
+
+def base_name(model: Model) -> str:
+    """The dense model's Hub name, else its short one."""
+    base = model.config.get("yopo", {}).get("base", {})
+    return str(base.get("repository") or base.get("name") or model.source.repository or model.name)
+
+
+def evaluate_benchmarks(model: Model, request: Request, progress: Listener = unheard) -> dict[str, Any]:
+    """Ask everything and return what was found, JSON-ready (`results.results` for each task). Raises YopoError."""
+    check_names(request.against, request.recipes)
+    encode, processes, asked = encoder(request.protocol), joined(), _asked(request)
+    if missing := model.missing_dense_side():
+        progress(Message(f"{missing} Evaluate the base model beside it."))
+    subject = subject_of(model)
+    progress(Message(f"Path: {subject.loaded.path_report()}"))
+    lengths = {one.task.name: request.max_new_tokens or one.task.max_new_tokens[request.protocol] for one in asked}
+    groups = list(_groups(request, subject))
+    settings = _settings(request, subject, model.name, asked, lengths, [name for group in groups for name in group.names])
+    record = Record.open(request.save, settings, processes.rank)
+    ask(asked, groups, encode, subject.loaded.processor, lengths, request.batch_size, record, processes, progress)
+    base = base_name(model)
+    found = {one.task.name: results(one, record, base) for one in asked}
+    if processes.first:
+        record.finish(line for one in asked for line in lines(one, record))
+    return {**settings, "base": base, "executed": dict(record.facts), "tasks": found, "yopo": version("yopo")}
+
+
+def names_of(text: str) -> tuple[str, ...]:
+    """The tasks of a list with commas; a file's name, which may have one, stays whole."""
+    parts = tuple(COMMA.split(text))
+    return parts if all(is_benchmark(part) for part in parts) else (text,)
+
+
+def is_benchmark(text: str) -> bool:
+    """Whether a task is a published benchmark, not a file or a bundled set."""
+    return re.split("[@=]", text)[0] in TASKS
+
+
+def _asked(request: Request) -> list[Asked]:
+    """Every task's questions. Raises YopoError where two tasks have one name."""
+    asked = []
+    for text in request.tasks:
+        own = own_task(text, request.samples, request.seed) if not is_benchmark(text) else None
+        asked.append(own or ask_for(text, request.protocol, request.samples, request.seed))
+    names = [one.task.name for one in asked]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise YopoError(f"Two tasks are named {', '.join(twice)}.", "A task is named after its file: rename one.")
+    return asked
+
+
+def _groups(request: Request, subject: Subject) -> Iterator[Group]:
+    """The sides; transformers' own dense model, which some of them need, is made before the loaded one first runs."""
+    compared = request.against or request.recipes
+    dense, budget = (_plain(subject.loaded), _budget(request, subject)) if compared else (None, 1.0)
+    yield own_group(subject)
+    if request.against:
+        yield pruner_group(subject, dense, request.against, budget, request.seed)
+    if request.recipes:
+        answered, asked = (partial(calibration_inputs, request, subject.loaded, answers=answers) for answers in (True, False))
+        yield from recipe_groups(subject, dense, request.recipes, budget, answered, asked)
+
+
+def _budget(request: Request, subject: Subject) -> float:
+    budget = subject.share if request.budget is None else request.budget
+    if budget is None:
+        raise YopoError("A dense model has no budget to compare at.", "Give --budget, or a converted model.")
+    if not 0 < budget < 1:
+        raise YopoError(f"The budget is {budget:g}, not between 0 and 1.", "It is the kept share of dense visual FLOPs, such as 0.25.")
+    return budget
+
+
+def _plain(loaded: Loaded) -> Any:
+    """Transformers' own dense model over the loaded one's weights."""
+    from ..bench.models import native
+
+    return native(loaded.model) if loaded.pruned else loaded.model
+
+
+def calibration_inputs(request: Request, loaded: Loaded, *, answers: bool) -> Iterator[Any]:
+    """Processor outputs of the questions that recipes are calibrated on."""
+    samples = samples_of(request.calibration or BUNDLED, answers=False, count=request.calibration_samples, seed=request.seed)
+    for batch in batches(samples.stream(), CALIBRATION_BATCH):
+        yield encode_samples(loaded.processor, batch, answers=answers)
+
+
+def _settings(
+    request: Request, subject: Subject, model: str, asked: Sequence[Asked], lengths: dict[str, int], sides: list[str]
+) -> dict[str, Any]:
+    """What answers depend on: a saved run goes on only where all of it is the same."""
+    compared = bool(request.against or request.recipes)
+    return {
+        "model": model,
+        "plan_share": subject.share,
+        "protocol": request.protocol,
+        "sides": sides,
+        "budget": _budget(request, subject) if compared else None,
+        "calibration": [str(request.calibration or BUNDLED), request.calibration_samples] if request.recipes else None,
+        "origins": {one.task.name: dict(one.origin) for one in asked},
+        "samples": request.samples,
+        "seed": request.seed,
+        "batch_size": request.batch_size,
+        "max_new_tokens": lengths,
+        "device": subject.loaded.device,
+        "dtype": subject.loaded.dtype,
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+    }

@@ -1,0 +1,38 @@
+"""Questions of one's own, or of a bundled set, as a task: an answer is right if it equals the expected one as VQAv2 compares them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..data.pictures import Picture
+from ..data.samples import Sample, samples_of
+from .measures import ACCURACY
+from .scores import normalise
+from .sources import Asked
+from .task import HubSet, Question, Task
+from .tasks.wording import lengths
+
+NEW_TOKENS = 16
+
+
+def own_task(place: str, count: int | None, seed: int) -> Asked:
+    """The questions of a file, or of a bundled set by name. Raises YopoError."""
+    samples = samples_of(place, answers=True, count=count, seed=seed)
+    questions = tuple(map(_question, samples.stream()))
+    task = Task(samples.name, HubSet((), ""), _unused, _score, ACCURACY, lengths(NEW_TOKENS, NEW_TOKENS))
+    return Asked(task, questions, {"place": samples.origin, "questions": len(questions), "asked": len(questions)})
+
+
+def _question(sample: Sample) -> Question:
+    """Two questions about one file are about one picture."""
+    picture = str(sample.image) if isinstance(sample.image, str | Path) else sample.place
+    image = Picture(sample.place, sample.picture)
+    return Question(sample.place, sample.question, (image,), (sample.answer or "",), picture, sample.place, sample.kind)
+
+
+def _unused(row: Mapping[str, Any], protocol: str) -> Question:
+    raise NotImplementedError("own questions are read as they are")
+
+
+def _score(answer: str, asked: Question) -> float:
+    return float(normalise(answer) == normalise(asked.accepted[0]))

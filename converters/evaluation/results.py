@@ -1,0 +1,99 @@
+"""What an evaluation found, JSON-ready: figures of every side with intervals, what is kept of the dense one's, and what changed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from math import isfinite
+from typing import Any
+
+from .published import published
+from .record import Record
+from .sources import Asked
+from .statistics import Interval, Sample, compare, intervals
+from .task import Scored, Task
+
+DENSE = "dense"
+
+
+def results(asked: Asked, record: Record, base: str | None) -> dict[str, Any]:
+    """One task's figures by side, overall and by kind. `base` is the dense model's name, for published figures beside the dense row."""
+    scored = {side: _scored(asked, record, side) for side in record.sides}
+    kinds = dict.fromkeys(question.kind for question in asked.questions if question.kind is not None)
+    found = _sides(asked.task, scored, record)
+    if DENSE in found:
+        found[DENSE]["published"] = published(asked.task.name, base)
+    return {
+        "unit": asked.task.measure.unit,
+        "pictures": len({question.picture for question in asked.questions}),
+        "origin": dict(asked.origin),
+        "sides": found,
+        "kinds": {kind: _sides(asked.task, _of_kind(scored, kind), record) for kind in kinds} if len(kinds) > 1 else {},
+    }
+
+
+def _scored(asked: Asked, record: Record, side: str) -> list[Scored]:
+    answers = record.answers
+    return [Scored(one, asked.task.score(answers[asked.task.name, one.id][side], one)) for one in asked.questions]
+
+
+def _of_kind(scored: Mapping[str, Sequence[Scored]], kind: str) -> dict[str, list[Scored]]:
+    return {side: [one for one in answers if one.question.kind == kind] for side, answers in scored.items()}
+
+
+def _sides(task: Task, scored: Mapping[str, Sequence[Scored]], record: Record) -> dict[str, Any]:
+    samples = {side: Sample.of(answers, task.measure) for side, answers in scored.items()}
+    found: dict[str, Any] = {}
+    for side, sample in samples.items():
+        figures = {name: _shown(interval) for name, interval in intervals(sample).items()}
+        found[side] = {"questions": len(scored[side]), "figures": figures}
+        if DENSE in samples and side != DENSE:
+            found[side] |= _kept(samples[DENSE], sample) | {"changed": _changed(scored[side], record, task.name, side)}
+    return found
+
+
+def _kept(dense: Sample, other: Sample) -> dict[str, Any]:
+    kept = asdict(compare(dense, other))
+    return {name: _rounded(value) for name, value in kept.items()}
+
+
+def _changed(scored: Sequence[Scored], record: Record, task: str, side: str) -> float:
+    """The share of answers that are not, word for word, the dense model's."""
+    pairs = (record.answers[task, one.question.id] for one in scored)
+    return round(sum(pair[side] != pair[DENSE] for pair in pairs) / len(scored), 10)
+
+
+def _shown(interval: Interval) -> dict[str, Any]:
+    return {name: _rounded(value) for name, value in asdict(interval).items()}
+
+
+def _rounded(value: Any) -> Any:
+    """Ten digits after the point: sums in another order must not show. None for a figure that is none, such as precision without a yes."""
+    if isinstance(value, dict):
+        return {name: _rounded(part) for name, part in value.items()}
+    if isinstance(value, float):
+        return round(value, 10) if isfinite(value) else None
+    return value
+
+
+def lines(asked: Asked, record: Record) -> Iterator[dict[str, Any]]:
+    """A line for each question: what was asked, what is right, what every side said, and which of them that changed."""
+    for question in asked.questions:
+        said = record.answers[asked.task.name, question.id]
+        scores = {side: asked.task.score(text, question) for side, text in said.items()}
+        yield {
+            "task": asked.task.name,
+            "id": question.id,
+            "kind": question.kind,
+            "picture": question.picture,
+            "question": question.prompt,
+            "accepted": list(question.accepted),
+            "answers": said,
+            "scores": scores,
+            "changed": {side: _change(side, said, scores) for side in said if side != DENSE and DENSE in said},
+        }
+
+
+def _change(side: str, said: Mapping[str, str], scores: Mapping[str, float]) -> str | None:
+    """`lost`, `won`, or `other` words for the same score; None where the dense model's words are kept."""
+    if scores[side] != scores[DENSE]:
+        return "lost" if scores[side] < scores[DENSE] else "won"
+    return None if said[side] == said[DENSE] else "other"
