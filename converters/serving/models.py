@@ -22,7 +22,7 @@ from ..errors import YopoError
 from ..families import converted_family
 from ..runtime.plan import Grid, from_json, normalise
 from . import checks, engine, prefill
-from .padded import widen
+from .backend import of_text, widen
 from .projections import Reading, VisualProjections
 from .work import layer_works, phases, strides
 
@@ -140,7 +140,7 @@ class Served:
     def _obeyed(self, visual: Tensor, positions: Tensor, embeds: Tensor, context: Any) -> Tensor:
         """Rows beyond those scheduled, which graphs of one size add, are left zero."""
         model, count = self.language_model.model, len(visual)
-        step = prefill.Step(visual, positions[..., :count], self.phases, context.attn_metadata, context.slot_mapping)
+        step = prefill.Step(visual, positions[..., :count], self.phases, context.attn_metadata, context.slot_mapping, of_text)
         rows = prefill.run(model.layers, model.norm, self.works, self.projections, embeds[:count], step)
         return rows if count == len(embeds) else nn.functional.pad(rows, (0, 0, 0, len(embeds) - count))
 

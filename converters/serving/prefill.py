@@ -1,6 +1,6 @@
 """A step of the engine that has visual rows: they do the work of the plan, text rows all of theirs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .padded import HIDDEN, PaddedAttention, of_text
+from .padded import HIDDEN, PaddedAttention
 from .projections import VisualProjections
 from .work import LayerWork, Part
 
@@ -18,7 +18,8 @@ class Step:
     """The rows of a step, and what its layers share. Visual rows stand first wherever both kinds are together.
 
     `visual` `[rows]` marks visual rows, on the CPU; `phases` are those of the visual rows by stride. `positions` are of all rows,
-    `[rows]` or `[3, rows]`. `metadata` and `slots` are by name of the attention layer.
+    `[rows]` or `[3, rows]`. `metadata` and `slots` are by name of the attention layer; `of_text` makes of the metadata of all rows that of
+    text alone.
     """
 
     visual: Tensor
@@ -26,6 +27,7 @@ class Step:
     phases: Mapping[int, Tensor]
     metadata: Mapping[str, Any]
     slots: Mapping[str, Tensor]
+    of_text: Callable[[Any, Tensor], Any]
     _text_metadata: dict[int, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -44,7 +46,7 @@ class Step:
         """Layers that share their metadata share that of text."""
         given = self.metadata[name]
         if id(given) not in self._text_metadata:
-            self._text_metadata[id(given)] = of_text(given, self.visual)
+            self._text_metadata[id(given)] = self.of_text(given, self.visual)
         return self._text_metadata[id(given)]
 
 
