@@ -44,7 +44,7 @@ def mixed(dense: Plan) -> Plan:
         1: lambda layer: replace(layer, self_heads=()),
         2: lambda layer: replace(layer, neurons=()),
         4: lambda layer: replace(frozen(layer), kv_rank=48),
-        5: lambda layer: replace(layer, neurons=(), kv_rank=64, ranked_queries=True),
+        5: lambda layer: replace(layer, neurons=(), kv_rank=64),
     }
     return each(dense, lambda index, layer: kinds.get(index, frozen)(layer))
 

@@ -46,12 +46,6 @@ def check_plan(plan: Plan) -> None:
             f"vLLM does not serve a window of visual tokens: the plan's window is {side} in layers {ranges(windowed)}.",
             "Plan with --for vllm, which leaves windows out.",
         )
-    dealt = tuple(index for index, layer in enumerate(plan.layers) if layer.self_phases > 1)
-    if dealt:
-        raise YopoError(
-            f"vLLM does not serve self heads that see some of the visual tokens: self_phases is above 1 in layers {ranges(dealt)}.",
-            "Plan with --for vllm.",
-        )
 
 
 def check_engine(facts: EngineFacts) -> None:

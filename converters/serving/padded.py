@@ -41,20 +41,19 @@ class PaddedAttention(nn.Module):
             plain: Tensor = self.inner(query, key, value)
             return plain
         count = len(query)
-        parts = self.queries(query.view(count, -1, self.head_dim)), self.wide(key), self.wide(value)
+        parts = self.queries(query), self.wide(key), self.wide(value)
         seen = self.inner(*(part.flatten(1) for part in parts)).view(count, -1, self.padded)
         return seen[..., : self.head_dim].flatten(1)
 
     def queries(self, query: Tensor) -> Tensor:
-        """Queries of text `[tokens, heads, head_dim]` with their channels."""
+        """Queries of text `[tokens, heads * head_dim]` with their channels, `[tokens, heads, padded]`."""
         if not self.hiding:
             return self.wide(query)
-        return torch.cat([query, self.text_query.expand(len(query), -1, -1)], -1)
+        return torch.cat([query.unflatten(1, (-1, self.head_dim)), self.text_query.expand(len(query), -1, -1)], -1)
 
     def wide(self, rows: Tensor) -> Tensor:
-        """Rows of heads, flat or not, with zeros in their channels."""
-        heads = rows.view(len(rows), -1, self.head_dim)
-        return nn.functional.pad(heads, (0, self.padded - self.head_dim))
+        """Rows `[tokens, heads * head_dim]` with zeros in their channels, `[tokens, heads, padded]`."""
+        return nn.functional.pad(rows.unflatten(1, (-1, self.head_dim)), (0, self.padded - self.head_dim))
 
     def write(self, key: Tensor, value: Tensor, slots: Tensor) -> None:
         """K and V `[tokens, KV heads, padded]` into the cache."""

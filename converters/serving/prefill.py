@@ -113,7 +113,7 @@ def _attention(layer: Any, work: LayerWork, own: VisualProjections | None, rows:
         seen = _both_see(attn, work, visual_query, query, step)
         _add_both(attention, work, own, rows, seen)
     elif len(text):
-        seen = attn.attend(attn.queries(query.view(len(query), -1, attn.head_dim)), step.text_metadata(attn.inner.layer_name))
+        seen = attn.attend(attn.queries(query), step.text_metadata(attn.inner.layer_name))
         rows.added = attention.o_proj(seen.flatten(1))[0]
     else:
         rows.added = text
@@ -172,14 +172,14 @@ def _visual_cache(
     attention, attn, norm = layer.self_attn, layer.self_attn.attn, layer.input_layernorm
     size, count = attn.head_dim, len(rows.visual)
     keys, values = (part.new_zeros(count + len(part), attn.kv_heads, attn.padded) for part in (key, value))
-    keys[count:, :, :size], values[count:, :, :size] = (part.view(len(part), -1, size) for part in (key, value))
+    keys[count:, :, :size], values[count:, :, :size] = (part.unflatten(1, (-1, size)) for part in (key, value))
     if attn.hiding:
         keys[:count, :, size] = HIDDEN
     query = None
     if work.computing:
         assert own is not None
         normed = rows.normed_visual(norm)
-        query = own.query(own.inner(normed) if work.ranked_queries else normed)
+        query = own.query(own.inner(normed) if work.rank is not None else normed)
         query, _ = _turned(attention, step.visual_positions, query, query[:, :size])
     for part in work.parts:
         assert own is not None
@@ -191,8 +191,8 @@ def _visual_cache(
         where = step.visual_positions if index is None else step.visual_positions[..., index].contiguous()
         _, made = _turned(attention, where, None, made)
         places: Any = slice(0, count) if index is None else index
-        keys[places, heads, :size] = made.view(len(made), -1, size)
-        values[places, heads, :size] = given.view(len(given), -1, size)
+        keys[places, heads, :size] = made.unflatten(1, (-1, size))
+        values[places, heads, :size] = given.unflatten(1, (-1, size))
         if attn.hiding:
             keys[places, heads, size:] = attn.visual_key[heads]
     return keys, values, query
@@ -203,8 +203,8 @@ def _both_see(attn: PaddedAttention, work: LayerWork, visual: Tensor | None, tex
     assert visual is not None
     heads = torch.tensor(work.computing, device=text.device)
     queries = text.new_zeros(len(step.order), attn.heads, attn.padded)
-    queries[step.text_rows] = attn.queries(text.view(len(text), -1, attn.head_dim))
-    queries[step.visual_rows[:, None], heads, : attn.head_dim] = visual.view(len(visual), -1, attn.head_dim)
+    queries[step.text_rows] = attn.queries(text)
+    queries[step.visual_rows[:, None], heads, : attn.head_dim] = visual.unflatten(1, (-1, attn.head_dim))
     seen = attn.attend(queries, step.metadata[attn.inner.layer_name])
     return seen[step.visual_rows[:, None], heads], seen[step.text_rows]
 

@@ -56,7 +56,7 @@ def _attention_sources(work: LayerWork, head_dim: int, names: Layer) -> dict[str
     if work.rank is not None:
         found["inner"] = (Source(INNER),)
     if work.computing:
-        own = Source(PARTS["query"]) if work.ranked_queries else Source(names.query, _elements(work.computing, head_dim))
+        own = Source(PARTS["query"]) if work.rank is not None else Source(names.query, _elements(work.computing, head_dim))
         found["query"] = (own,)
     return found
 
@@ -73,7 +73,7 @@ def shapes(work: LayerWork, sizes: Sizes, names: Layer = Layer()) -> dict[str, t
         "inner": (inner, sizes.hidden_size),
         "key": (key, inner),
         "value": (key, inner),
-        "query": (computed, inner if work.ranked_queries else sizes.hidden_size),
+        "query": (computed, inner if work.rank is not None else sizes.hidden_size),
         "output": (sizes.hidden_size, computed),
         "gate_up": (2 * work.neurons, sizes.hidden_size),
         "down": (sizes.hidden_size, work.neurons),

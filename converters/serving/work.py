@@ -25,8 +25,8 @@ class LayerWork:
 
     `parts` are the KV heads that have K and V of visual tokens; those after the last part have none. `reads` tells for each query head
     whether text sees visual tokens in it, `computing` are the query heads that visual tokens compute, `neurons` the leading FFN neurons
-    that they go through. `refitted`: K and V of visual tokens have projections of their own in the file; `rank` of these, None: none.
-    `ranked_queries`: so have the visual queries, through the same rank.
+    that they go through. `refitted`: K and V of visual tokens have projections of their own in the file, through `rank` dimensions where
+    that is not None, and then so have their queries.
     """
 
     query_heads: int
@@ -38,7 +38,6 @@ class LayerWork:
     neurons: int
     refitted: bool = False
     rank: int | None = None
-    ranked_queries: bool = False
 
     @property
     def visual_kv_heads(self) -> int:
@@ -87,7 +86,6 @@ def _layer_work(layout: LayerLayout, plan: Plan, refitted: bool) -> LayerWork:
         neurons=layout.neurons,
         refitted=refitted,
         rank=layout.kv_rank,
-        ranked_queries=layout.ranked_queries,
     )
 
 
