@@ -24,7 +24,7 @@ from converters.loading import Dtype, locate
 from converters.planning.fitting import fitted
 from converters.runtime.plan import LayerPlan, Plan, dense_plan, factored, normalise
 
-QUESTIONS, TOKENS = 80, 8
+QUESTIONS, TOKENS, BATCH = 80, 8, 20
 FORCED = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
 TEXTS = ("USER: what color is the circle? ASSISTANT:", "USER: how many squares are there? ASSISTANT:", "USER: is there a triangle? ASSISTANT:")
 
@@ -85,14 +85,15 @@ def prompts(processor: Any) -> tuple[list[str], list[Any], list[str]]:
 
 
 def words(folder: Path, processor: Any, texts: list[str], pictures: list[list[Any]]) -> list[str]:
-    """What the runtime answers, one prompt at a time."""
+    """What the runtime answers, in batches."""
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     found = []
     with torch.inference_mode():
-        for text, images in zip(texts, pictures, strict=True):
-            inputs = encode(processor, [text], images)
-            new = model.generate(**inputs, **FORCED)[0, inputs["input_ids"].shape[1] :]
-            found.append(processor.tokenizer.decode(new, skip_special_tokens=False).strip())
+        for first in range(0, len(texts), BATCH):
+            some = slice(first, first + BATCH)
+            inputs = encode(processor, texts[some], [picture for images in pictures[some] for picture in images])
+            new = model.generate(**inputs, **FORCED)[:, inputs["input_ids"].shape[1] :]
+            found += [processor.tokenizer.decode(row, skip_special_tokens=False).strip() for row in new]
     return found
 
 

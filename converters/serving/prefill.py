@@ -144,14 +144,17 @@ def _qkv(attention: Any, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return query, key, value
 
 
-def _turned(attention: Any, positions: Tensor, query: Tensor | None, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys `[rows, heads * head_dim]` turned by their positions; without queries the first of what is returned is of no use."""
-    if query is None:
-        query = key[:, : attention.head_dim]
+def _turned(attention: Any, positions: Tensor, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys `[rows, heads * head_dim]` turned by their positions: in place, where they are contiguous."""
     if not len(key):
         return query, key
     turned: tuple[Tensor, Tensor] = attention.rotary_emb(positions, query.contiguous(), key.contiguous())
     return turned
+
+
+def _turned_alone(attention: Any, positions: Tensor, rows: Tensor) -> Tensor:
+    """Queries or keys alone; a rotary embedding takes both."""
+    return _turned(attention, positions, rows.new_zeros(len(rows), attention.head_dim), rows)[1]
 
 
 def _dense_cache(attn: PaddedAttention, work: LayerWork, key: Tensor, value: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -180,7 +183,7 @@ def _visual_cache(
         assert own is not None
         normed = rows.normed_visual(norm)
         query = own.query(own.inner(normed) if work.rank is not None else normed)
-        query, _ = _turned(attention, step.visual_positions, query, query[:, :size])
+        query = _turned_alone(attention, step.visual_positions, query)
     for part in work.parts:
         assert own is not None
         index, heads = step.of_part(part), slice(part.first, part.last)
@@ -189,7 +192,7 @@ def _visual_cache(
         elements = slice(part.first * size, part.last * size)
         made, given = (F.linear(normed, one.weight[elements], one.bias[elements]) for one in (own.key, own.value))
         where = step.visual_positions if index is None else step.visual_positions[..., index].contiguous()
-        _, made = _turned(attention, where, None, made)
+        made = _turned_alone(attention, where, made)
         places: Any = slice(0, count) if index is None else index
         keys[places, heads, :size] = made.unflatten(1, (-1, size))
         values[places, heads, :size] = given.unflatten(1, (-1, size))

@@ -108,13 +108,13 @@ class Attention(nn.Module):
         return self.own.o_proj(rows), None
 
     def rotary_emb(self, positions: Tensor, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """In place, as vLLM's is: two names of one tensor would be turned twice."""
         cosine, sine = self.rotary(key, positions[None])
-        return self._turned(query, cosine[0], sine[0]), self._turned(key, cosine[0], sine[0])
-
-    def _turned(self, rows: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        heads = rows.view(len(rows), -1, self.head_dim)
-        first, second = heads.chunk(2, -1)
-        return (heads * cosine[:, None] + torch.cat([-second, first], -1) * sine[:, None]).flatten(1)
+        for rows in (query, key):
+            heads = rows.view(len(rows), -1, self.head_dim)
+            first, second = heads.chunk(2, -1)
+            heads.copy_(heads * cosine[0, :, None] + torch.cat([-second, first], -1) * sine[0, :, None])
+        return query, key
 
 
 class Mlp(nn.Module):
