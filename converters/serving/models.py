@@ -1,0 +1,205 @@
+"""vLLM's models of the families that can be converted, with steps that have visual rows going another way.
+
+`forward` runs uncompiled. A step of text alone goes through vLLM's own language model, compiled or not; so does the decode.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vllm.forward_context import get_forward_context
+from vllm.logger import init_logger
+from vllm.model_executor.models.interns1 import InternS1ForConditionalGeneration
+from vllm.model_executor.models.llava import LlavaForConditionalGeneration
+from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+from vllm.model_executor.models.qwen2_vl import Qwen2VLForConditionalGeneration
+from vllm.model_executor.models.utils import WeightsMapper
+
+from ..errors import YopoError
+from ..families import converted_family
+from ..runtime.plan import Grid, from_json, normalise
+from . import checks, engine, prefill
+from .backend import of_text, widen
+from .projections import Reading, VisualProjections
+from .work import layer_works, phases, strides
+
+logger = init_logger(f"vllm.{__name__}")
+
+
+@dataclass
+class Counts:
+    """What a served model has done so far: visual rows that went the way of the plan, steps that had some, and steps that had some and
+    went the dense way (none, unless the plan was switched off)."""
+
+    yopo_visual_rows: int = 0
+    yopo_sparse_steps: int = 0
+    yopo_dense_steps: int = 0
+
+
+class Served:
+    """Mixed into a model of vLLM, which comes after it: its language model obeys the plan of the config's section `yopo`.
+
+    `obeying` switches the plan off, for comparisons: the dense model of the same weights.
+    """
+
+    language_model: Any
+    obeying = True
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        section = vllm_config.model_config.hf_config.yopo or {}
+        plan = normalise(from_json(section.get("plan")))
+        checks.check_plan(plan)
+        family = converted_family(vllm_config.model_config.hf_config.to_dict())
+        assert family is not None
+        self.works = layer_works(plan, section.get("refitted", ()))
+        self.strides = strides(self.works)
+        self.counts = Counts()
+        self.mask: Tensor | None = None
+        self.phases: dict[int, Tensor] = {}
+        layers = self.language_model.model.layers
+        facts = engine.facts_of(vllm_config, layers[0].self_attn.attn.attn_backend)
+        checks.check_engine(facts)
+        padded = checks.padded_head_size(self.works, plan.sizes.head_dim, facts)
+        self.projections: dict[int, VisualProjections] = {}
+        hiding = any(work.hides for work in self.works)
+        for index, (layer, work) in enumerate(zip(layers, self.works, strict=True)):
+            widen(layer.self_attn, padded, work, hiding, vllm_config)
+            layer.visual = self.projections[index] = VisualProjections(work, plan.sizes, family.layer)
+        self._reading = Reading(self.projections, self.works, plan.sizes.head_dim, family.text_prefix, family.layer)
+        _whole_graphs_off(vllm_config)
+        vllm_config.model_config.model_arch_config.head_size = padded
+        logger.info("yopo: %s.", checks.summary(self.works, plan.sizes.head_dim, padded))
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        following: Any = super()
+        loaded: set[str] = following.load_weights(self._reading.through(weights))
+        return loaded | {name for name, _ in self.named_parameters() if ".visual." in name and "language_model." in name}  # type: ignore[attr-defined]
+
+    def grids(self, found: Any, **kwargs: Any) -> list[Grid]:
+        """The grid of each picture, of its tiles, or of each video of a call, in order."""
+        raise NotImplementedError
+
+    def embed_multimodal(self, **kwargs: Any) -> Any:
+        """Features of pictures and videos, with their phases of every stride in columns of their own: an engine may cut a picture
+        anywhere, and forgets what of it was before."""
+        following: Any = super()
+        found = following.embed_multimodal(**kwargs)
+        if not self.strides or not len(found):
+            return found
+        return tuple(_with_phases(item, grid, self.strides) for item, grid in zip(found, self.grids(found, **kwargs), strict=True))
+
+    def embed_input_ids(self, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None) -> Tensor:
+        """Embeddings of a step's rows; remembers until `forward` which of them are visual, and their phases."""
+        following: Any = super()
+        if multimodal_embeddings is None or not len(multimodal_embeddings) or is_multimodal is None:
+            self.mask = None
+            text: Tensor = following.embed_input_ids(input_ids, is_multimodal=is_multimodal)
+            return text
+        self.mask = is_multimodal.cpu()
+        features, self.phases = self._features(list(multimodal_embeddings))
+        embeds: Tensor = following.embed_input_ids(input_ids, features, is_multimodal=is_multimodal)
+        return embeds
+
+    def _features(self, items: Sequence[Tensor]) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """The features without their columns of phases, and these by stride."""
+        if not self.strides:
+            return list(items), {}
+        width = items[0].shape[-1] - len(self.strides)
+        if width != self.config.get_text_config().hidden_size:  # type: ignore[attr-defined]
+            raise YopoError(
+                "The vision tower's features came without the phases of their tokens, which the plan's read_phases need.",
+                "Switch off what calls the vision tower otherwise, such as graphs of the encoder.",
+            )
+        columns = torch.cat([item.flatten(0, -2)[:, width:] for item in items]).round().long()
+        return [item[..., :width] for item in items], dict(zip(self.strides, columns.unbind(1), strict=True))
+
+    def forward(
+        self, input_ids: Tensor | None, positions: Tensor, intermediate_tensors: Any = None, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> Any:  # fmt: skip
+        """Hidden states of a step's rows, those of visual rows zero where there are any."""
+        visual, self.mask = self.mask, None
+        context = get_forward_context()
+        pruned = visual is not None and bool(context.attn_metadata) and inputs_embeds is not None
+        if not pruned or not self.obeying:
+            self.counts.yopo_dense_steps += pruned
+            following: Any = super()
+            return following.forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)
+        assert visual is not None
+        assert inputs_embeds is not None
+        if not self.counts.yopo_sparse_steps:
+            logger.info("yopo: the first step with visual tokens obeys the plan.")
+        self.counts.yopo_sparse_steps += 1
+        self.counts.yopo_visual_rows += int(visual.sum())
+        return self._obeyed(visual, positions, inputs_embeds, context)
+
+    @torch.inference_mode()
+    def _obeyed(self, visual: Tensor, positions: Tensor, embeds: Tensor, context: Any) -> Tensor:
+        """Rows beyond those scheduled, which graphs of one size add, are left zero."""
+        model, count = self.language_model.model, len(visual)
+        step = prefill.Step(visual, positions[..., :count], self.phases, context.attn_metadata, context.slot_mapping, of_text)
+        rows = prefill.run(model.layers, model.norm, self.works, self.projections, embeds[:count], step)
+        return rows if count == len(embeds) else nn.functional.pad(rows, (0, 0, 0, len(embeds) - count))
+
+
+def _whole_graphs_off(config: Any) -> None:
+    """A graph of the whole model is replayed without `forward`, which must see visual rows: graphs of pieces are kept."""
+    from vllm.config import CUDAGraphMode
+
+    compilation = config.compilation_config
+    if compilation.cudagraph_mode is not None and compilation.cudagraph_mode.has_full_cudagraphs():
+        compilation.cudagraph_mode = CUDAGraphMode.PIECEWISE
+        logger.info("yopo: CUDA graphs are of pieces of the model, not of all of it.")
+
+
+def _with_phases(features: Tensor, grid: Grid, strides: Sequence[int]) -> Tensor:
+    """Features of a picture, of tiles of one grid, or of a video `[tokens, hidden]`, followed by the phases of their tokens."""
+    rows = features.flatten(0, -2)
+    if len(rows) % grid.tokens:
+        raise YopoError(f"There are {len(rows)} features for grids of {grid}.", "Pass pictures, not features of another size.")
+    columns = [torch.tensor(phases(grid, stride), device=rows.device, dtype=rows.dtype) for stride in strides]
+    return torch.cat([rows, torch.stack(columns, 1).repeat(len(rows) // grid.tokens, 1)], 1)
+
+
+class OneGrid(Served):
+    """Pictures and tiles all have the grid of the vision tower."""
+
+    def grids(self, found: Any, **kwargs: Any) -> list[Grid]:
+        config = self.config.to_dict()  # type: ignore[attr-defined]
+        family = converted_family(config)
+        assert family is not None
+        return [family.grid(config | {"model_type": family.model_type})] * len(found)
+
+
+class AnyGrid(Served):
+    """Every picture and every video has a grid of its own, counted in patches, of which the vision tower merges squares."""
+
+    def grids(self, found: Any, **kwargs: Any) -> list[Grid]:
+        merged = self.config.vision_config.spatial_merge_size  # type: ignore[attr-defined]
+        kinds = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}
+        grids = [grid for name in kwargs if name in kinds for grid in torch.as_tensor(kwargs[kinds[name]]).tolist()]
+        return [Grid(rows // merged, columns // merged, frames) for frames, rows, columns in grids]
+
+
+class ServedLlava(OneGrid, LlavaForConditionalGeneration):
+    """LLaVA-1.5. transformers saves the vision tower without a level of names that vLLM has."""
+
+    hf_to_vllm_mapper = (
+        WeightsMapper(orig_to_new_regex={re.compile(r"^model\.vision_tower\.(?!vision_model\.)"): "model.vision_tower.vision_model."})
+        | LlavaForConditionalGeneration.hf_to_vllm_mapper
+    )
+
+
+class ServedQwen2VL(AnyGrid, Qwen2VLForConditionalGeneration):
+    """Qwen2-VL."""
+
+
+class ServedQwen25VL(AnyGrid, Qwen2_5_VLForConditionalGeneration):
+    """Qwen2.5-VL."""
+
+
+class ServedInternVL(OneGrid, InternS1ForConditionalGeneration):
+    """InternVL as transformers has it."""

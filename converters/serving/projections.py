@@ -1,0 +1,141 @@
+"""Projections that visual rows alone go through: those that the file has for them, and copies of what they share with text.
+
+An engine fuses, packs and quantises the weights that text goes through, so that no part of them can be taken out later. The copies are
+made while a checkpoint is read, and stay in its number format.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint.compensation import INNER, PARTS
+from ..errors import YopoError
+from ..families import Layer
+from ..runtime.plan import Sizes
+from .work import LayerWork
+
+
+@dataclass(frozen=True)
+class Source:
+    """A layer's module in the file, of whose weight a projection takes these rows (of the bias as well) or these columns; None: all."""
+
+    module: str
+    rows: tuple[int, ...] | None = None
+    columns: tuple[int, ...] | None = None
+
+    def weight(self, tensor: Tensor) -> Tensor:
+        if self.rows is not None:
+            return tensor.index_select(0, torch.tensor(self.rows, device=tensor.device))
+        return tensor if self.columns is None else tensor.index_select(1, torch.tensor(self.columns, device=tensor.device))
+
+    def bias(self, tensor: Tensor) -> Tensor:
+        return tensor if self.rows is None else tensor.index_select(0, torch.tensor(self.rows, device=tensor.device))
+
+
+def sources(work: LayerWork, head_dim: int, names: Layer = Layer()) -> dict[str, tuple[Source, ...]]:
+    """What each projection of a layer's visual rows is made of, its parts from top to bottom. None of what they do as text does."""
+    found: dict[str, tuple[Source, ...]] = {}
+    if work.parts and not work.dense_attention:
+        found |= _attention_sources(work, head_dim, names)
+    if work.computing and not work.computes_all:
+        found["output"] = (Source(names.output, columns=_elements(work.computing, head_dim)),)
+    if work.neurons and not work.all_neurons:
+        kept = tuple(range(work.neurons))
+        found |= {"gate_up": (Source(names.gate, kept), Source(names.up, kept)), "down": (Source(names.down, columns=kept),)}
+    return found
+
+
+def _attention_sources(work: LayerWork, head_dim: int, names: Layer) -> dict[str, tuple[Source, ...]]:
+    if work.refitted:
+        found = {"key": (Source(PARTS["key"]),), "value": (Source(PARTS["value"]),)}
+    else:
+        rows = _elements(range(work.visual_kv_heads), head_dim)
+        found = {"key": (Source(names.key, rows),), "value": (Source(names.value, rows),)}
+    if work.rank is not None:
+        found["inner"] = (Source(INNER),)
+    if work.computing:
+        own = Source(PARTS["query"]) if work.rank is not None else Source(names.query, _elements(work.computing, head_dim))
+        found["query"] = (own,)
+    return found
+
+
+def _elements(heads: Iterable[int], head_dim: int) -> tuple[int, ...]:
+    return tuple(head * head_dim + element for head in heads for element in range(head_dim))
+
+
+def shapes(work: LayerWork, sizes: Sizes, names: Layer = Layer()) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of each of these projections."""
+    inner = work.rank or sizes.hidden_size
+    key, computed = work.visual_kv_heads * sizes.head_dim, len(work.computing) * sizes.head_dim
+    every = {
+        "inner": (inner, sizes.hidden_size),
+        "key": (key, inner),
+        "value": (key, inner),
+        "query": (computed, inner if work.rank is not None else sizes.hidden_size),
+        "output": (sizes.hidden_size, computed),
+        "gate_up": (2 * work.neurons, sizes.hidden_size),
+        "down": (sizes.hidden_size, work.neurons),
+    }
+    return {name: every[name] for name in sources(work, sizes.head_dim, names)}
+
+
+class VisualProjections(nn.Module):
+    """The projections of one layer's visual rows, zeros until they are read; a bias that the file lacks stays zero."""
+
+    inner: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    query: nn.Linear
+    output: nn.Linear
+    gate_up: nn.Linear
+    down: nn.Linear
+
+    def __init__(self, work: LayerWork, sizes: Sizes, names: Layer = Layer()) -> None:
+        super().__init__()
+        for name, (outputs, inputs) in shapes(work, sizes, names).items():
+            linear = nn.Linear(inputs, outputs)
+            linear.requires_grad_(False)
+            linear.weight.zero_()
+            linear.bias.zero_()
+            self.add_module(name, linear)
+
+
+class Reading:
+    """Fills the visual projections of all layers from a checkpoint's tensors as they go by."""
+
+    def __init__(
+        self, projections: Mapping[int, VisualProjections], works: tuple[LayerWork, ...], head_dim: int, prefix: str, names: Layer = Layer()
+    ) -> None:  # fmt: skip
+        self._wanted: dict[str, list[tuple[Tensor, Source, bool]]] = {}
+        self._missing: set[str] = set()
+        for index, layer in projections.items():
+            for name, parts in sources(works[index], head_dim, names).items():
+                linear = layer.get_submodule(name)
+                assert isinstance(linear, nn.Linear)
+                first = 0
+                for part in parts:
+                    rows = slice(first, first + len(part.rows)) if part.rows is not None else slice(None)
+                    first = rows.stop or 0
+                    self._want(f"{prefix}layers.{index}.{part.module}", part, linear.weight.data[rows], linear.bias.data[rows])
+
+    def _want(self, module: str, part: Source, weight: Tensor, bias: Tensor) -> None:
+        self._missing.add(f"{module}.weight")
+        self._wanted.setdefault(f"{module}.weight", []).append((weight, part, False))
+        self._wanted.setdefault(f"{module}.bias", []).append((bias, part, True))
+
+    def through(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of the file by name, without those that are for visual rows alone. Raises YopoError where one was not there."""
+        for name, tensor in weights:
+            for target, part, bias in self._wanted.get(name, ()):
+                target.copy_(part.bias(tensor) if bias else part.weight(tensor))
+            self._missing.discard(name)
+            if ".visual_" not in name:
+                yield name, tensor
+        if self._missing:
+            raise YopoError(
+                f"Visual tokens need {min(self._missing)}, which is not in the checkpoint.",
+                "Where text weights are quantised, leave out visual_* projections, and convert with --compensation refit, which gives "
+                "every layer K and V of its own for visual tokens.",
+            )
