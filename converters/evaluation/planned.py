@@ -11,8 +11,8 @@ from torch import Tensor
 from ..checkpoint.compensation import merged, refitted_layers
 from ..checkpoint.permutation import permutations
 from ..families import Family, family_of
-from ..planning.compensation import Refit
-from ..planning.fitting import fitted
+from ..planning.compensation import LinearCompensation
+from ..planning.fitting import fit_compensations
 from ..runtime.plan import Plan, Sizes, factored, normalise, to_json
 
 
@@ -36,7 +36,7 @@ def planned(dense: Any, plan: Plan, questions: Callable[[], Iterator[Any]] | Non
     plan = normalise(plan)
     if questions is None and factored(plan):
         raise ValueError("a plan with ranks is fitted on questions")
-    refits = fitted(dense, questions(), plan) if questions is not None else {}
+    refits = fit_compensations(dense, questions(), plan) if questions is not None else {}
     family = family_of(dense.config.to_dict())
     held = InMemory(family, plan.sizes, dense.state_dict())
     state = moved(held, plan) | added(held, plan, refits)
@@ -60,7 +60,7 @@ def moved(held: InMemory, plan: Plan) -> dict[str, Tensor]:
     return {name: order[name].apply(tensor) if name in order else tensor for name, tensor in held.tensors.items()}
 
 
-def added(held: InMemory, plan: Plan, refits: Mapping[int, Refit]) -> dict[str, Tensor]:
+def added(held: InMemory, plan: Plan, refits: Mapping[int, LinearCompensation]) -> dict[str, Tensor]:
     """The projections of refitted layers."""
     found = merged(held, plan, refits)  # type: ignore[arg-type]
     return {
