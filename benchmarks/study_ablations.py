@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from converters.calibration.statistics import Statistics
 from converters.planning.importance import importance_order
 from converters.planning.measure.answers import continued
-from converters.planning.recipes import Target, interlaced, yopo
+from converters.planning.recipes import Target, yopo
 from converters.planning.search.search import Effort
 from converters.runtime.plan import Grid, Plan, Sizes, normalise, validate
 
@@ -89,20 +88,12 @@ def text_too(model: Any, plan: Plan) -> Iterator[None]:
         yield
 
 
-def _turns(turn: Callable[[int, int], int]) -> Ablation:
-    """Interlaced reading by other turns of a layer and a place within it."""
-    return Ablation(interlaced, during=lambda model, plan: patch("converters.runtime.layout.head_offset", turn))
-
-
 ABLATIONS = {
     "yopo: causal window": Ablation(partial(yopo, locality="causal")),
     "yopo: no window": Ablation(partial(yopo, window=None)),
     "yopo: by contribution": Ablation(yopo, contributions),
     "yopo: by gradient": Ablation(yopo, gradients),
     "yopo: heads of text too": Ablation(yopo, during=text_too),
-    "interlaced: turns by layer": _turns(lambda index, place: index),
-    "interlaced: turns by head": _turns(lambda index, place: place),
-    "interlaced: no turns": _turns(lambda index, place: 0),
 }
 
 

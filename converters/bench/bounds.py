@@ -7,7 +7,7 @@ runtime computes; the dense model's are those of transformers, the last layer's 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..planning.cost import kv_cache_bytes, read_tokens
+from ..planning.cost import kv_cache_bytes, shown_count
 from ..planning.execution import attention_flops
 from ..runtime.layout import TEXT_ONLY, LayerLayout, layouts
 from ..runtime.plan import Plan, Sizes, normalise
@@ -88,13 +88,12 @@ def working_bytes(plan: Plan, text: int, batch: int, element: int, pruned: bool)
 
 
 def _widest(layout: LayerLayout, sizes: Sizes, rows: int, visual: int) -> int:
-    """Numbers that one layer makes at most at once of all rows: keys and values at several offsets before they are put together, queries,
-    keys, values and outputs of visual attention, neurons."""
+    """Numbers that one layer makes at most at once of all rows: keys, values and outputs of visual
+    attention, queries, neurons."""
     both, kept = rows + visual, sum(layout.computes)
-    reading = sum(2 * (part.last - part.first) * (rows + visual // part.stride) for part in layout.ranges if part.stride > 1)
     attention = 2 * both * layout.own + (4 * visual + both) * kept
     neurons = max(3 * min(both, FFN_ROWS) * layout.neurons, 3 * rows * (sizes.intermediate_size - layout.neurons))
-    return max(reading * sizes.head_dim, attention * sizes.head_dim, neurons)
+    return max(attention * sizes.head_dim, neurons)
 
 
 def decode_bytes(plan: Plan, text: int, batch: int, vocabulary: int, element: int) -> int:
@@ -130,7 +129,7 @@ def _layer(layout: LayerLayout, plan: Plan, batch: int, text: int, refitted: boo
     if refitted:
         yield Product(rows, width, 2 * len(layout.kv_order) * size)
     for part in layout.ranges:
-        held = sum(read_tokens(plan.grids, part.stride, part.offset)) if part.stride != TEXT_ONLY else 0
+        held = shown_count(plan.grids, part.stride) if part.stride != TEXT_ONLY else 0
         rank = layout.kv_rank if held else None
         yield Product(batch * ((0 if refitted else text) + held), rank or width, 2 * (part.last - part.first) * size)
         if rank and not layout.ranked_queries:

@@ -22,14 +22,14 @@ INNER = "self_attn.visual_kv_proj"
 
 def refitted_layers(plan: Plan, layers: Iterable[int]) -> tuple[int, ...]:
     """Those of the layers that hold visual tokens: in the others there is nothing to refit. The plan must be normalised."""
-    return tuple(index for index in sorted(layers) if layer_layout(plan.layers[index], index, plan.sizes).held)
+    return tuple(index for index in sorted(layers) if layer_layout(plan.layers[index], plan.sizes).held)
 
 
 def refitted_shapes(family: Family, plan: Plan, layers: Iterable[int]) -> dict[str, tuple[int, ...]]:
     """Shapes of the projections of refitted layers, by name."""
     shapes: dict[str, tuple[int, ...]] = {}
     for index in layers:
-        layout, inner = layer_layout(plan.layers[index], index, plan.sizes), plan.sizes.hidden_size
+        layout, inner = layer_layout(plan.layers[index], plan.sizes), plan.sizes.hidden_size
         parts = {PARTS[part]: (len(heads) * plan.sizes.head_dim, layout.kv_rank or inner) for part, heads in _heads(layout).items()}
         parts |= {INNER: (layout.kv_rank, inner)} if layout.kv_rank else {}
         for name, shape in parts.items():
@@ -97,7 +97,7 @@ def merged(checkpoint: "Checkpoint", plan: Plan, refits: Mapping[int, LinearComp
     family, sizes = checkpoint.family, checkpoint.sizes
     found: dict[str, Merged | Given] = {}
     for index in refitted_layers(plan, refits):
-        layout, prefix = layer_layout(plan.layers[index], index, plan.sizes), f"{family.text_prefix}layers.{index}."
+        layout, prefix = layer_layout(plan.layers[index], plan.sizes), f"{family.text_prefix}layers.{index}."
         if inner := refits[index].inner:
             own = f"{prefix}{family.layer.key}.weight"
             found |= {

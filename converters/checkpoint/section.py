@@ -82,7 +82,7 @@ def attention(plan: Plan) -> dict[str, Any]:
         "locality": plan.locality,
         "grid": {
             "order": "row-major, rows and columns counted anew in every image and tile",
-            "offset": "(row + skew * column + frame) mod stride",
+            "shown": "(row + skew * column + frame) mod stride == 0",
             "skew": {str(stride): skew(stride) for stride in used},
         },
         "layers": [_layer(layout) for layout in layouts(plan)],
@@ -98,7 +98,6 @@ def _layer(layout: LayerLayout) -> dict[str, Any]:
         "read_heads": sum(layout.reads),
         "self_heads": sum(layout.computes),
         "kv_heads": {"self_and_read": layout.own_read, "self_only": layout.own - layout.own_read, "read_only": layout.read_only},
-        "offset_of_kv_heads": list(layout.offsets),
         "neurons": layout.neurons,
     }
 

@@ -1,17 +1,18 @@
 """The masked reference: the same plan written the obvious way, with every mask spelled out and nothing skipped.
 
-Slow on purpose, the twin that the runtime is held against. No cache, all rows, one boolean mask per layer.
+Slow on purpose, the twin that the runtime is held against: from the plan's definition alone, with none of what the runtime makes of
+it. No cache, all rows, one boolean mask per layer.
 """
 
 from collections.abc import Sequence
+from functools import cache
+from itertools import combinations, product
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..runtime.layout import LayerLayout, head_offsets, layouts
 from ..runtime.plan import Grid, LayerPlan, Plan, Sizes, from_json, normalise
-from ..runtime.stride import offset_of
 
 
 def masked_logits(model: Any, inputs: Any, plan: Plan | None = None, grids: list[list[Grid]] | None = None) -> Tensor:
@@ -29,9 +30,9 @@ def masked_logits(model: Any, inputs: Any, plan: Plan | None = None, grids: list
     where = _coordinates(visual, _default_grids(model, visual & valid, positions) if grids is None else grids)
     text_model = model.model.language_model
     rotary = text_model.rotary_emb(rows, _rotary_positions(text_model, rows, positions))
-    for index, layer in enumerate(text_model.layers):
-        layout = layouts(plan)[index] if converted else None
-        rows = _layer(layer, rows, rotary, plan, index, layout, visual, valid, where)
+    for layer, kept in zip(text_model.layers, plan.layers, strict=True):
+        query_heads, neurons = _file_order(kept, plan.sizes) if converted else _dense_order(plan.sizes)
+        rows = _layer(layer, rows, rotary, plan, kept, query_heads, neurons, visual, valid, where)
     logits: Tensor = model.lm_head(text_model.norm(rows))
     return logits
 
@@ -90,14 +91,34 @@ def _coordinates(visual: Tensor, grids: list[list[Grid]]) -> Tensor:
     return where
 
 
+def _dense_order(sizes: Sizes) -> tuple[list[int], list[int]]:
+    """Query heads and neurons of a dense model's layer."""
+    return list(range(sizes.num_attention_heads)), list(range(sizes.intermediate_size))
+
+
+def _file_order(kept: LayerPlan, sizes: Sizes) -> tuple[list[int], list[int]]:
+    """Query heads and neurons of a converted model's layer, by their numbers in the dense model: what visual tokens keep comes first.
+
+    KV heads come in the order *for self heads and read*, *for self heads only*, *read only*, *unread*; the query heads of each in the order
+    *computed by visual tokens*, *read*, *others*; always by number where they are alike.
+    """
+    query_heads, neurons = _dense_order(sizes)
+    own = {head // sizes.group for head in kept.self_heads}
+    read = {head // sizes.group for head in kept.read_heads}
+
+    def place(head: int) -> tuple[Any, ...]:
+        kv_head = head // sizes.group
+        return kv_head not in own, kv_head not in read, kv_head, head not in kept.self_heads, head not in kept.read_heads, head
+
+    return sorted(query_heads, key=place), sorted(neurons, key=lambda neuron: (neuron not in set(kept.neurons), neuron))
+
+
 def _layer(
-    layer: Any, rows: Tensor, rotary: tuple[Tensor, Tensor], plan: Plan, index: int, layout: LayerLayout | None,
+    layer: Any, rows: Tensor, rotary: tuple[Tensor, Tensor], plan: Plan, kept: LayerPlan, query_heads: list[int], neurons: list[int],
     visual: Tensor, valid: Tensor, where: Tensor,
 ) -> Tensor:  # fmt: skip
-    sizes, kept = plan.sizes, plan.layers[index]
-    query_heads = list(layout.query_order) if layout else list(range(sizes.num_attention_heads))
-    neurons = list(layout.neuron_order) if layout else list(range(sizes.intermediate_size))
-    mask = torch.stack([_head_mask(head, kept, plan, index, visual, valid, where) for head in query_heads], 1)
+    sizes = plan.sizes
+    mask = torch.stack([_head_mask(head, kept, plan, visual, valid, where) for head in query_heads], 1)
     heads = torch.tensor([head in kept.self_heads for head in query_heads], device=rows.device)
     active = torch.tensor([neuron in set(kept.neurons) for neuron in neurons], device=rows.device)
 
@@ -156,22 +177,34 @@ def _activation(ffn: Any, rows: Tensor) -> Tensor:
     return separate
 
 
-def _head_mask(head: int, kept: LayerPlan, plan: Plan, index: int, visual: Tensor, valid: Tensor, where: Tensor) -> Tensor:
-    """`[batch, length, length]`: which keys each query sees in one (dense) head of layer `index`."""
-    length = visual.shape[1]
-    kv_head = head // plan.sizes.group
-    read_only = head_offsets(kept, index, plan.sizes)
-    stride, offset = (kept.read_stride, read_only[kv_head]) if kv_head in read_only else (1, 0)
-    spots = [[offset_of(row, column, frame, stride) == offset for _, frame, row, column in sample] for sample in where.tolist()]
-    at_offset = torch.tensor(spots, device=visual.device)
+def _head_mask(head: int, kept: LayerPlan, plan: Plan, visual: Tensor, valid: Tensor, where: Tensor) -> Tensor:
+    """`[batch, length, length]`: which keys each query sees in one (dense) head of a layer.
+
+    A head that shares its KV head with no self head shows text every so many-th visual token.
+    """
+    length, group = visual.shape[1], plan.sizes.group
+    shared = any(other // group == head // group for other in kept.self_heads)
+    _, frame, row, column = where.unbind(-1)
+    shown = visual if shared else visual & ((row + _skew(kept.read_stride) * column + frame) % kept.read_stride == 0)
     earlier = torch.ones(length, length, dtype=torch.bool, device=visual.device).tril()
     visible = earlier & valid[:, None]
     text_key = ~visual[:, None]
-    readable = at_offset & (head in kept.read_heads)
+    readable = shown & (head in kept.read_heads)
     by_text = visible & (text_key | readable[:, None])
     in_window = visible if kept.window is None else _near(kept.window, plan, where) & valid[:, None]
-    by_visual = (visible & text_key) | (in_window & (visual & at_offset)[:, None])
+    by_visual = (visible & text_key) | (in_window & visual[:, None])
     return torch.where(visual[..., None], by_visual, by_text)
+
+
+@cache
+def _skew(stride: int) -> int:
+    """The lowest of the skews that keep the shown tokens of a grid farthest apart."""
+
+    def smallest_distance(skew: int) -> int:
+        shown = [(row, column) for row, column in product(range(2 * stride), repeat=2) if (row + skew * column) % stride == 0]
+        return min((first[0] - second[0]) ** 2 + (first[1] - second[1]) ** 2 for first, second in combinations(shown, 2))
+
+    return max(range(1, stride), key=lambda skew: (smallest_distance(skew), -skew)) if stride > 1 else 0
 
 
 def _near(window: int, plan: Plan, where: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from ..runtime.layout import head_offsets, layer_layout, layouts
+from ..runtime.layout import layouts
 from ..runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise
-from ..runtime.stride import offset_sizes
+from ..runtime.stride import shown_tokens
 
 REFERENCE_TEXT_TOKENS = 64
 
@@ -57,35 +57,26 @@ def dense_flops(sizes: Sizes, tokens: int) -> int:
     return 2 * sizes.num_hidden_layers * (linear + 2 * tokens * tokens * heads)
 
 
-def layer_cost(layer: LayerPlan, index: int, plan: Plan) -> LayerCost:
-    """Visual FLOPs executed in layer `index` of a normalised plan."""
+def layer_cost(layer: LayerPlan, plan: Plan) -> LayerCost:
+    """Visual FLOPs executed in a layer of a normalised plan."""
     sizes = plan.sizes
-    tokens, width = plan.visual_tokens, 2 * sizes.hidden_size * sizes.head_dim
-    held = tokens * len(layer.kv_heads(sizes)[0])
-    held += sum(sum(read_tokens(plan.grids, layer.read_stride, offset)) for offset in head_offsets(layer, index, sizes).values())
+    tokens, shown = plan.visual_tokens, shown_count(plan.grids, layer.read_stride)
+    own, read_only = layer.kv_heads(sizes)
     computed = tokens * len(layer.self_heads)
+    made = 2 * (tokens * len(own) + shown * len(read_only)) + computed  # K, V and queries of so many tokens, each of one head
     if layer.kv_rank is None:
-        made = width * (2 * held + computed)
-    elif layer.ranked_queries:  # all tokens go there, once
-        made = 2 * layer.kv_rank * (sizes.hidden_size * tokens + sizes.head_dim * (2 * held + computed))
-    else:
-        made = factored_flops(layer.kv_rank, held, index, layer, plan)
-    projections = made + width * computed
+        projections = sizes.hidden_size * sizes.head_dim * (made + computed)
+    else:  # tokens go through the rank once, for all heads
+        through = layer.kv_rank * (sizes.hidden_size * (tokens if own else shown) + sizes.head_dim * made)
+        projections = through + sizes.hidden_size * sizes.head_dim * computed
     pairs = len(layer.self_heads) * visible_pairs(plan.grids, layer.window, plan.locality)
-    return LayerCost(projections, 2 * 2 * sizes.head_dim * pairs, 2 * 3 * tokens * sizes.hidden_size * len(layer.neurons))
-
-
-def factored_flops(rank: int, held: int, index: int, layer: LayerPlan, plan: Plan) -> int:
-    """FLOPs of K and V of `held` rows (of a head) through `rank` dimensions: each offset's tokens go there once, and on to each of
-    its heads."""
-    there = sum(sum(read_tokens(plan.grids, part.stride, part.offset)) for part in layer_layout(layer, index, plan.sizes).visual_ranges)
-    return 2 * rank * (plan.sizes.hidden_size * there + 2 * plan.sizes.head_dim * held)
+    return LayerCost(2 * projections, 2 * 2 * sizes.head_dim * pairs, 2 * 3 * tokens * sizes.hidden_size * len(layer.neurons))
 
 
 def cost(plan: Plan, text_tokens: int = REFERENCE_TEXT_TOKENS) -> Cost:
     """The plan's cost on its reference grids."""
     plan = normalise(plan)
-    visual = sum(layer_cost(layer, index, plan).total for index, layer in enumerate(plan.layers))
+    visual = sum(layer_cost(layer, plan).total for layer in plan.layers)
     visual_dense = dense_visual_flops(plan.sizes, plan.grids)
     total_dense = dense_flops(plan.sizes, plan.visual_tokens + text_tokens)
     return Cost(visual, visual_dense, total_dense - visual_dense + visual, total_dense, text_tokens)
@@ -96,14 +87,9 @@ def dense_visual_flops(sizes: Sizes, grids: Sequence[Grid]) -> int:
     return sum(dense_flops(sizes, grid.tokens) for grid in grids)
 
 
-def read_tokens(grids: Sequence[Grid], stride: int, offset: int) -> tuple[int, ...]:
-    """Visual tokens of each grid that a KV head at this offset holds."""
-    return tuple(offset_sizes(grid.rows, grid.columns, grid.frames, stride)[offset] for grid in grids)
-
-
-def most_read_tokens(grids: Sequence[Grid], stride: int) -> int:
-    """Visual tokens of a prompt at the offset that has the most."""
-    return max(sum(read_tokens(grids, stride, offset)) for offset in range(stride))
+def shown_count(grids: Sequence[Grid], stride: int) -> int:
+    """Visual tokens of a prompt that a stride shows."""
+    return sum(len(shown_tokens(grid, stride)) for grid in grids)
 
 
 def visible_pairs(grids: Sequence[Grid], window: int | None, locality: str) -> int:
@@ -129,13 +115,10 @@ def _near(length: int, window: int) -> int:
 
 
 def kv_cache_bytes(plan: Plan, grids: Sequence[Grid], text_tokens: int, element_bytes: int) -> int:
-    """Bytes of K and V after a prefill of one prompt with these images and `text_tokens` of text.
-
-    Heads are padded to the offset with the most tokens, so that a layer's cache is at most three rectangles.
-    """
+    """Bytes of K and V after a prefill of one prompt with these images and `text_tokens` of text."""
     plan = normalise(plan)
     entries = plan.sizes.num_hidden_layers * plan.sizes.num_key_value_heads * text_tokens
     for layout in layouts(plan):
         entries += layout.cached_own * sum(grid.tokens for grid in grids)
-        entries += layout.read_only * most_read_tokens(grids, layout.read_stride)
+        entries += layout.read_only * shown_count(grids, layout.read_stride)
     return 2 * entries * plan.sizes.head_dim * element_bytes

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ..runtime.attention import head_kinds, strips
 from ..runtime.layout import TEXT_ONLY, LayerLayout, layouts
 from ..runtime.plan import Grid, Plan, normalise
-from .cost import layer_cost, most_read_tokens
+from .cost import layer_cost, shown_count
 
 
 def linear_flops(plan: Plan, text_tokens: int) -> int:
@@ -18,7 +18,7 @@ def linear_flops(plan: Plan, text_tokens: int) -> int:
     sizes = plan.sizes
     weights = 2 * (sizes.num_attention_heads + sizes.num_key_value_heads) * sizes.head_dim + 3 * sizes.intermediate_size
     text = 2 * text_tokens * sizes.hidden_size * weights * sizes.num_hidden_layers
-    costs = [layer_cost(layer, index, plan) for index, layer in enumerate(plan.layers)]
+    costs = [layer_cost(layer, plan) for layer in plan.layers]
     return text + sum(cost.projections + cost.ffn for cost in costs)
 
 
@@ -54,4 +54,4 @@ def _layer_pairs(layout: LayerLayout, plan: Plan, text_tokens: int, leading: int
 def _keys(stride: int, grids: Sequence[Grid], text_tokens: int) -> int:
     if stride == TEXT_ONLY:
         return text_tokens
-    return text_tokens + most_read_tokens(grids, stride)
+    return text_tokens + shown_count(grids, stride)

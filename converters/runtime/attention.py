@@ -4,7 +4,7 @@ Everything is ordinary scaled dot-product attention on rectangles; nothing is co
 and blocks and the padding of ragged batches.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
@@ -134,11 +134,6 @@ class TextMasks:
         self._visible: dict[int, Tensor | None] = {}
         self._masks: dict[HeadKind, Tensor | None] = {}
 
-    def prepare(self, strides: Iterable[int]) -> None:
-        """Look now, since data decides, which offsets can share a mask: no compiler can follow that."""
-        for stride in strides:
-            self._seen(stride)
-
     def of(self, kind: HeadKind) -> Tensor | None:
         """Mask `[batch, 1 or query heads, queries, keys]`, None where every key is seen (or `causal` says it all)."""
         if self.causal:
@@ -148,15 +143,12 @@ class TextMasks:
         return self._masks[kind]
 
     def _seen(self, stride: int) -> Tensor | None:
-        if stride not in self._visible and not self.causal:
-            self._visible[stride] = _shared(self.timeline.visible(stride, self.slots))
-        return self._visible.get(stride)
+        if stride not in self._visible:
+            self._visible[stride] = self.timeline.visible(stride, self.slots)
+        return self._visible[stride]
 
     def _mask(self, kind: HeadKind) -> Tensor | None:
         mask = self._seen(kind.stride)
-        group = len(kind.query_heads) // len(kind.kv_heads)
-        if mask is not None and mask.shape[1] > 1:
-            mask = take(mask, [offset for offset in kind.offsets for _ in range(group)], 1)
         if kind.stride == TEXT_ONLY or all(kind.reads):
             return mask
         reads = torch.tensor(kind.reads, device=self.slots.device)[:, None, None]
@@ -179,11 +171,6 @@ def leading_text(streams: Streams, seen: int) -> int:
     first = streams.visual_slots.where(streams.visual_slots >= 0, torch.iinfo(streams.visual_slots.dtype).max).amin(1, keepdim=True)
     rows = int(((streams.text_slots >= 0) & (streams.text_slots < first)).sum(1).min())
     return rows if not seen and rows < streams.text_slots.shape[1] else 0
-
-
-def _shared(mask: Tensor | None) -> Tensor | None:
-    """One offset's mask for all of them where they are equal: no text inside a picture, and all offsets have as many tokens."""
-    return mask[:, :1] if mask is not None and mask.shape[1] > 1 and bool((mask == mask[:, :1]).all()) else mask
 
 
 def earlier_text(images: Sequence[Image], streams: Streams, slots: Tensor) -> Tensor:

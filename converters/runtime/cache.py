@@ -20,7 +20,7 @@ ROOM = 64
 class Timeline:
     """The slot of every cached key, shared by the layers of one cache.
 
-    `slots[stride]` is `[batch, max(stride, 1), keys]`, -1 where a sample has no key; `text[stride]` `[keys]` tells text columns.
+    `slots[stride]` is `[batch, keys]`, -1 where a sample has no key; `text[stride]` `[keys]` tells text columns.
     Keys stand in the order of calls, in each call visual before text. `gapless[stride]` is True while no key is missing.
     """
 
@@ -32,9 +32,9 @@ class Timeline:
         self.kept: dict[int, Tensor] = {}
 
     def append(self, length: int, text: Tensor, visual: Callable[[int], Tensor] | None, gapless: bool) -> None:
-        """Add a call of `length` slots: its text slots `[batch, text]` and, by stride, its visual ones `[batch, stride, keys]`."""
+        """Add a call of `length` slots: its text slots `[batch, text]` and, by stride, its visual ones `[batch, keys]`."""
         for stride in self.slots:
-            parts = [text[:, None].expand(-1, max(stride, 1), -1)]
+            parts = [text]
             if visual is not None and stride != TEXT_ONLY:
                 parts.insert(0, visual(stride))
                 self.gapless[stride] &= bool((parts[0] >= 0).all())
@@ -50,7 +50,7 @@ class Timeline:
             if slots is None:
                 continue
             stay = (slots >= 0) & (slots < length)
-            self.kept[stride] = stay.flatten(0, 1).any(0).nonzero()[:, 0]
+            self.kept[stride] = stay.any(0).nonzero()[:, 0]
             self.slots[stride] = slots.where(stay, -1)[..., self.kept[stride]]
             self.text[stride] = self._text(stride)[self.kept[stride]]
             self.gapless[stride] = bool((self.all_slots(stride) >= 0).all())
@@ -61,7 +61,7 @@ class Timeline:
         self.slots = {stride: None if slots is None else change(slots) for stride, slots in self.slots.items()}
 
     def all_slots(self, stride: int) -> Tensor:
-        """Slots of the keys held so far, `[batch, max(stride, 1), keys]`."""
+        """Slots of the keys held so far, `[batch, keys]`."""
         slots = self.slots[stride]
         assert slots is not None
         return slots
@@ -72,15 +72,15 @@ class Timeline:
         return text
 
     def visible(self, stride: int, queries: Tensor) -> Tensor | None:
-        """Mask `[batch, max(stride, 1), queries, keys]` of keys up to each query's slot `[batch, queries]`; None: all of them.
+        """Mask `[batch, 1, queries, keys]` of keys up to each query's slot `[batch, queries]`; None: all of them.
 
         A padded query (slot -1) sees every key, so that no row is empty; nobody reads its output.
         """
-        slots = self.all_slots(stride)
+        slots = self.all_slots(stride)[:, None, None]
         if queries.shape[1] == 1 and self.gapless[stride]:
             return None
         queries = queries.where(queries >= 0, self.seen)[:, None, :, None]
-        return (slots[:, :, None] <= queries) & (slots[:, :, None] >= 0)
+        return (slots <= queries) & (slots >= 0)
 
     def text_columns(self, stride: int) -> Tensor:
         """`[keys]`, True where a column is text."""

@@ -1,11 +1,10 @@
 """Kept first: the order of heads and neurons in a converted file, and what each layer's heads are for.
 
-KV heads come in the order *used by self heads and read*, *used by self heads only*, *read only*, *unread*, each by offset; query
+KV heads come in the order *used by self heads and read*, *used by self heads only*, *read only*, *unread*; query
 heads follow inside and with their groups; neurons that visual tokens compute come first. What visual tokens need is then a
 leading slice of the dense matrices, and the file stays a valid dense checkpoint of the same function.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -18,27 +17,25 @@ TEXT_ONLY = 0
 
 @dataclass(frozen=True)
 class Range:
-    """Neighbouring KV heads of a file, `first` to `last`, that hold the same visual tokens: those at one offset of `stride`, all
-    where that is 1, none where it is TEXT_ONLY."""
+    """Neighbouring KV heads of a file, `first` to `last`, that hold the same visual tokens: every `stride`-th, all where that is 1, none
+    where it is TEXT_ONLY."""
 
     first: int
     last: int
     stride: int
-    offset: int
 
 
 @dataclass(frozen=True)
 class HeadKind:
-    """KV heads of a layer that hold the same share of the visual tokens, by their places in the file, and their query heads.
+    """KV heads of a layer that keep the same visual tokens in the cache, by their places in the file, and their query heads.
 
-    `stride` is the cache's key: TEXT_ONLY, 1 for all visual tokens, or more; then `offsets` has one per KV head.
-    `reads` has one entry per query head: False where the K and V are held for visual queries alone.
+    `stride` is the cache's key: TEXT_ONLY, 1 for all visual tokens, or more. `reads` has one entry per query head: False where the K and V
+    are held for visual queries alone.
     """
 
     stride: int
     kv_heads: tuple[int, ...]
     query_heads: tuple[int, ...]
-    offsets: tuple[int, ...]
     reads: tuple[bool, ...]
 
 
@@ -47,10 +44,9 @@ class LayerLayout:
     """One layer of a plan in the file's order. Head and neuron numbers on the right-hand side are the dense model's.
 
     `kv_order[i]` is the dense KV head at place i of the file, and so on. Counts give the leading parts: `own_read` KV heads
-    used by self heads and read, `own` of these and the self-only ones, `read_only` heads after them, the rest unread.
-    `offsets[i]` is the offset of KV head i of the file within `read_stride` where it is read only, else 0. `reads[h]` and
+    used by self heads and read, `own` of these and the self-only ones, `read_only` heads after them, the rest unread. `reads[h]` and
     `computes[h]` tell for the query head at place h of the file whether text reads visual tokens in it and whether visual tokens compute
-    it. `ranges` are the KV heads, cut where what they hold changes.
+    it.
     """
 
     kv_order: tuple[int, ...]
@@ -59,8 +55,6 @@ class LayerLayout:
     own_read: int
     own: int
     read_only: int
-    offsets: tuple[int, ...]
-    ranges: tuple[Range, ...]
     reads: tuple[bool, ...]
     computes: tuple[bool, ...]
     neurons: int
@@ -72,6 +66,14 @@ class LayerLayout:
     def ranked_queries(self) -> bool:
         """Whether visual queries are made through the dimensions of K and V."""
         return self.kv_rank is not None and self.own > 0
+
+    @cached_property
+    def ranges(self) -> tuple[Range, ...]:
+        """The KV heads, cut where what they hold changes."""
+        unread = len(self.kv_order) - self.held
+        strides = [1] * self.own + [self.read_stride] * self.read_only + [TEXT_ONLY] * unread
+        groups = [(stride, list(places)) for stride, places in groupby(range(len(strides)), key=strides.__getitem__)]
+        return tuple(Range(places[0], places[-1] + 1, stride) for stride, places in groups)
 
     @property
     def visual_ranges(self) -> tuple[Range, ...]:
@@ -103,13 +105,12 @@ class LayerLayout:
         for stride, places in groupby(sorted(range(len(held)), key=lambda place: -held[place]), key=lambda place: held[place]):
             kv_heads = tuple(sorted(places))
             query_heads = tuple(kv_head * group + member for kv_head in kv_heads for member in range(group))
-            offsets = tuple(self.offsets[place] for place in kv_heads) if stride > 1 else ()
-            kinds.append(HeadKind(stride, kv_heads, query_heads, offsets, tuple(self.reads[head] for head in query_heads)))
+            kinds.append(HeadKind(stride, kv_heads, query_heads, tuple(self.reads[head] for head in query_heads)))
         return tuple(kinds)
 
-    def first(self, stride: int) -> int:
-        """The first KV head of a stride."""
-        return next(part.first for part in self.ranges if part.stride == stride)
+    def range_of(self, stride: int) -> Range:
+        """The KV heads of a stride."""
+        return next(part for part in self.ranges if part.stride == stride)
 
     @property
     def updates(self) -> bool:
@@ -117,24 +118,12 @@ class LayerLayout:
         return self.own > 0 or self.neurons > 0
 
 
-def head_offsets(layer: LayerPlan, index: int, sizes: Sizes) -> dict[int, int]:
-    """The offset of each read-only KV head of layer `index`, in ascending order of the dense model's heads."""
-    return {head: head_offset(index, place) % layer.read_stride for place, head in enumerate(layer.kv_heads(sizes)[1])}
-
-
-def head_offset(index: int, place: int) -> int:
-    """Before the modulus: read-only KV heads follow one another in their layer, and every layer begins one offset further."""
-    return index + place
-
-
-def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
-    """The layout of layer `index` (counted from 0) of a normalised plan."""
+def layer_layout(layer: LayerPlan, sizes: Sizes) -> LayerLayout:
+    """The layout of a layer of a normalised plan."""
     own, read_only = layer.kv_heads(sizes)
     reads, computes = set(layer.read_heads), set(layer.self_heads)
     read_groups = {head // sizes.group for head in reads}
-    offset = dict.fromkeys(own, 0) | head_offsets(layer, index, sizes)
-    first = sorted(own, key=lambda head: (head not in read_groups, head))
-    first += sorted(read_only, key=lambda head: (offset[head], head))
+    first = sorted(own, key=lambda head: (head not in read_groups, head)) + list(read_only)
     kv_order = first + [head for head in range(sizes.num_key_value_heads) if head not in set(first)]
     query_order = [
         head
@@ -144,8 +133,6 @@ def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
             key=lambda head: (head not in computes, head not in reads, head),
         )
     ]
-    unread = len(kv_order) - len(first)
-    strides = [1] * len(own) + [layer.read_stride] * len(read_only) + [TEXT_ONLY] * unread
     kept = set(layer.neurons)
     neuron_order = list(layer.neurons) + [neuron for neuron in range(sizes.intermediate_size) if neuron not in kept]
     return LayerLayout(
@@ -155,8 +142,6 @@ def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
         own_read=sum(head in read_groups for head in own),
         own=len(own),
         read_only=len(read_only),
-        offsets=tuple(offset[head] for head in first),
-        ranges=tuple(_ranges(strides, [*(offset[head] for head in first), *[0] * unread])),
         reads=tuple(head in reads for head in query_order),
         computes=tuple(head in computes for head in query_order),
         neurons=len(layer.neurons),
@@ -166,12 +151,6 @@ def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
     )
 
 
-def _ranges(strides: Sequence[int], offsets: Sequence[int]) -> Iterator[Range]:
-    for (stride, offset), group in groupby(range(len(strides)), key=lambda place: (strides[place], offsets[place])):
-        places = list(group)
-        yield Range(places[0], places[-1] + 1, stride, offset)
-
-
 def layouts(plan: Plan) -> tuple[LayerLayout, ...]:
     """The layout of every layer. The plan must be normalised."""
-    return tuple(layer_layout(layer, index, plan.sizes) for index, layer in enumerate(plan.layers))
+    return tuple(layer_layout(layer, plan.sizes) for layer in plan.layers)

@@ -8,9 +8,8 @@ import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from .stride import MAX_STRIDE
-
 SCHEMA = 1
+MAX_STRIDE = 16
 LOCALITIES = ("causal", "symmetric")
 LIMITS = {
     "hidden_size": 1 << 20, "intermediate_size": 1 << 20, "num_hidden_layers": 1 << 12,
@@ -64,8 +63,8 @@ class LayerPlan:
 
     `read_heads`: query heads in which text sees visual keys. `self_heads`: query heads that visual tokens compute for
     themselves. `neurons`: FFN neurons computed for visual tokens. `window`: odd side of the square of grid neighbours that a
-    visual query sees, None for all. `read_stride`: a read-only KV head shows text
-    every so many-th visual token, at an offset that changes from head to head and layer to layer. `kv_rank`: K and V of visual
+    visual query sees, None for all. `read_stride`: read-only KV heads show text every
+    so many-th visual token. `kv_rank`: K and V of visual
     tokens, and the queries of self heads, are made through so many dimensions, by factors that are fitted to the model (see
     `planning.compensation`); None: by the whole projections.
     """

@@ -1,17 +1,16 @@
-"""Strides: which visual tokens a head shows that reads every so many-th token of a grid.
+"""Strides: which visual tokens are shown by a head that shows every so many-th one.
 
-A token is at `offset = (row + skew * column + frame) mod stride`, and a head shows the tokens at one offset. The skew is the one that
-keeps these farthest apart.
+Those with `(row + skew * column + frame) mod stride == 0`; the skew is the one that keeps them farthest apart.
 """
 
 from functools import cache
 
-MAX_STRIDE = 16
+from .plan import Grid
 
 
 @cache
 def skew(stride: int) -> int:
-    """The skew that maximises the smallest distance between tokens at one offset, the lowest on ties: 1, 1, 2, 2 for strides 2 to 5.
+    """The skew that maximises the smallest distance between shown tokens, the lowest on ties: 1, 1, 2, 2 for strides 2 to 5.
 
     Distances are those of the infinite lattice `row + skew * column = 0 (mod stride)`, whose shortest vectors lie within
     `stride` rows and columns of the origin.
@@ -28,17 +27,14 @@ def skew(stride: int) -> int:
     return max(range(1, stride), key=lambda candidate: (smallest_distance(candidate), -candidate)) if stride > 1 else 0
 
 
-def offset_of(row: int, column: int, frame: int, stride: int) -> int:
-    """The offset that a visual token is at; in a video every frame begins one offset further."""
-    return (row + skew(stride) * column + frame) % stride
-
-
 @cache
-def offset_sizes(rows: int, columns: int, frames: int, stride: int) -> tuple[int, ...]:
-    """Visual tokens at each offset of a grid; these differ by little on large grids, by much on small ones."""
-    sizes = [0] * stride
-    for frame in range(frames):
-        for row in range(rows):
-            for column in range(columns):
-                sizes[offset_of(row, column, frame, stride)] += 1
-    return tuple(sizes)
+def shown_tokens(grid: Grid, stride: int) -> tuple[int, ...]:
+    """Numbers of the tokens of a grid that a stride shows; the first one always is."""
+    across = skew(stride)
+    return tuple(
+        (frame * grid.rows + row) * grid.columns + column
+        for frame in range(grid.frames)
+        for row in range(grid.rows)
+        for column in range(grid.columns)
+        if (row + across * column + frame) % stride == 0
+    )

@@ -72,7 +72,7 @@ class Call:
     rows: Tensor | None = None
     places: tuple[Tensor, Tensor] | None = None
     unit: Tensor | None = None
-    rotaries: dict[tuple[int, int], Rotary] = field(default_factory=dict)
+    rotaries: dict[int, Rotary] = field(default_factory=dict)
 
     def own(self, rows: Tensor) -> None:
         """Take rows, visual ones first, that are nobody else's, to be changed in place."""
@@ -102,13 +102,13 @@ class Call:
                 added(total, inner(part), weight, bias)
         self.unit = None
 
-    def normalised(self, norm: Any, text: Tensor, stride: int = 1, offset: int = 0) -> Tensor:
-        """Visual rows (at one offset) after an RMS norm, `norm(visual)` to the bit, then the `text` rows, which have been through it."""
+    def normalised(self, norm: Any, text: Tensor, stride: int = 1) -> Tensor:
+        """Visual rows (that a stride shows) after an RMS norm, `norm(visual)` to the bit, then the `text` rows, which have had it."""
         assert self.visual is not None
         if self.unit is None:
             place = None if self.places is None else self.places[0]
             self.unit = by_pieces(partial(_unit, epsilon=norm.variance_epsilon), self.visual, place=place)
-        index = torch.arange(len(self.visual), device=text.device) if stride == 1 else self.at_offset(stride, offset)
+        index = torch.arange(len(self.visual), device=text.device) if stride == 1 else self.shown_rows(stride)
         work = partial(_scaled, self.unit, norm.weight)
         if self.places is None:
             return torch.cat([work(index), text])
@@ -117,23 +117,22 @@ class Call:
         rows[len(index) :] = text
         return rows
 
-    def at_offset(self, stride: int, offset: int) -> Tensor:
-        """Which of the flat visual rows are at an offset."""
+    def shown_rows(self, stride: int) -> Tensor:
+        """Which of the flat visual rows a stride shows."""
         assert self.streams is not None
-        index = self.streams.by_stride(stride)[0][:, offset, : self.streams.offset_size(stride, offset)]
-        return flat_index(index, self.streams.visual_index.shape[1])
+        return flat_index(self.streams.shown(stride)[0], self.streams.visual_index.shape[1])
 
-    def rotary(self, stride: int = 1, offset: int = 0) -> Rotary:
-        """Cosine and sine of the visual rows (at one offset), then of the text rows."""
-        if (stride, offset) not in self.rotaries:
+    def rotary(self, stride: int = 1) -> Rotary:
+        """Cosine and sine of the visual rows (that a stride shows), then of the text rows."""
+        if stride not in self.rotaries:
             assert self.visual_rotary is not None
             visual = self.visual_rotary
             if stride > 1:
-                index = self.at_offset(stride, offset)
+                index = self.shown_rows(stride)
                 visual = visual[0].index_select(0, index), visual[1].index_select(0, index)
             cosine, sine = (torch.cat(pair) for pair in zip(visual, self.text_rotary, strict=True))
-            self.rotaries[stride, offset] = cosine, sine
-        return self.rotaries[stride, offset]
+            self.rotaries[stride] = cosine, sine
+        return self.rotaries[stride]
 
 
 def _unit(rows: Tensor, epsilon: float) -> Tensor:
@@ -171,7 +170,7 @@ class Projections:
 class Shared:
     """One product: rows `[batch * visual; batch * text, hidden]` and their rotary embedding, for KV heads `first` to `last`.
 
-    `visual` rows of each sample, 0 for text alone, in a rectangle of `width`. `sources` are what K and V of the visual rows are made from:
+    `visual` rows of each sample, 0 for text alone. `sources` are what K and V of the visual rows are made from:
     these themselves, or as few dimensions as the plan has them go through.
     """
 
@@ -180,7 +179,6 @@ class Shared:
     first: int
     last: int
     visual: int = 0
-    width: int = 0
     sources: Tensor | None = None
 
 
@@ -370,7 +368,6 @@ class SparseTextModel(nn.Module):
         strides = [kind.stride for layout in self.layouts for kind in head_kinds(layout)]
         cache, cached = sparse_layers(cache, len(self.layers), strides)
         call = self._call(embeds, mask, positions, visual, images, cached[0].timeline, own, rows_of_call)
-        call.masks.prepare(strides)
         if call.visual_tokens or call.fresh:  # not a token that continues
             self.last_call = f"pruned {call.visual_tokens} visual tokens" if call.visual_tokens else "had no visual tokens"
         return call, cache, cached
@@ -424,7 +421,7 @@ class SparseTextModel(nn.Module):
         timeline.append(
             length,
             streams.text_slots,
-            lambda stride: streams.visual_slots[:, None] if stride == 1 else streams.by_stride(stride)[1],
+            lambda stride: streams.visual_slots if stride == 1 else streams.shown(stride)[1],
             gapless=bool((streams.text_slots >= 0).all()),
         )
         first = streams.visual_index.numel()
@@ -493,7 +490,7 @@ class SparseTextModel(nn.Module):
         shared = [head // group for head in layout.computing]
         if layout.window is None:
             held_keys, held_values = (take(tensor, shared, 1) for tensor in held[1])
-            key_slots, visual_slots = call.timeline.all_slots(1)[:, 0], call.streams.visual_slots
+            key_slots, visual_slots = call.timeline.all_slots(1), call.streams.visual_slots
             if call.fresh and call.timeline.gapless[1]:
                 return causal_attention(queries, held_keys, held_values, visual_slots, key_slots, scale)
             return full_attention(queries, held_keys, held_values, visual_slots, key_slots, keys.text.shape[1], scale)
@@ -501,7 +498,7 @@ class SparseTextModel(nn.Module):
             take(_near_rows(layout, call, new, {stride: kind[number] for stride, kind in held.items()}), shared, 1)
             for number, new in enumerate((keys, values))
         )
-        slots = call.text_slots if call.fresh else call.timeline.all_slots(TEXT_ONLY)[:, 0]
+        slots = call.text_slots if call.fresh else call.timeline.all_slots(TEXT_ONLY)
         rule = WindowRule(layout.window, self.plan.locality)
         return windowed_attention(queries, near_keys, near_values, slots, call.streams, rule, scale)
 
@@ -557,14 +554,12 @@ def _shared_rows(layer: Any, layout: LayerLayout, call: Call, text: Tensor, rank
             yield Shared(text, call.text_rotary, part.first, part.last)
             continue
         if ranked is None:
-            rows = call.normalised(norm, text, part.stride, part.offset)
+            rows = call.normalised(norm, text, part.stride)
             visual = rows[: len(rows) - len(text)]
             visual = visual if inner is None else _linear(visual, inner)
         else:
-            rows, visual = text, ranked if part.stride == 1 else ranked.index_select(0, call.at_offset(part.stride, part.offset))
-        count = len(visual) // call.batch
-        width = count if part.stride == 1 else call.streams.by_stride(part.stride)[0].shape[-1]
-        yield Shared(rows, call.rotary(part.stride, part.offset), part.first, part.last, count, width, visual)
+            rows, visual = text, ranked if part.stride == 1 else ranked.index_select(0, call.shown_rows(part.stride))
+        yield Shared(rows, call.rotary(part.stride), part.first, part.last, len(visual) // call.batch, visual)
 
 
 def _source(attention: Any, text: Tensor, call: Call, own: Any, name: str) -> Source:
@@ -585,12 +580,12 @@ def _projected(part: Shared, source: Source, batch: int, size: int, turned: bool
 def _rectangle(kind: HeadKind, parts: list[Projected]) -> Tensor:
     """New keys or values of one kind of KV head, `[batch, KV heads, visual and text rows, head_dim]`, visual ones first.
 
-    The product's own result where it is just that; else put together, heads whose offsets have fewer tokens with zeros up to the most.
+    The product's own result where it is just that; else put together.
     """
     batch, text, _, size = parts[0].text.shape
     mine = [(part, _within(part.shared, kind.kv_heads)) for part in parts if _within(part.shared, kind.kv_heads)]
-    width = mine[0][0].shared.width if kind.stride != TEXT_ONLY else 0
     part, heads = mine[0]
+    width = part.shared.visual if kind.stride != TEXT_ONLY else 0
     alone = len(mine) == 1 and len(part.both) == batch * (width + text)
     if alone and (not width or (batch == 1 and len(heads) == part.both.shape[1])):
         return take(part.both.unflatten(0, (batch, width + text)).transpose(1, 2), heads, 1)
@@ -599,8 +594,7 @@ def _rectangle(kind: HeadKind, parts: list[Projected]) -> Tensor:
     for part, heads in mine:
         place = slice(first, first := first + len(heads))
         if width:
-            rectangle[:, : part.shared.visual, place] = take(part.visual, heads, 2)
-            rectangle[:, part.shared.visual : width, place] = 0
+            rectangle[:, :width, place] = take(part.visual, heads, 2)
         rectangle[:, width:, place] = take(part.text, heads, 2)
     return rectangle.transpose(1, 2)
 

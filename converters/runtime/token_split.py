@@ -7,14 +7,13 @@ slot -1. Positions (RoPE) are never renumbered and are not kept here.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .plan import Grid
-from .stride import offset_of
+from .stride import shown_tokens
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,8 @@ class Streams:
     visual_index: Tensor
     visual_slots: Tensor
     images: tuple[Image, ...]
-    _by_stride: dict[int, tuple[Tensor, Tensor, tuple[int, ...]]] = field(default_factory=dict)
+    _shown: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     block_masks: dict[Any, Any] = field(default_factory=dict)
-
-    def offset_size(self, stride: int, offset: int) -> int:
-        """Rows at one offset, the most that a sample of the batch has."""
-        return self._offsets(stride)[2][offset]
 
     @property
     def grids(self) -> dict[Grid, list[Image]]:
@@ -50,38 +45,15 @@ class Streams:
             groups[image.grid].append(image)
         return groups
 
-    def by_stride(self, stride: int) -> tuple[Tensor, Tensor]:
-        """Visual rows and slots at each offset, `[batch, stride, most rows]`; absent rows point to 0 and have slot -1."""
-        return self._offsets(stride)[:2]
-
-    def _offsets(self, stride: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-        if stride not in self._by_stride:
-            self._by_stride[stride] = self._gather(stride)
-        return self._by_stride[stride]
-
-    def _gather(self, stride: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-        """Rows and slots at each offset, and how many rows each has at most."""
-        batch, tokens = self.visual_index.shape
-        offset = torch.full((batch, tokens), stride, device=self.visual_index.device)
-        for image in self.images:
-            of_image = torch.tensor(token_offsets(image.grid, stride), device=offset.device)
-            offset[image.sample, image.start : image.start + image.grid.tokens] = of_image
-        order = offset.argsort(dim=1, stable=True)
-        counts = torch.stack([(offset == number).sum(1) for number in range(stride)], 1)
-        place = torch.arange(int(counts.max()), device=offset.device)
-        present = place < counts[..., None]
-        first = counts.cumsum(1) - counts
-        rows = order.gather(1, (first[..., None] + place).where(present, 0).flatten(1)).view(present.shape)
-        slots = self.visual_slots.gather(1, rows.flatten(1)).view(present.shape)
-        return rows.where(present, 0), slots.where(present, -1), tuple(counts.amax(0).tolist())
-
-
-@cache
-def token_offsets(grid: Grid, stride: int) -> tuple[int, ...]:
-    """The offset of every token of a grid, in the order of its tokens."""
-    return tuple(
-        offset_of(row, column, frame, stride) for frame in range(grid.frames) for row in range(grid.rows) for column in range(grid.columns)
-    )
+    def shown(self, stride: int) -> tuple[Tensor, Tensor]:
+        """Visual rows and slots that a stride shows, `[batch, most rows]`; absent rows point to 0 and have slot -1."""
+        if stride not in self._shown:
+            mask = torch.zeros_like(self.visual_index, dtype=torch.bool)
+            for image in self.images:
+                mask[image.sample, image.start + torch.tensor(shown_tokens(image.grid, stride), device=mask.device)] = True
+            rows, places = _compact(mask, 0)
+            self._shown[stride] = rows, self.visual_slots.gather(1, rows).where(places >= 0, -1)
+        return self._shown[stride]
 
 
 def split(visual: Tensor, valid: Tensor | None, seen: int, images: tuple[Image, ...]) -> Streams:

@@ -11,12 +11,12 @@ from converters.planning.cost import (
     dense_visual_flops,
     kv_cache_bytes,
     layer_cost,
-    read_tokens,
+    shown_count,
     visible_pairs,
     window_pairs,
 )
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan
-from converters.runtime.stride import offset_of, offset_sizes, skew
+from converters.runtime.stride import shown_tokens, skew
 
 LLAVA_7B = Sizes(4096, 11008, 32, 32, 32, 128)
 LLAVA_13B = Sizes(5120, 13824, 40, 40, 40, 128)
@@ -67,7 +67,7 @@ def test_the_published_13b_setting_is_28_6_percent() -> None:
     layers = (LayerPlan(heads, heads, neurons, window=5),) * 20 + (LayerPlan((), (), ()),) * 20
     published = Plan(LLAVA_13B, layers, GRID, locality="symmetric")
     # Visual tokens are updated in the last of these layers as well, which nobody reads: counted here, left out by `cost`.
-    executed = sum(layer_cost(layer, index, published).total for index, layer in enumerate(layers))
+    executed = sum(layer_cost(layer, published).total for layer in layers)
     assert executed / dense_visual_flops(LLAVA_13B, GRID) == pytest.approx(0.286, abs=5e-4)
     assert cost(published).share == pytest.approx(0.275, abs=5e-4)
 
@@ -77,18 +77,18 @@ def test_a_small_plan_by_hand() -> None:
     sizes = Sizes(4, 8, 2, 2, 2, 2)
     plan = Plan(sizes, (LayerPlan((), (0,), (0, 1)), LayerPlan((1,), (), (), read_stride=2)), (Grid(3, 3),))
     projections, scores, neurons = 2 * 4 * (9 * 4 * 2), 2 * 2 * 2 * 81, 2 * 3 * 9 * 4 * 2
-    reading = 2 * 4 * (4 * 2 * 2)  # the first reading head of layer 1 shows offset 1, which has four tokens of the nine
+    reading = 2 * 4 * (5 * 2 * 2)  # five of the nine tokens
     assert cost(plan).visual == projections + scores + neurons + reading
     through = replace(plan, layers=(replace(plan.layers[0], kv_rank=3), replace(plan.layers[1], kv_rank=1)))
-    output, updating, read = 2 * 4 * (9 * 2), 2 * 3 * (9 * 4 + 3 * 9 * 2), 2 * 1 * (4 * 4 + 2 * 4 * 2)
+    output, updating, read = 2 * 4 * (9 * 2), 2 * 3 * (9 * 4 + 3 * 9 * 2), 2 * 1 * (4 * 5 + 2 * 5 * 2)
     assert cost(through).visual == output + updating + scores + neurons + read
 
 
-def test_offsets_go_through_a_rank_once() -> None:
-    """Four heads at three offsets of 3 x 3 tokens, three each: 9 tokens go through, and those at one offset twice, to its two heads."""
+def test_shown_tokens_go_through_a_rank_once() -> None:
+    """Four heads that show the same three of 3 x 3 tokens: these three go through, and on to each head."""
     sizes = Sizes(8, 8, 1, 4, 4, 2)
     plan = Plan(sizes, (LayerPlan((0, 1, 2, 3), (), (), read_stride=3, kv_rank=2),), (Grid(3, 3),))
-    assert cost(plan).visual == 2 * 2 * (8 * 9 + 2 * 2 * 4 * 3)
+    assert cost(plan).visual == 2 * 2 * (8 * 3 + 2 * 2 * 4 * 3)
 
 
 def test_for_queries_all_tokens_go_through_a_rank() -> None:
@@ -97,7 +97,7 @@ def test_for_queries_all_tokens_go_through_a_rank() -> None:
     layer = LayerPlan((0, 1, 2), (0,), (), read_stride=3, kv_rank=2)
     plan = Plan(sizes, (layer, LayerPlan((0,), (), (), read_stride=3)), (Grid(3, 3),))
     through, queries, kv, outputs = 8 * 9 * 2, 9 * 2 * 2, 2 * (9 + 3 + 3) * 2 * 2, 9 * 2 * 8
-    assert layer_cost(layer, 0, plan).projections == 2 * (through + queries + kv + outputs)
+    assert layer_cost(layer, plan).projections == 2 * (through + queries + kv + outputs)
 
 
 @pytest.mark.parametrize(("stride", "expected"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)])
@@ -105,19 +105,14 @@ def test_skews(stride: int, expected: int) -> None:
     assert skew(stride) == expected
 
 
-def test_rows_columns_and_frames_take_turns() -> None:
-    assert [offset_of(row, 0, 0, 3) for row in range(4)] == [0, 1, 2, 0]
-    assert [offset_of(0, column, 0, 5) for column in range(4)] == [0, 2, 4, 1]
-    assert [offset_of(0, 0, frame, 3) for frame in range(4)] == [0, 1, 2, 0]
-
-
-@pytest.mark.parametrize("stride", [1, 2, 3, 5, 7, 16])
-def test_offsets_share_out_all_tokens(stride: int) -> None:
-    sizes = offset_sizes(5, 7, 2, stride)
-    assert sum(sizes) == 70
-    tokens = product(range(5), range(7), range(2))
-    assert sizes[0] == sum(offset_of(*token, stride) == 0 for token in tokens)
-    assert read_tokens((Grid(5, 7, 2), Grid(1, 1)), stride, 0) == (sizes[0], 1)
+def test_shown_tokens_by_hand() -> None:
+    """Tokens of `(row + skew * column + frame) mod stride == 0`, of 2 x 4 (skew 1) and 3 x 5 tokens (skew 2)."""
+    assert shown_tokens(Grid(2, 4), 1) == tuple(range(8))
+    assert shown_tokens(Grid(2, 4), 2) == (0, 2, 5, 7)
+    assert shown_tokens(Grid(2, 4), 3) == (0, 3, 6)
+    assert shown_tokens(Grid(3, 5), 5) == (0, 7, 14)
+    assert shown_tokens(Grid(2, 4, 2), 2) == (0, 2, 5, 7, 9, 11, 12, 14)  # the second frame begins one further
+    assert shown_count((Grid(2, 4), Grid(1, 1), Grid(3, 5)), 5) == 2 + 1 + 3
 
 
 @pytest.mark.parametrize("grid", [Grid(4, 6), Grid(1, 5), Grid(3, 3, 3)])

@@ -15,7 +15,7 @@ def picture(plan: Plan) -> list[str]:
     lines = [f"layer {'heads':<{width}} read self neurons  sees every  rank  cost"]
     layer_dense = dense_visual_flops(plan.sizes, plan.grids) / plan.sizes.num_hidden_layers
     for index, layer in enumerate(plan.layers):
-        share = layer_cost(layer, index, plan).total / layer_dense
+        share = layer_cost(layer, plan).total / layer_dense
         lines.append(
             f"{index:>5} {head_map(layer, heads):<{width}} {len(layer.read_heads):>4} {len(layer.self_heads):>4} "
             f"{len(layer.neurons):>7} {_sees(layer):>5} {_every(layer, plan.sizes):>5} {_rank(layer, plan.sizes):>5} {share:>5.0%}"

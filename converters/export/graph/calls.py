@@ -7,17 +7,17 @@ kind of KV heads which keys are visual, text or padding. A continuation without 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
+from ...runtime.layout import TEXT_ONLY
 from ...runtime.plan import Grid
 from .builder import Graph
 from .decoder import Call, logits, run
 from .heads import Pair, rotary
-from .masks import NONE, NOWHERE, TEXT, VISUAL, Keys, TextMasks, code, codes
+from .masks import NOWHERE, TEXT, VISUAL, Keys, TextMasks, codes
 from .slots import PAST, PAST_CODES, PRESENT, PRESENT_CODES, Slot, slots, strides
 from .text import TextModel
-from .visual import Scene, Visual, offset_tokens
+from .visual import Scene, Visual, take_shown
 
 INT64, INT32 = ir.DataType.INT64, ir.DataType.INT32
 
@@ -58,15 +58,14 @@ def continuation(graph: Graph, model: TextModel) -> None:
     embeds, mask, positions = inputs(graph, model, "total_length")
     batch, length = graph.axis(embeds, 0), graph.axis(embeds, 1)
     valid = graph.cast(graph.slice(mask, graph.op("Neg", length), NOWHERE, 1), ir.DataType.BOOL)
-    new = graph.unsqueeze(codes(graph, valid, TEXT), 1)
+    new = codes(graph, valid, TEXT)
     queries = graph.unsqueeze(graph.range(length), 0)
     keys = {}
     for one in strides(model):
-        old = graph.input(f"{PAST_CODES}.{one}", INT32, ("batch_size", max(one, 1), f"past_keys_{one}"))
-        joined = graph.op("Concat", old, graph.expand(new, 1, max(one, 1), 1), axis=2)
+        old = graph.input(f"{PAST_CODES}.{one}", INT32, ("batch_size", f"past_keys_{one}"))
         # Everything in the cache comes before every new row.
-        before = graph.expand(graph.constant([[[-1]]]), 1, 1, graph.axis(old, 2))
-        keys[one] = Keys(joined, graph.op("Concat", before, graph.unsqueeze(queries, 1), axis=2))
+        before = graph.expand(graph.constant([[-1]]), 1, graph.axis(old, 1))
+        keys[one] = Keys(graph.op("Concat", old, new, axis=1), graph.op("Concat", before, queries, axis=1))
     past = {slot: past_pair(graph, model, slot) for slot in slots(model)}
     text = graph.reshape(embeds, -1, model.sizes.hidden_size)
     call = Call(batch, text, rotary(graph, model, positions), TextMasks(graph, keys, queries), past)
@@ -99,7 +98,7 @@ def outputs(
         for part, value in zip(("key", "value"), pair, strict=True):
             graph.output(value, f"{PRESENT}.{slot.number}.{part}", graph.compute, dims)
     for one, value in found.items():
-        graph.output(value, f"{PRESENT_CODES}.{one}", INT32, ("batch_size", max(one, 1), f"{length}_{one}"))
+        graph.output(value, f"{PRESENT_CODES}.{one}", INT32, ("batch_size", f"{length}_{one}"))
 
 
 def _scene(graph: Graph, grid: Grid, embeds: ir.Value, mask: ir.Value, starts: ir.Value) -> Scene:
@@ -127,26 +126,17 @@ def _rows_of(graph: Graph, values: ir.Value, where: ir.Value, batch: ir.Value) -
     return graph.reshape(graph.rows(whole, where), batch, -1, width)
 
 
-def _new_keys(graph: Graph, scene: Scene, one: int) -> Keys:
+def _new_keys(graph: Graph, scene: Scene, stride: int) -> Keys:
     """The keys of a prefill in heads of one kind: visual ones first."""
-    text_codes = graph.unsqueeze(codes(graph, scene.text_valid, TEXT), 1)
-    text_slots = graph.unsqueeze(scene.text_slots, 1)
-    if not one:
-        return Keys(text_codes, text_slots)
-    visual_codes, slots_ = codes(graph, scene.visual_valid, VISUAL), scene.visual_slots
-    index = np.array(offset_tokens(scene.grid, one), np.int64)
-    there = np.array(index >= 0)
-
-    def dealt(values: ir.Value, absent: Any) -> ir.Value:
-        """`[batch, offsets, images * most tokens]`."""
-        tokens = graph.reshape(values, scene.batch, scene.images, scene.grid.tokens)
-        found = graph.op("Gather", tokens, np.maximum(index, 0), axis=2)
-        found = found if there.all() else graph.op("Where", there, found, absent)
-        return graph.reshape(graph.op("Transpose", found, perm=[0, 2, 1, 3]), scene.batch, one, -1)
-
-    visual_codes, visual_slots = dealt(visual_codes, code(NONE)), dealt(slots_, np.array(NOWHERE, np.int64))
-    text = [graph.expand(part, 1, one, 1) for part in (text_codes, text_slots)]
-    return Keys(graph.op("Concat", visual_codes, text[0], axis=2), graph.op("Concat", visual_slots, text[1], axis=2))
+    text_codes = codes(graph, scene.text_valid, TEXT)
+    if stride == TEXT_ONLY:
+        return Keys(text_codes, scene.text_slots)
+    visual = codes(graph, scene.visual_valid, VISUAL), scene.visual_slots
+    shown = [
+        graph.reshape(take_shown(graph, graph.reshape(part, -1, scene.grid.tokens), scene.grid, stride, 1), scene.batch, -1)
+        for part in visual
+    ]
+    return Keys(graph.op("Concat", shown[0], text_codes, axis=1), graph.op("Concat", shown[1], scene.text_slots, axis=1))
 
 
 def _pair(parts: Any) -> Pair:

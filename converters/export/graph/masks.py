@@ -20,7 +20,7 @@ NOWHERE = 2**31 - 1
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of one kind of KV heads: int32 `codes` `[batch, offsets, keys]`, int64 `slots` `[batch or 1, offsets or 1, keys]`."""
+    """The keys of one kind of KV heads: int32 `codes` and int64 `slots` `[batch, keys]`, slots `[1, keys]` where samples are alike."""
 
     codes: ir.Value
     slots: ir.Value
@@ -57,26 +57,18 @@ class TextMasks:
         return self._masks[kind]
 
     def _allowed(self, kind: HeadKind) -> ir.Value:
-        graph, group = self.graph, len(kind.query_heads) // len(kind.kv_heads)
-        allowed = self._seen(kind.stride)
-        if kind.offsets:
-            allowed = graph.op("Gather", allowed, [offset for offset in kind.offsets for _ in range(group)], axis=1)
+        graph, allowed = self.graph, self._seen(kind.stride)
         if kind.stride == 0 or all(kind.reads):
             return allowed
         reads = np.array(kind.reads)[:, None, None]
-        text = graph.op("Not", graph.op("Equal", self._codes(kind, group), code(VISUAL)))
-        return graph.op("And", allowed, graph.op("Or", graph.unsqueeze(text, 2), reads))
-
-    def _codes(self, kind: HeadKind, group: int) -> ir.Value:
-        """Codes of the keys of each query head, `[batch, 1 or query heads, keys]`."""
-        found = self.keys[kind.stride].codes
-        return self.graph.op("Gather", found, [one for one in kind.offsets for _ in range(group)], axis=1) if kind.offsets else found
+        text = graph.op("Not", graph.op("Equal", self.keys[kind.stride].codes, code(VISUAL)))
+        return graph.op("And", allowed, graph.op("Or", graph.unsqueeze(text, 1, 2), reads))
 
     def _seen(self, stride: int) -> ir.Value:
-        """Keys up to each query's slot, `[batch, offsets, queries, keys]`."""
+        """Keys up to each query's slot, `[batch, 1, queries, keys]`."""
         if stride not in self._visible:
             graph, keys = self.graph, self.keys[stride]
-            places, there = graph.unsqueeze(keys.slots, 2), graph.unsqueeze(graph.op("Greater", keys.codes, code(NONE)), 2)
+            places, there = graph.unsqueeze(keys.slots, 1, 2), graph.unsqueeze(graph.op("Greater", keys.codes, code(NONE)), 1, 2)
             before = graph.op("And", graph.op("LessOrEqual", places, self.queries), there)
             self._visible[stride] = graph.op("Or", before, graph.op("Equal", places, self.queries))
         return self._visible[stride]

@@ -67,7 +67,7 @@ class TextModel:
             return kinds
         sizes = self.sizes
         heads = tuple(range(sizes.num_attention_heads))
-        return (HeadKind(0, tuple(range(sizes.num_key_value_heads)), heads, (), (True,) * len(heads)),)
+        return (HeadKind(0, tuple(range(sizes.num_key_value_heads)), heads, (True,) * len(heads)),)
 
     def projection(self, layer: int, part: str) -> Weight:
         """A projection's weight by its name in `families.Layer`; parts of a fused matrix by their rows."""

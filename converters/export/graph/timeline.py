@@ -6,15 +6,15 @@ has as many visual tokens as any other of its batch, padding stands among its te
 """
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
+from ...runtime.layout import TEXT_ONLY
 from ...runtime.plan import Grid
-from ...runtime.token_split import token_offsets
+from ...runtime.stride import shown_tokens
 from .builder import Graph
 from .masks import NOWHERE, TEXT, VISUAL, Keys, codes
+from .visual import take_shown
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,20 @@ class Timeline:
     def keys(self, stride: int) -> Keys:
         """All keys of the KV heads that hold this share of the visual tokens: visual columns first, then text."""
         graph = self.graph
-        text, text_codes = graph.unsqueeze(self.text, 1), graph.unsqueeze(codes(graph, self.valid, TEXT), 1)
-        if not stride:
-            return Keys(text_codes, text)
-        visual = graph.unsqueeze(self.visual, 1) if stride == 1 else self._dealt(stride)
+        text_codes = codes(graph, self.valid, TEXT)
+        if stride == TEXT_ONLY:
+            return Keys(text_codes, self.text)
+        visual = self.visual if stride == 1 else self._shown(stride)
         visual_codes = codes(graph, graph.op("Less", visual, NOWHERE), VISUAL)
-        wide = (1, stride, 1)
-        return Keys(graph.concat([visual_codes, graph.expand(text_codes, *wide)], 2), graph.concat([visual, graph.expand(text, *wide)], 2))
+        return Keys(graph.concat([visual_codes, text_codes], 1), graph.concat([visual, self.text], 1))
 
-    def _dealt(self, stride: int) -> ir.Value:
-        """Positions `[batch, stride, visual columns]` of the tokens at each offset, image after image."""
-        graph, images = self.graph, self.images(self.visual)
-        batch = graph.axis(self.visual, 0)
+    def _shown(self, stride: int) -> ir.Value:
+        """Positions `[batch, visual columns]` of the tokens that a stride shows, image after image."""
+        graph = self.graph
+        batch, images = graph.axis(self.visual, 0), self.images(self.visual)
         whole = graph.op("Reshape", self.visual, graph.dims(batch, images, self.grid.tokens), allowzero=1)
-        beyond = graph.expand(graph.constant(np.full((1, 1, 1), NOWHERE)), batch, images, 1)
-        dealt = graph.op("Gather", graph.concat([whole, beyond], 2), offset_columns(self.grid, stride), axis=2)
-        return graph.reshape(graph.op("Transpose", dealt, perm=[0, 2, 1, 3]), batch, stride, -1)
+        shown = take_shown(graph, whole, self.grid, stride, 2)
+        return graph.op("Reshape", shown, graph.dims(batch, graph.op("Mul", images, [len(shown_tokens(self.grid, stride))])), allowzero=1)
 
 
 def timeline(graph: Graph, flags: ir.Value, past: ir.Value, attention_mask: ir.Value, grid: Grid) -> Timeline:
@@ -75,19 +73,9 @@ def timeline(graph: Graph, flags: ir.Value, past: ir.Value, attention_mask: ir.V
     return Timeline(graph, grid, remembered, visual, text, valid, queries, visual_rows, text_rows)
 
 
-def offset_columns(grid: Grid, stride: int) -> Any:
-    """Tokens at each offset of a grid `[stride, columns]` in ascending order, filled up with the number of the grid's tokens."""
-    offset = np.array(token_offsets(grid, stride))
-    members = [np.flatnonzero(offset == number) for number in range(stride)]
-    columns = np.full((stride, max(map(len, members))), grid.tokens)
-    for row, tokens in zip(columns, members, strict=True):
-        row[: len(tokens)] = tokens
-    return columns
-
-
 def visual_columns(grid: Grid, stride: int) -> int:
     """Columns that one image takes in the cache of KV heads that hold this share of the visual tokens."""
-    return 0 if not stride else grid.tokens if stride == 1 else int(offset_columns(grid, stride).shape[1])
+    return 0 if stride == TEXT_ONLY else len(shown_tokens(grid, stride))
 
 
 def _where(graph: Graph, marked: ir.Value) -> ir.Value:

@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ...runtime.attention import Strips, strips
-from ...runtime.layout import TEXT_ONLY, LayerLayout
+from ...runtime.layout import LayerLayout
 from ...runtime.plan import Grid
-from ...runtime.token_split import token_offsets
+from ...runtime.stride import shown_tokens
 from .builder import Graph
 from .heads import Pair, attend, by_head, rotate
 from .masks import additive
@@ -42,7 +42,7 @@ class Scene:
 @dataclass(frozen=True)
 class Seen:
     """Visual rows in one layer: rotated queries in the heads that they compute (None: none), and K and V `[batch, rows, heads,
-    head_dim]` in the heads that hold them, by stride: all rows, or those at each head's offset."""
+    head_dim]` in the heads that hold them, by stride: all rows, or those that it shows."""
 
     queries: ir.Value | None
     held: dict[int, Pair]
@@ -59,15 +59,15 @@ class Visual:
     epsilon: float
     hidden: int
     _unit: ir.Value | None = None
-    _offsets: dict[tuple[int, int], ir.Value] = field(default_factory=dict)
-    _turns: dict[tuple[int, int], Pair] = field(default_factory=dict)
+    _shown: dict[int, ir.Value] = field(default_factory=dict)
+    _turns: dict[int, Pair] = field(default_factory=dict)
     _masks: dict[int | None, ir.Value] = field(default_factory=dict)
 
     def update(self, change: ir.Value) -> None:
         """Add to the rows, which are new ones from now on."""
         self.rows = self.graph.op("Add", self.rows, change)
         self._unit = None
-        self._offsets = {}
+        self._shown = {}
 
     def normalised(self, norm: Weight) -> ir.Value:
         """All rows after an RMS norm."""
@@ -81,65 +81,55 @@ class Visual:
             self._unit = self.graph.normalised(self.rows, ones, self.epsilon)
         return self._unit
 
-    def normalised_at(self, norm: Weight, stride: int, offset: int) -> ir.Value:
-        """The normalised rows at one offset, `[batch * images * most tokens, hidden]`."""
-        if (stride, offset) not in self._offsets:
-            self._offsets[stride, offset] = self._at_offset(self.unit, stride, offset, self.hidden)
-        return self.graph.op("Mul", self.graph.reshape(self._offsets[stride, offset], -1, self.hidden), self.graph.weight(norm))
+    def normalised_shown(self, norm: Weight, stride: int) -> ir.Value:
+        """The normalised rows that a stride shows, `[batch * images * tokens, hidden]`."""
+        if stride not in self._shown:
+            self._shown[stride] = self.shown(self.unit, stride, self.hidden)
+        return self.graph.op("Mul", self._shown[stride], self.graph.weight(norm))
 
-    def turn(self, stride: int, offset: int) -> Pair:
-        """Cosine and sine of the rows at one offset, `[batch, rows, 1, frequencies]`."""
+    def turn(self, stride: int) -> Pair:
+        """Cosine and sine of the rows that a stride shows, `[batch, rows, 1, frequencies]`."""
         if stride == 1:
             return self.graph.unsqueeze(self.rotary[0], 2), self.graph.unsqueeze(self.rotary[1], 2)
-        if (stride, offset) not in self._turns:
+        if stride not in self._turns:
             graph, batch = self.graph, self.scene.batch
             width = graph.axis(self.rotary[0], -1)
-            parts = (self._at_offset(part, stride, offset, width) for part in self.rotary)
-            cosine, sine = (graph.reshape(part, batch, -1, 1, width) for part in parts)
-            self._turns[stride, offset] = cosine, sine
-        return self._turns[stride, offset]
+            cosine, sine = (graph.reshape(self.shown(part, stride, width), batch, -1, 1, width) for part in self.rotary)
+            self._turns[stride] = cosine, sine
+        return self._turns[stride]
 
-    def _at_offset(self, rows: ir.Value, stride: int, offset: int, width: ir.Value | int) -> ir.Value:
-        """`[batch * images, most tokens, width]`; rows that an offset of fewer tokens lacks are the first one's, and are never seen."""
-        index = [max(token, 0) for token in offset_tokens(self.scene.grid, stride)[offset]]
-        return self.graph.op("Gather", self.graph.reshape(rows, -1, self.scene.grid.tokens, width), index, axis=1)
+    def shown(self, rows: ir.Value, stride: int, width: ir.Value | int) -> ir.Value:
+        """Of rows of all tokens those that a stride shows, `[batch * images * tokens, width]`."""
+        tokens = self.graph.reshape(rows, -1, self.scene.grid.tokens, width)
+        return self.graph.reshape(take_shown(self.graph, tokens, self.scene.grid, stride, 1), -1, width)
 
     def project(self, layer: "Layer", layout: LayerLayout) -> Seen:
         """Products of one layer: K and V in the heads that hold visual rows, queries in the heads that these compute."""
-        norm, queries, ranked, parts = layer.norm("input_layernorm"), None, None, dict[int, list[Pair]]()
+        norm, queries, ranked, held = layer.norm("input_layernorm"), None, None, dict[int, Pair]()
         if layout.computing:
             own, rows = layer.model.visual_part(layer.index, "query"), self.normalised(norm)
             if layout.ranked_queries:
                 rows = ranked = layer.inner(rows)
             weight = layer.kept_queries(layout) if ranked is None else layer.model.projection(layer.index, own)
-            queries = rotate(self.graph, layer.heads(own, rows, weight), self.turn(1, 0), layer.model)
-        for part in layout.ranges:
-            if part.stride == TEXT_ONLY:
-                continue
+            queries = rotate(self.graph, layer.heads(own, rows, weight), self.turn(1), layer.model)
+        for part in layout.visual_ranges:
             if ranked is None:
-                rows = layer.inner(self.normalised(norm) if part.stride == 1 else self.normalised_at(norm, part.stride, part.offset))
-            elif part.stride == 1:
-                rows = ranked
+                rows = layer.inner(self.normalised(norm) if part.stride == 1 else self.normalised_shown(norm, part.stride))
             else:
-                width = layout.kv_rank or 0
-                rows = self.graph.reshape(self._at_offset(ranked, part.stride, part.offset, width), -1, width)
+                rows = ranked if part.stride == 1 else self.shown(ranked, part.stride, layout.kv_rank or 0)
             names = (layer.model.visual_part(layer.index, name) for name in ("key", "value"))
             key, value = (layer.heads(name, rows, layer.first_heads(name, part.first, part.last)) for name in names)
-            turned = rotate(self.graph, key, self.turn(part.stride, part.offset), layer.model)
-            parts.setdefault(part.stride, []).append((turned, value))
-        return Seen(queries, {stride: self._joined(pairs) for stride, pairs in parts.items()})
-
-    def _joined(self, pairs: list[Pair]) -> Pair:
-        """The heads of all pairs."""
-        return self.graph.concat([key for key, _ in pairs], 2), self.graph.concat([value for _, value in pairs], 2)
+            held[part.stride] = rotate(self.graph, key, self.turn(part.stride), layer.model), value
+        return Seen(queries, held)
 
     def held(self, slot: Slot, layout: LayerLayout, seen: Seen) -> Pair | None:
         """The visual part of a slot, `[batch, rows, heads, head_dim]`."""
         stride = slot.kind.stride
         if stride not in seen.held:
             return None
-        first, count = layout.first(stride), sum(part.last - part.first for part in layout.ranges if part.stride == stride)
-        key, value = (self.graph.take(part, [head - first for head in slot.kind.kv_heads], 2, count) for part in seen.held[stride])
+        first, last = layout.range_of(stride).first, layout.range_of(stride).last
+        heads = [head - first for head in slot.kind.kv_heads]
+        key, value = (self.graph.take(part, heads, 2, last - first) for part in seen.held[stride])
         return key, value
 
     def attend(self, layer: "Layer", layout: LayerLayout, seen: Seen, keys: ir.Value, values: ir.Value) -> None:
@@ -148,7 +138,7 @@ class Visual:
             return
         sizes = layer.model.sizes
         shared = [head // sizes.group for head in layout.computing]
-        held = sum(part.last - part.first for part in layout.ranges if part.stride == 1)
+        held = layout.range_of(1).last
         own = [self.graph.take(part, shared, 2, held) for part in seen.held[1]]
         text = [self.graph.take(part, shared, 2, sizes.num_key_value_heads) for part in (keys, values)]
         if layout.window is None:
@@ -228,9 +218,6 @@ class Visual:
             self.update(layer.neurons(self.normalised(layer.norm("post_attention_layernorm")), layout.neurons))
 
 
-def offset_tokens(grid: Grid, stride: int) -> list[list[int]]:
-    """The tokens at each offset of an image, all lists as long as the longest: -1 for what is not there."""
-    offset = token_offsets(grid, stride)
-    tokens = [[token for token, one in enumerate(offset) if one == number] for number in range(stride)]
-    longest = max(map(len, tokens))
-    return [[*own, *[-1] * (longest - len(own))] for own in tokens]
+def take_shown(graph: Graph, tokens: ir.Value, grid: Grid, stride: int, axis: int) -> ir.Value:
+    """Of an axis of a grid's tokens, those that a stride shows."""
+    return graph.take(tokens, shown_tokens(grid, stride), axis, grid.tokens)

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from ...families import Family, family_of
 from ...runtime.cache import Timeline
-from ...runtime.plan import Plan, dense_plan
-from ...runtime.stride import MAX_STRIDE
+from ...runtime.plan import MAX_STRIDE, Plan, dense_plan
 from ...runtime.text_model import Call, Projections, SparseTextModel
 from .answers import Answered
 

@@ -34,7 +34,7 @@ class PrunedLayer(SparseTextModel):
     def __init__(self, adapter: DenseAdapter, index: int, plan: Plan, compensation: LinearCompensation | None = None) -> None:
         super().__init__()
         self.plan = plan
-        self.layouts = (layout := layer_layout(plan.layers[index], index, plan.sizes),)
+        self.layouts = (layout := layer_layout(plan.layers[index], plan.sizes),)
         assert layout.kv_rank is None or (compensation is not None and compensation.inner is not None)
         layer = adapter.model.model.language_model.layers[index]
         self.layers = [_permuted(layer, adapter.projections(index), layout, plan.sizes.head_dim)]

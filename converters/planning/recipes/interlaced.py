@@ -1,9 +1,8 @@
-"""The recipe `interlaced`: visual tokens are read everywhere, by turns, and updated with what that leaves of the budget."""
+"""The recipe `interlaced`: visual tokens are read everywhere, every so many-th, and updated with what that leaves of the budget."""
 
 from dataclasses import replace
 
-from ...runtime.plan import Grid, LayerPlan, Plan, Sizes
-from ...runtime.stride import MAX_STRIDE
+from ...runtime.plan import MAX_STRIDE, Grid, LayerPlan, Plan, Sizes
 from .paper import WINDOW
 from .target import Path, Target, by_layer, first_to_reach, follow, largest
 

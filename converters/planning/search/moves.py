@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from ...runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise
-from ...runtime.stride import MAX_STRIDE
+from ...runtime.plan import MAX_STRIDE, Grid, LayerPlan, Plan, Sizes, normalise
 from ..cost import layer_cost
 from ..importance import ImportanceOrder
 
@@ -202,12 +201,12 @@ def moves_up(plan: Plan, layers: tuple[int, ...]) -> Iterator[Move]:
 def visual_flops(plan: Plan) -> int:
     """The visual FLOPs of a normalised plan, as `cost` counts them; layers that stay are not counted again."""
     shared = (plan.sizes, plan.grids, plan.locality)
-    return sum(_layer_flops(layer, index, *shared) for index, layer in enumerate(plan.layers))
+    return sum(_layer_flops(layer, *shared) for layer in plan.layers)
 
 
 @lru_cache(maxsize=1 << 14)
-def _layer_flops(layer: LayerPlan, index: int, sizes: Sizes, grids: tuple[Grid, ...], locality: str) -> int:
-    return layer_cost(layer, index, Plan(sizes, (layer,), grids, locality)).total
+def _layer_flops(layer: LayerPlan, sizes: Sizes, grids: tuple[Grid, ...], locality: str) -> int:
+    return layer_cost(layer, Plan(sizes, (layer,), grids, locality)).total
 
 
 def blocks(layers: int, size: int) -> list[tuple[int, ...]]:
