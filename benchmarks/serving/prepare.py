@@ -15,14 +15,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
-from converters.checkpoint.convert import Provenance, convert
-from converters.checkpoint.reader import open_checkpoint
-from converters.data.examples import bundled_examples
+from converters.api import convert, load
 from converters.data.prompts import encode, prompt
-from converters.data.questions import Questions
-from converters.loading import Dtype, locate
-from converters.planning.fitting import fitted
-from converters.runtime.plan import LayerPlan, Plan, dense_plan, factored, normalise
+from converters.data.samples import samples_of
+from converters.runtime.plan import LayerPlan, Plan, dense_plan, normalise
 
 QUESTIONS, TOKENS, BATCH = 80, 8, 20
 FORCED = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
@@ -38,15 +34,19 @@ def each(plan: Plan, change: Callable[[int, LayerPlan], LayerPlan]) -> Plan:
 
 
 def mixed(dense: Plan) -> Plan:
-    """A full layer, one with its FFN alone, one with attention alone, frozen ones, some of them through a rank."""
+    """A full layer, one with its FFN alone, one with attention alone, frozen ones."""
     kinds: dict[int, Callable[[LayerPlan], LayerPlan]] = {
         0: lambda layer: layer,
         1: lambda layer: replace(layer, self_heads=()),
         2: lambda layer: replace(layer, neurons=()),
-        4: lambda layer: replace(frozen(layer), kv_rank=48),
-        5: lambda layer: replace(layer, neurons=(), kv_rank=64),
+        5: lambda layer: replace(layer, neurons=()),
     }
     return each(dense, lambda index, layer: kinds.get(index, frozen)(layer))
+
+
+def ranked(plan: Plan) -> Plan:
+    """K and V of every other layer through a rank, and queries where there are any."""
+    return each(plan, lambda index, layer: replace(layer, kv_rank=48 if index % 2 else None))
 
 
 def plans(dense: Plan) -> dict[str, tuple[Plan, bool]]:
@@ -57,12 +57,12 @@ def plans(dense: Plan) -> dict[str, tuple[Plan, bool]]:
         "dense": (normalise(dense), False),
         "frozen": (all_frozen, False),
         "refitted": (all_frozen, True),
-        "ranked": (each(all_frozen, lambda index, layer: replace(layer, kv_rank=32 if index % 2 else None)), True),
+        "ranked": (ranked(all_frozen), True),
         "mixed": (mixed(dense), False),
-        "mixed-refitted": (mixed(dense), True),
+        "mixed-ranked": (ranked(mixed(dense)), True),
         "depth": (each(mixed(dense), lambda index, layer: replace(layer, read_heads=layer.read_heads if index < last - 1 else ())), True),
         "unread": (each(mixed(dense), lambda index, layer: replace(layer, read_heads=layer.read_heads[index % 3 :: 2])), False),
-        "strides": (each(all_frozen, lambda index, layer: replace(layer, read_phases=(1, 2, 3, 1, 5)[index % 5])), True),
+        "strides": (each(all_frozen, lambda index, layer: replace(layer, read_stride=(1, 2, 3, 1, 5)[index % 5])), True),
         "partial": (each(dense, partial), False),
         "hard": (each(dense, hard), True),
     }
@@ -76,12 +76,13 @@ def partial(index: int, layer: LayerPlan) -> LayerPlan:
 def hard(index: int, layer: LayerPlan) -> LayerPlan:
     """Something of everything, in a depth of seven."""
     read = () if index == 7 else layer.read_heads[:: 1 + index % 2]
-    return replace(partial(index, layer), read_heads=read, read_phases=1 + index % 3, kv_rank=None if index % 3 else 64)
+    return replace(partial(index, layer), read_heads=read, read_stride=1 + index % 3, kv_rank=None if index % 3 else 64)
 
 
 def prompts(processor: Any) -> tuple[list[str], list[Any], list[str]]:
-    examples = list(bundled_examples(QUESTIONS, 7, "eval").stream())
-    return [prompt(processor, one.question, 1) for one in examples], [one.picture() for one in examples], [one.answer or "" for one in examples]
+    """Prompts, pictures and answers of questions that plans are not made on."""
+    samples = list(samples_of("demo", answers=True, count=QUESTIONS, seed=7).stream())
+    return [prompt(processor, one.question, 1) for one in samples], [one.picture() for one in samples], [one.answer or "" for one in samples]
 
 
 def words(folder: Path, processor: Any, texts: list[str], pictures: list[list[Any]]) -> list[str]:
@@ -99,21 +100,17 @@ def words(folder: Path, processor: Any, texts: list[str], pictures: list[list[An
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    source = locate("demo")
-    checkpoint = open_checkpoint(source.path)
-    questions = Questions.of(source.path, None, 64, 0, "cpu", Dtype.FLOAT32)
-    processor = questions.loaded.processor
+    model = load("demo", device="cpu", dtype="float32")
+    processor = model.loaded.processor
     texts, pictures, answers = prompts(processor)
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     for place, picture in enumerate(pictures):
         picture.save(folder / "pictures" / f"{place}.png")
     pairs = [text.replace("<image>", "<image>\n<image>", 1) for text in texts[:20]]
     found: dict[str, Any] = {"prompts": texts, "answers": answers, "texts": TEXTS, "pairs": pairs, "plans": {}}
-    for name, (plan, refit) in plans(dense_plan(checkpoint.sizes, (checkpoint.grid,))).items():
-        refits = fitted(questions.loaded.model, questions.batches(), plan) if refit or factored(plan) else {}
-        if not refit:
-            refits = {index: refits[index] for index in factored(plan)}
-        out = convert(checkpoint, plan, folder / name, Provenance(source, f"prepare.py: {name}"), refits=refits, force=True)
+    for name, (plan, refit) in plans(dense_plan(model.checkpoint.sizes, (model.checkpoint.grid,))).items():
+        out, how = folder / name, {"refit": refit, "force": True, "command": f"prepare.py: {name}"}
+        convert(model, plan, out, samples="demo", count=64, **how)
         found["plans"][name] = {
             "words": words(out, processor, texts, [[picture] for picture in pictures]),
             "texts": words(out, processor, list(TEXTS), [[] for _ in TEXTS]),

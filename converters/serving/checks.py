@@ -97,7 +97,7 @@ def padded_head_size(works: Iterable[LayerWork], head_dim: int, facts: EngineFac
     found = next((size for size in facts.head_sizes if size >= least), None)
     if found is None and hiding:
         raise YopoError(
-            f"read_heads and read_phases hide visual tokens in layers {ranges(hiding)}, which takes heads of {least}; the attention "
+            f"read_heads and read_stride hide visual tokens in layers {ranges(hiding)}, which takes heads of {least}; the attention "
             f"backend {facts.backend} has none above {max(facts.head_sizes, default=0)}.",
             "Choose another backend, or a plan that reads every visual token in all layers.",
         )

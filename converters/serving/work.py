@@ -3,27 +3,18 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..runtime.layout import LayerLayout, layouts
+from ..runtime.layout import LayerLayout, Range, layouts
 from ..runtime.plan import Grid, Plan, normalise
-from ..runtime.token_split import token_phases
+from ..runtime.token_split import token_offsets
 
-
-@dataclass(frozen=True)
-class Part:
-    """Neighbouring KV heads of a layer, `first` to `last`, with K and V of the visual tokens of one phase of `stride`: all where that
-    is 1."""
-
-    first: int
-    last: int
-    stride: int
-    phase: int
+__all__ = ["LayerWork", "Range", "layer_works", "offsets", "strides"]
 
 
 @dataclass(frozen=True)
 class LayerWork:
     """One layer. Query heads and KV heads are numbered as in the file.
 
-    `parts` are the KV heads that have K and V of visual tokens; those after the last part have none. `reads` tells for each query head
+    `parts` are the KV heads that have K and V of visual tokens, and of which; those after the last part have none. `reads` tells for each query head
     whether text sees visual tokens in it, `computing` are the query heads that visual tokens compute, `neurons` the leading FFN neurons
     that they go through. `refitted`: K and V of visual tokens have projections of their own in the file, through `rank` dimensions where
     that is not None, and then so have their queries.
@@ -32,7 +23,7 @@ class LayerWork:
     query_heads: int
     kv_heads: int
     intermediate_size: int
-    parts: tuple[Part, ...]
+    parts: tuple[Range, ...]
     reads: tuple[bool, ...]
     computing: tuple[int, ...]
     neurons: int
@@ -80,7 +71,7 @@ def _layer_work(layout: LayerLayout, plan: Plan, refitted: bool) -> LayerWork:
         query_heads=plan.sizes.num_attention_heads,
         kv_heads=plan.sizes.num_key_value_heads,
         intermediate_size=plan.sizes.intermediate_size,
-        parts=tuple(Part(part.first, part.last, part.phases, part.lattice) for part in layout.visual_ranges),
+        parts=layout.visual_ranges,
         reads=layout.reads,
         computing=layout.computing,
         neurons=layout.neurons,
@@ -94,6 +85,6 @@ def strides(works: Iterable[LayerWork]) -> tuple[int, ...]:
     return tuple(sorted({part.stride for work in works for part in work.parts if part.stride > 1}))
 
 
-def phases(grid: Grid, stride: int) -> tuple[int, ...]:
-    """The phase of every token of a grid, in the order of its tokens."""
-    return token_phases(grid, stride)
+def offsets(grid: Grid, stride: int) -> tuple[int, ...]:
+    """The offset of every token of a grid within a stride, in the order of its tokens."""
+    return token_offsets(grid, stride)
