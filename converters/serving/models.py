@@ -24,7 +24,7 @@ from ..runtime.plan import Grid, from_json, normalise
 from . import checks, engine, prefill
 from .backend import of_text, widen
 from .projections import Reading, VisualProjections
-from .work import layer_works, offsets, strides
+from .work import layer_works, shown, strides
 
 logger = init_logger(f"vllm.{__name__}")
 
@@ -59,7 +59,7 @@ class Served:
         self.strides = strides(self.works)
         self.counts = Counts()
         self.mask: Tensor | None = None
-        self.offsets: dict[int, Tensor] = {}
+        self.shown: dict[int, Tensor] = {}
         layers = self.language_model.model.layers
         facts = engine.facts_of(vllm_config, layers[0].self_attn.attn.attn_backend)
         checks.check_engine(facts)
@@ -84,37 +84,37 @@ class Served:
         raise NotImplementedError
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        """Features of pictures and videos, with their offsets of every stride in columns of their own: an engine may cut a picture
+        """Features of pictures and videos, with a column for each stride that marks what it shows: an engine may cut a picture
         anywhere, and forgets what of it was before."""
         following: Any = super()
         found = following.embed_multimodal(**kwargs)
         if not self.strides or not len(found):
             return found
-        return tuple(_with_offsets(item, grid, self.strides) for item, grid in zip(found, self.grids(found, **kwargs), strict=True))
+        return tuple(_with_columns(item, grid, self.strides) for item, grid in zip(found, self.grids(found, **kwargs), strict=True))
 
     def embed_input_ids(self, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None) -> Tensor:
-        """Embeddings of a step's rows; remembers until `forward` which of them are visual, and their offsets."""
+        """Embeddings of a step's rows; remembers until `forward` which of them are visual, and what each stride shows of these."""
         following: Any = super()
         if multimodal_embeddings is None or not len(multimodal_embeddings) or is_multimodal is None:
             self.mask = None
             text: Tensor = following.embed_input_ids(input_ids, is_multimodal=is_multimodal)
             return text
         self.mask = is_multimodal.cpu()
-        features, self.offsets = self._features(list(multimodal_embeddings))
+        features, self.shown = self._features(list(multimodal_embeddings))
         embeds: Tensor = following.embed_input_ids(input_ids, features, is_multimodal=is_multimodal)
         return embeds
 
     def _features(self, items: Sequence[Tensor]) -> tuple[list[Tensor], dict[int, Tensor]]:
-        """The features without their columns of offsets, and these by stride."""
+        """The features without their columns of strides, and these, booleans, by stride."""
         if not self.strides:
             return list(items), {}
         width = items[0].shape[-1] - len(self.strides)
         if width != self.config.get_text_config().hidden_size:  # type: ignore[attr-defined]
             raise YopoError(
-                "The vision tower's features came without the offsets of their tokens, which the plan's read_stride need.",
+                "The vision tower's features came without their columns of strides, which the plan's read_stride needs.",
                 "Switch off what calls the vision tower otherwise, such as graphs of the encoder.",
             )
-        columns = torch.cat([item.flatten(0, -2)[:, width:] for item in items]).round().long()
+        columns = torch.cat([item.flatten(0, -2)[:, width:] for item in items]) > 0.5
         return [item[..., :width] for item in items], dict(zip(self.strides, columns.unbind(1), strict=True))
 
     def forward(
@@ -140,7 +140,7 @@ class Served:
     def _obeyed(self, visual: Tensor, positions: Tensor, embeds: Tensor, context: Any) -> Tensor:
         """Rows beyond those scheduled, which graphs of one size add, are left zero."""
         model, count = self.language_model.model, len(visual)
-        step = prefill.Step(visual, positions[..., :count], self.offsets, context.attn_metadata, context.slot_mapping, of_text)
+        step = prefill.Step(visual, positions[..., :count], self.shown, context.attn_metadata, context.slot_mapping, of_text)
         rows = prefill.run(model.layers, model.norm, self.works, self.projections, embeds[:count], step)
         return rows if count == len(embeds) else nn.functional.pad(rows, (0, 0, 0, len(embeds) - count))
 
@@ -155,12 +155,12 @@ def _whole_graphs_off(config: Any) -> None:
         logger.info("yopo: CUDA graphs are of pieces of the model, not of all of it.")
 
 
-def _with_offsets(features: Tensor, grid: Grid, strides: Sequence[int]) -> Tensor:
-    """Features of a picture, of tiles of one grid, or of a video `[tokens, hidden]`, followed by the offsets of their tokens."""
+def _with_columns(features: Tensor, grid: Grid, strides: Sequence[int]) -> Tensor:
+    """Features of a picture, of tiles of one grid, or of a video `[tokens, hidden]`, followed by one for each stride: 1 where it shows the token."""
     rows = features.flatten(0, -2)
     if len(rows) % grid.tokens:
         raise YopoError(f"There are {len(rows)} features for grids of {grid}.", "Pass pictures, not features of another size.")
-    columns = [torch.tensor(offsets(grid, stride), device=rows.device, dtype=rows.dtype) for stride in strides]
+    columns = [torch.tensor(shown(grid, stride), device=rows.device, dtype=rows.dtype) for stride in strides]
     return torch.cat([rows, torch.stack(columns, 1).repeat(len(rows) // grid.tokens, 1)], 1)
 
 

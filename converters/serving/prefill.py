@@ -17,14 +17,14 @@ from .work import LayerWork, Range
 class Step:
     """The rows of a step, and what its layers share. Visual rows stand first wherever both kinds are together.
 
-    `visual` `[rows]` marks visual rows, on the CPU; `offsets` are those of the visual rows, by stride. `positions` are of all rows,
+    `visual` `[rows]` marks visual rows, on the CPU; `shown` tells by stride which of the visual rows it shows. `positions` are of all rows,
     `[rows]` or `[3, rows]`. `metadata` and `slots` are by name of the attention layer; `of_text` makes of the metadata of all rows that of
     text alone.
     """
 
     visual: Tensor
     positions: Tensor
-    offsets: Mapping[int, Tensor]
+    shown: Mapping[int, Tensor]
     metadata: Mapping[str, Any]
     slots: Mapping[str, Tensor]
     of_text: Callable[[Any, Tensor], Any]
@@ -40,7 +40,7 @@ class Step:
 
     def of_part(self, part: Range) -> Tensor | None:
         """Which of the visual rows a part's KV heads have K and V of; None: all."""
-        return None if part.stride == 1 else (self.offsets[part.stride] == part.offset).nonzero()[:, 0]
+        return None if part.stride == 1 else self.shown[part.stride].nonzero()[:, 0]
 
     def text_metadata(self, name: str) -> Any:
         """Layers that share their metadata share that of text."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from ..runtime.layout import LayerLayout, Range, layouts
 from ..runtime.plan import Grid, Plan, normalise
-from ..runtime.token_split import token_offsets
+from ..runtime.stride import shown_tokens
 
-__all__ = ["LayerWork", "Range", "layer_works", "offsets", "strides"]
+__all__ = ["LayerWork", "Range", "layer_works", "shown", "strides"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ def strides(works: Iterable[LayerWork]) -> tuple[int, ...]:
     return tuple(sorted({part.stride for work in works for part in work.parts if part.stride > 1}))
 
 
-def offsets(grid: Grid, stride: int) -> tuple[int, ...]:
-    """The offset of every token of a grid within a stride, in the order of its tokens."""
-    return token_offsets(grid, stride)
+def shown(grid: Grid, stride: int) -> tuple[bool, ...]:
+    """Whether a stride shows each token of a grid, in the order of its tokens."""
+    some = set(shown_tokens(grid, stride))
+    return tuple(token in some for token in range(grid.tokens))

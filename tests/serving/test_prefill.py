@@ -19,7 +19,7 @@ from converters.runtime.plan import Grid, Plan, Sizes, normalise
 from converters.serving import prefill
 from converters.serving.projections import Reading, VisualProjections
 from converters.serving.runs import text_runs
-from converters.serving.work import layer_works, offsets, strides
+from converters.serving.work import layer_works, shown, strides
 
 GRID = Grid(4, 4)
 CUTS = {"whole": [100], "cut": [7, 12, 19, 100], "one by one": list(range(1, 30)) + [100]}
@@ -54,7 +54,7 @@ class Engine:
         positions = torch.cat([torch.arange(*span) for span in spans])
         places = [visual[request].cumsum(0)[piece][visual[request, piece]] - 1 for request, piece in enumerate(pieces)]
         order = torch.cat(places)
-        known = {stride: torch.tensor(offsets(GRID, stride))[order % GRID.tokens] for stride in strides(self.works)}
+        known = {stride: torch.tensor(shown(GRID, stride))[order % GRID.tokens] for stride in strides(self.works)}
         names = [layer.self_attn.attn.inner.layer_name for layer in self.layers]
         given = common(spans)
         step = prefill.Step(mask, positions, known, dict.fromkeys(names, given), dict.fromkeys(names, given.slot_mapping), text_runs)
