@@ -61,25 +61,25 @@ def layer_cost(layer: LayerPlan, index: int, plan: Plan) -> LayerCost:
     """Visual FLOPs executed in layer `index` of a normalised plan."""
     sizes = plan.sizes
     tokens, width = plan.visual_tokens, 2 * sizes.hidden_size * sizes.head_dim
-    held = tokens * len(layer.kv_heads(sizes)[0])
-    held += sum(sum(read_tokens(plan.grids, layer.read_stride, offset)) for offset in head_offsets(layer, index, sizes).values())
+    kv_rows = tokens * len(layer.kv_heads(sizes)[0])
+    kv_rows += sum(sum(read_tokens(plan.grids, layer.read_stride, offset)) for offset in head_offsets(layer, index, sizes).values())
     computed = tokens * len(layer.self_heads)
     if layer.kv_rank is None:
-        made = width * (2 * held + computed)
+        made = width * (2 * kv_rows + computed)
     elif layer.ranked_queries:  # all tokens go there, once
-        made = 2 * layer.kv_rank * (sizes.hidden_size * tokens + sizes.head_dim * (2 * held + computed))
+        made = 2 * layer.kv_rank * (sizes.hidden_size * tokens + sizes.head_dim * (2 * kv_rows + computed))
     else:
-        made = factored_flops(layer.kv_rank, held, index, layer, plan)
+        made = factored_flops(layer.kv_rank, kv_rows, index, layer, plan)
     projections = made + width * computed
     pairs = len(layer.self_heads) * visible_pairs(plan.grids, layer.window, plan.locality)
     return LayerCost(projections, 2 * 2 * sizes.head_dim * pairs, 2 * 3 * tokens * sizes.hidden_size * len(layer.neurons))
 
 
-def factored_flops(rank: int, held: int, index: int, layer: LayerPlan, plan: Plan) -> int:
-    """FLOPs of K and V of `held` rows (of a head) through `rank` dimensions: each offset's tokens go there once, and on to each of
-    its heads."""
+def factored_flops(rank: int, kv_rows: int, index: int, layer: LayerPlan, plan: Plan) -> int:
+    """FLOPs of K and V of `kv_rows` rows, summed over heads, through `rank` dimensions: each offset's tokens go there once, and on to
+    each of its heads."""
     there = sum(sum(read_tokens(plan.grids, part.stride, part.offset)) for part in layer_layout(layer, index, plan.sizes).visual_ranges)
-    return 2 * rank * (plan.sizes.hidden_size * there + 2 * plan.sizes.head_dim * held)
+    return 2 * rank * (plan.sizes.hidden_size * there + 2 * plan.sizes.head_dim * kv_rows)
 
 
 def cost(plan: Plan, text_tokens: int = REFERENCE_TEXT_TOKENS) -> Cost:
@@ -115,12 +115,12 @@ def visible_pairs(grids: Sequence[Grid], window: int | None, locality: str) -> i
 
 @cache
 def window_pairs(grid: Grid, window: int, locality: str) -> int:
-    """Visible pairs within one image or video. Earlier frames are seen through the whole square, the own one causally or not."""
+    """Visible pairs within one image or video. Earlier frames are seen through the whole square, the frame itself causally or not."""
     along_rows, along_columns = _near(grid.rows, window), _near(grid.columns, window)
     square = along_rows * along_columns
     # Half of the square without its centre comes before a query in row-major order, and the query sees itself.
-    own = square if locality == "symmetric" else (square + grid.rows * grid.columns) // 2
-    return grid.frames * own + grid.frames * (grid.frames - 1) // 2 * square
+    same_frame = square if locality == "symmetric" else (square + grid.rows * grid.columns) // 2
+    return grid.frames * same_frame + grid.frames * (grid.frames - 1) // 2 * square
 
 
 def _near(length: int, window: int) -> int:
