@@ -22,7 +22,11 @@ from converters.runtime.plan import LayerPlan, Plan, dense_plan, normalise
 
 QUESTIONS, TOKENS, BATCH = 80, 8, 20
 FORCED = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
-TEXTS = ("USER: what color is the circle? ASSISTANT:", "USER: how many squares are there? ASSISTANT:", "USER: is there a triangle? ASSISTANT:")
+TEXTS = (
+    "USER: what color is the circle? ASSISTANT:",
+    "USER: how many squares are there? ASSISTANT:",
+    "USER: is there a triangle? ASSISTANT:",
+)
 
 
 def frozen(layer: LayerPlan) -> LayerPlan:
@@ -82,7 +86,11 @@ def hard(index: int, layer: LayerPlan) -> LayerPlan:
 def prompts(processor: Any) -> tuple[list[str], list[Any], list[str]]:
     """Prompts, pictures and answers of questions that plans are not made on."""
     samples = list(samples_of("demo", answers=True, count=QUESTIONS, seed=7).stream())
-    return [prompt(processor, one.question, 1) for one in samples], [one.picture() for one in samples], [one.answer or "" for one in samples]
+    return (
+        [prompt(processor, one.question, 1) for one in samples],
+        [one.picture() for one in samples],
+        [one.answer or "" for one in samples],
+    )
 
 
 def words(folder: Path, processor: Any, texts: list[str], pictures: list[list[Any]]) -> list[str]:

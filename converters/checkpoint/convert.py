@@ -13,13 +13,14 @@ from ..planning.compensation import LinearCompensation
 from ..runtime import RUNTIME_FILES
 from ..runtime.plan import Plan, PlanError, Sizes, factored, normalise, ranges, validate
 from .card import LICENCE_FILES, card
-from .compensation import merged, refitted_layers
+from .compensation import merged
 from .folder import appearing, check_apart, check_output, check_space, copy_file, synchronise, write_bytes, write_config, write_text
 from .manifest import file_sha256, is_exported
 from .permutation import Permutation, permutations
 from .reader import CONFIG, Checkpoint
 from .section import Provenance, Refitted, converted_config
 from .skeleton import native_config
+from .visual_projections import refitted_layers
 from .writer import MAX_SHARD_BYTES, Entry, index_text, plan_shards, write_shard
 
 __all__ = ["Provenance", "check_output", "check_plan", "convert"]

@@ -17,13 +17,13 @@ from ..families import FAMILIES, Family, Folders, converted_family, described, f
 from ..families.family import Piece
 from ..json_files import conforming, read_object
 from ..runtime.plan import Grid, Plan, PlanError, Sizes, factored, from_json
-from .compensation import refitted_layers, refitted_shapes
 from .config_schema import Config, Section
 from .header import TensorInfo, ends_of, read_header, read_tensor
 from .manifest import changed_files, read_manifest
 from .permutation import permutations
 from .skeleton import Skeleton, check_tensors, native_config, skeleton
 from .source import resolve
+from .visual_projections import refitted_layers, refitted_shapes
 
 CONFIG = "config.json"
 SAMPLE_BYTES = 4096

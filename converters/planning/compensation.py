@@ -1,8 +1,8 @@
-"""Refitting: K and V of visual tokens from a linear map of what the pruned model has, closed form, forward only.
+"""Linear compensation: K and V of visual tokens from a linear map of what the pruned model has, closed form, forward only.
 
-Under a plan visual tokens are hardly updated, so what a layer's K and V are made from is not what the dense model has there. How much
-of it is predictable: least squares of the dense model's normalised visual rows on the pruned model's, with an offset, shrunk towards
-no change at all. Merged into copies of the K and V projections that visual rows alone use, it costs bytes and no FLOPs.
+Under a plan visual tokens are hardly updated, so what a layer's K and V are made from is not what the dense model has there. Much of the
+difference is predictable: by least squares of the dense model's normalised visual rows on the pruned model's, with an offset, shrunk
+towards no change at all. Merged into copies of the K and V projections that visual rows alone use, it costs bytes and no FLOPs.
 
 What visual rows are is of few dimensions, and what K and V take from them of fewer: where a plan has a rank, both come through so many
 dimensions, those that carry the most of K and V over the samples, and cost less.
@@ -48,7 +48,7 @@ class LinearCompensation:
         return (weight.float() @ self.matrix.to(weight.device)).to(weight.dtype)
 
     def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The bias `[out]` that goes with it: `W b`, and the projection's own."""
+        """The bias `[out]` that goes with it: `W b`, and the projection's bias."""
         offset = weight.float() @ self.offset.to(weight.device)
         return (offset if bias is None else offset + bias.float()).to(weight.dtype)
 

@@ -101,12 +101,12 @@ def visible_pairs(grids: Sequence[Grid], window: int | None, locality: str) -> i
 
 @cache
 def window_pairs(grid: Grid, window: int, locality: str) -> int:
-    """Visible pairs within one image or video. Earlier frames are seen through the whole square, the own one causally or not."""
+    """Visible pairs within one image or video. Earlier frames are seen through the whole square, the frame itself causally or not."""
     along_rows, along_columns = _near(grid.rows, window), _near(grid.columns, window)
     square = along_rows * along_columns
     # Half of the square without its centre comes before a query in row-major order, and the query sees itself.
-    own = square if locality == "symmetric" else (square + grid.rows * grid.columns) // 2
-    return grid.frames * own + grid.frames * (grid.frames - 1) // 2 * square
+    same_frame = square if locality == "symmetric" else (square + grid.rows * grid.columns) // 2
+    return grid.frames * same_frame + grid.frames * (grid.frames - 1) // 2 * square
 
 
 def _near(length: int, window: int) -> int:

@@ -24,10 +24,12 @@ def limit_of(budget: float, plan: Plan) -> int:
 
 
 def fill_budget(plan: Plan, limit: int, order: ImportanceOrder, knobs: Iterable[Knob]) -> Plan:
-    """The plan with these knobs turned up in turn, each as far as the limit allows; then neurons wherever they are read later.
+    """The plan with as much more as fits within `limit` visual FLOPs.
 
-    Where neurons cannot use it up, since nothing is read later or all of them are there, reading and self heads grow first. Where a
-    neuron is a large part of the budget, units of other prices are added or exchanged, a few at a time, to come within half a percent.
+    First these knobs are turned up in turn, each as far as it goes; then neurons are added in the layers whose updates are read later.
+    Where that does not use the limit up, ranks, strides, reading and self heads follow, and neurons again. Where a neuron is a large
+    part of the limit, units of other costs are added or exchanged, a few at a time, to come within half a percent. A plan beyond the
+    limit is returned as it is.
     """
     neurons = [(layer, "neurons") for layer in _by_neurons(plan)]
     others = [(layer, knob) for knob in OTHERS for layer in range(len(plan.layers))]
@@ -78,8 +80,10 @@ def _exchanged(plan: Plan, limit: int, order: ImportanceOrder) -> Plan | None:
     """
     flops = visual_flops(plan)
     small = [more for more in _one_up(plan, order) if visual_flops(more) - flops <= limit * MOST_EXCHANGED]
-    found = [(visual_flops(more) - flops, other) for more in small for other in _fitting(more, limit, order)]
-    nearer = [(added / (min(visual_flops(other), limit * CLOSE) - flops), other) for added, other in found if visual_flops(other) > flops]
+    exchanges = [(visual_flops(more) - flops, other) for more in small for other in _fitting(more, limit, order)]
+    nearer = [
+        (added / (min(visual_flops(other), limit * CLOSE) - flops), other) for added, other in exchanges if visual_flops(other) > flops
+    ]
     return min(nearer, key=lambda exchange: exchange[0])[1] if nearer else None
 
 

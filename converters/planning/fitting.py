@@ -1,4 +1,4 @@
-"""Refits of a plan for good: of every layer that needs one, on calibration samples, layer after layer beside the dense model."""
+"""The linear compensation of a plan that is to be written: layer after layer, beside the dense model, on calibration samples."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +16,7 @@ from .measure.dense_adapter import DenseAdapter
 from .measure.pruned_layer import PrunedLayer
 
 MOST_ROWS = 32  # visual rows that are fitted on, times the hidden size, or
-ENOUGH_ROWS = 1 << 16  # where that is more: what is held is bounded
+ENOUGH_ROWS = 1 << 16  # where that is more: memory is bounded
 
 
 @torch.inference_mode()
@@ -31,15 +31,15 @@ def fit_compensations(model: Any, batches: Iterable[Any], plan: Plan) -> dict[in
         return {}
     adapter = DenseAdapter.of(model)
     pairs = _calls(model, adapter, batches)
-    found = {}
+    compensations = {}
     for index, key in enumerate(keys[: plan.visual_depth]):
         if key is not None:
-            found[index] = _fit(adapter, index, pairs, plan.layers[index].kv_rank)
-        layers = PrunedLayer(adapter, index, plan, found.get(index)), PrunedLayer(adapter, index, dense)
+            compensations[index] = _fit(adapter, index, pairs, plan.layers[index].kv_rank)
+        layers = PrunedLayer(adapter, index, plan, compensations.get(index)), PrunedLayer(adapter, index, dense)
         for calls in pairs:
             for layer, call in zip(layers, calls, strict=True):
                 layer.run(call)
-    return found
+    return compensations
 
 
 def _calls(model: Any, adapter: DenseAdapter, batches: Iterable[Any]) -> list[tuple[Call, Call]]:

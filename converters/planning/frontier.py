@@ -1,4 +1,4 @@
-"""The frontier: the best plan found for each budget that was asked for, and the way that leads down to the smallest."""
+"""The frontier: the best plan of each budget that was asked for, and the plans on the way down to the smallest."""
 
 import json
 from collections.abc import Sequence
@@ -117,9 +117,9 @@ class Frontier:
 
 def differing(lower: Plan, upper: Plan) -> list[Knob]:
     """The knobs in which one plan has more than the other: what a remainder is best spent on."""
-    found = []
+    knobs = []
     for index, (less, more) in enumerate(zip(lower.layers, upper.layers, strict=True)):
-        found += [
+        knobs += [
             (index, knob)
             for knob, one, other in (
                 ("rank", rank_of(less, lower.sizes), rank_of(more, lower.sizes)),
@@ -130,7 +130,7 @@ def differing(lower: Plan, upper: Plan) -> list[Knob]:
             )
             if one < other
         ]
-    return found
+    return knobs
 
 
 def _facts(point: Point) -> dict[str, Any]:
@@ -139,17 +139,17 @@ def _facts(point: Point) -> dict[str, Any]:
 
 def _changes(path: Sequence[Point]) -> list[dict[str, Any]]:
     """The first plan whole, the others as the layers in which they differ from the one before."""
-    found: list[dict[str, Any]] = []
+    changes: list[dict[str, Any]] = []
     before: dict[str, Any] | None = None
     for point in path:
         plan = to_json(point.plan)
         if before is None:
-            found.append({**_facts(point), "plan": plan})
+            changes.append({**_facts(point), "plan": plan})
         else:
             layers = {str(index): layer for index, layer in enumerate(plan["layers"]) if layer != before["layers"][index]}
-            found.append({**_facts(point), "layers": layers, "locality": plan["locality"]})
+            changes.append({**_facts(point), "layers": layers, "locality": plan["locality"]})
         before = plan
-    return found
+    return changes
 
 
 def _from_changes(changes: list[dict[str, Any]]) -> tuple[Point, ...]:

@@ -1,4 +1,4 @@
-"""Ranks: the order in which heads and neurons of a layer are kept, best first. All that a recipe knows of the model's weights."""
+"""The order of importance: which heads and neurons of a layer are kept first. All that a recipe knows of the model's weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class ImportanceOrder:
 
 
 def importance_order(statistics: Statistics | None, sizes: Sizes) -> ImportanceOrder:
-    """Ranks from statistics; without them all are alike and come in ascending order.
+    """The order from statistics; without them all units are alike and come in ascending order.
 
     Raises YopoError for statistics of a model of other sizes.
     """

@@ -89,6 +89,15 @@ def test_prices_that_fell_are_found_on_the_way() -> None:
     assert found(toy(table), 3) == ["ACD"]
 
 
+def test_what_a_move_saves_beyond_the_budget_is_worth_nothing() -> None:
+    """Freezing B saves twice as much and more for twice the drift of A's neuron, but a neuron is all that has to go."""
+    frozen = normalise(replace(DENSE, layers=(DENSE.layers[0], replace(DENSE.layers[1], self_heads=(), neurons=()), *DENSE.layers[2:])))
+    assert visual_flops(frozen) < visual_flops(DENSE) - 2 * NEURON
+    drifts = {DENSE: 0.0, frozen: 0.02, without("A"): 0.01}
+    effort = replace(EFFORT, without=tuple(knob for knob in ONLY_NEURONS if knob != "freeze"))
+    assert found(ToyTrials(DENSE, lambda plan, _: drifts.get(plan, 1.0)), 1, effort=effort) == ["A"]
+
+
 def test_a_move_is_looked_at_on_few_questions_and_taken_on_all() -> None:
     """The first question does not tell that the second one needs B."""
     first, second = additive(A=0.02, B=0.01, C=0.03, D=0.03), additive(A=0.02, B=0.09, C=0.03, D=0.03)

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 import torch
 from serving.engine import Layer, Norm, common
-from support.random_plans import permuted, random_refits
+from support.random_plans import permuted, random_refits, ranked
 from support.random_plans import random_plan as any_plan
-from support.random_plans import ranked
 from support.tiny import tiny_inputs, tiny_llava
 from torch import Tensor
 
@@ -40,7 +39,9 @@ class Engine:
         hiding = any(work.hides for work in self.works)
         padded = size + (padding if hiding else 0)
         rotary = text.rotary_emb
-        self.layers = [Layer(index, layer, self.works[index], plan.sizes, padded, hiding, rotary) for index, layer in enumerate(text.layers)]
+        self.layers = [
+            Layer(index, layer, self.works[index], plan.sizes, padded, hiding, rotary) for index, layer in enumerate(text.layers)
+        ]
         self.norm, self.head = Norm(text.norm), model.lm_head
         self.projections = {index: VisualProjections(work, plan.sizes) for index, work in enumerate(self.works)}
         reading = Reading(self.projections, self.works, size, "model.language_model.")

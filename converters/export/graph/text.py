@@ -7,9 +7,9 @@ from typing import Any
 import torch
 import transformers
 
-from ...checkpoint.compensation import INNER, PARTS
 from ...checkpoint.reader import Checkpoint
 from ...checkpoint.skeleton import native_config
+from ...checkpoint.visual_projections import INNER, PARTS
 from ...errors import YopoError
 from ...families import Family
 from ...runtime.attention import head_kinds

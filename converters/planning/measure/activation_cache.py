@@ -1,6 +1,6 @@
-"""Prefixes: what each layer is given, kept so that a trial starts at the layer that it changes.
+"""Activations at the input of every layer, kept so that a trial starts at the first layer that it changes.
 
-States are held in memory up to a limit, the later ones in files of a temporary folder that goes when the search ends.
+They stay in memory up to a limit; the later ones go to files of a temporary folder, which is removed when the search ends.
 """
 
 import shutil
@@ -27,7 +27,10 @@ class State:
 
 
 class ActivationCache:
-    """States by layer and batch: the accepted ones, and those that the last trial offered in their place."""
+    """States by layer and batch: those of the plan that changes are tried of, and the candidates, those of the last trial.
+
+    When the search goes on from the plan of the last trial, the candidates are accepted in the place of the states before.
+    """
 
     def __init__(self, memory_bytes: int, folder: Path | None = None) -> None:
         self.memory_bytes = memory_bytes
@@ -41,15 +44,15 @@ class ActivationCache:
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of the different tensors in memory: frozen layers share their visual rows."""
+        """Bytes of tensors in memory, each counted once: frozen layers share their visual rows."""
         return sum(self._alive.values())
 
     def get(self, layer: int, batch: int) -> State:
-        found = self._accepted[layer, batch]
-        return found if isinstance(found, State) else _load(found)
+        state = self._accepted[layer, batch]
+        return state if isinstance(state, State) else _load(state)
 
     def put(self, layer: int, batch: int, state: State) -> None:
-        """Offer a state; it counts once accepted."""
+        """Keep a state as a candidate, until it is accepted or discarded."""
         new = sum(tensor.nbytes for tensor in state.tensors if id(tensor) not in self._alive)
         if self.used_bytes + new <= self.memory_bytes:
             for tensor in state.tensors:
@@ -59,13 +62,13 @@ class ActivationCache:
             self._candidates[layer, batch] = self._save(state)
 
     def accept(self, batches: Iterable[int]) -> None:
-        """The states offered for these batches take the place of those before."""
+        """Put the candidates of these batches in the place of the states before."""
         for key in self._candidates_of(batches):
             self._remove(self._accepted.get(key))
             self._accepted[key] = self._candidates.pop(key)
 
     def discard(self, batches: Iterable[int]) -> None:
-        """Forget the states offered for these batches."""
+        """Forget the candidates of these batches."""
         for key in self._candidates_of(batches):
             self._remove(self._candidates.pop(key))
 
@@ -78,8 +81,8 @@ class ActivationCache:
         block: list[int] = []
         size = 0
         for batch in batches:
-            found = self._accepted[layer, batch]
-            more = found.stat().st_size if isinstance(found, Path) else sum(tensor.nbytes for tensor in found.tensors)
+            state = self._accepted[layer, batch]
+            more = state.stat().st_size if isinstance(state, Path) else sum(tensor.nbytes for tensor in state.tensors)
             if block and size + more > self.memory_bytes // 4:
                 yield block
                 block, size = [], 0

@@ -1,4 +1,4 @@
-"""The dense model's own answers: what a pruned model is held to, teacher-forced, wherever a plan is measured."""
+"""The dense model's answers, which are what a pruned model is compared with, teacher-forced, wherever a plan is measured."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -75,11 +75,11 @@ def continued(model: Any, batch: Any, max_new_tokens: int = MAX_ANSWER_TOKENS) -
 
 def answered(model: Any, batch: Any, max_new_tokens: int = MAX_ANSWER_TOKENS) -> Answered:
     """The same, as the language model sees it, with the rows that predict the answers."""
-    found = continued(model, batch, max_new_tokens)
+    answered_batch = continued(model, batch, max_new_tokens)
     with torch.inference_mode():
-        rows, inputs = language_model_pass(model, found.inputs)
-    embeds, predicts = inputs["inputs_embeds"], found.predicts
-    return Answered(embeds, inputs.get("position_ids"), found.mask, found.visual, predicts, rows[predicts])
+        rows, inputs = language_model_pass(model, answered_batch.inputs)
+    embeds, predicts = inputs["inputs_embeds"], answered_batch.predicts
+    return Answered(embeds, inputs.get("position_ids"), answered_batch.mask, answered_batch.visual, predicts, rows[predicts])
 
 
 def _greedy(model: Any, max_new_tokens: int, image_token: int) -> GenerationConfig:

@@ -1,4 +1,4 @@
-"""The runtime's twin of a dense model: its classes' ways of reading positions, pictures and fused layers, without a converted model."""
+"""A dense model as the runtime sees it: positions, pictures and fused layers, read by the classes of its family, without converting it."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -24,7 +24,7 @@ class DenseAdapter:
 
     @classmethod
     def of(cls, model: Any) -> "DenseAdapter":
-        """The twin of a dense transformers model, found among the classes of its family's runtime by what they derive from."""
+        """The adapter of a dense transformers model: of its family's runtime, the classes that derive from the model's."""
         config = model.config.to_dict()
         family: Family = family_of(config)
         module = import_module(f"converters.runtime.modeling_{family.yopo_model_type}")
@@ -49,8 +49,8 @@ class DenseAdapter:
 
     def projections(self, index: int) -> Projections:
         """The linear layers of a decoder layer of the dense model."""
-        found: Projections = self.text_class.projections(_Opening(self), self.model.model.language_model.layers[index])
-        return found
+        parts: Projections = self.text_class.projections(_Opening(self), self.model.model.language_model.layers[index])
+        return parts
 
     def kv_weights(self, index: int) -> tuple[Tensor, Tensor]:
         """The weights of a layer's K and V projections."""

@@ -1,4 +1,4 @@
-"""One really pruned layer: the runtime's own, on the weights of a dense layer, which are copied into the plan's order."""
+"""One really pruned layer: the runtime's code on the weights of a dense layer, which are copied into the plan's order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Linear:
 
 
 class PrunedLayer(SparseTextModel):
-    """One layer of the runtime on a dense layer's weights, copied into the order of a layout, with K and V compensated where told."""
+    """One layer of the runtime on a dense layer's weights, copied into the order of a layout, with a compensation where there is one."""
 
     def __init__(self, adapter: DenseAdapter, index: int, plan: Plan, compensation: LinearCompensation | None = None) -> None:
         super().__init__()
@@ -39,11 +39,11 @@ class PrunedLayer(SparseTextModel):
         layer = adapter.model.model.language_model.layers[index]
         self.layers = [_permuted(layer, adapter.projections(index), layout, plan.sizes.head_dim)]
         if compensation is not None:
-            attention, held = self.layers[0].self_attn, layout.held * plan.sizes.head_dim
+            attention, kv_rows = self.layers[0].self_attn, layout.held * plan.sizes.head_dim
             if compensation.inner is not None:
                 attention.visual_kv_proj = Linear(*compensation.inner)
             attention.visual_k_proj, attention.visual_v_proj = (
-                _compensated(part, slice(held), compensation) for part in (attention.k_proj, attention.v_proj)
+                _compensated(part, slice(kv_rows), compensation) for part in (attention.k_proj, attention.v_proj)
             )
             if layout.ranked_queries:
                 attention.visual_q_proj = _compensated(attention.q_proj, _elements(layout.computing, plan.sizes.head_dim), compensation)

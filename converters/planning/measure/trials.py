@@ -36,24 +36,24 @@ OnLayer = Callable[[int, Sequence[Tensor]], None]
 
 @dataclass(frozen=True)
 class CachedPlan:
-    """The plan whose states a batch has kept (None: none yet), and the change of it whose states the last trial offers."""
+    """Of which plan the cache has a batch's states (None: none yet), and the candidate whose states the last trial left there."""
 
     plan: Plan | None
     candidate: Plan | None = None
 
     def missing_for(self, plan: Plan) -> tuple[Plan, Plan] | None:
-        """What is still to run before the states are those of a plan; None where they are at hand."""
+        """The plan of the states and the one that they have to become, where layers must be run for that; None where nothing must."""
         return None if self.plan is None or plan in (self.plan, self.candidate) else (self.plan, plan)
 
 
 class Trials:
-    """Measures plans of one model on one set of questions, and counts what that costs.
+    """Measures the logit drift of plans of one model on one set of questions, and counts what that costs.
 
-    A plan is measured on all batches or on the first few. Where it is `fitting`, K and V of visual rows are compensated for every plan, on
-    the first batches, `fit`, which every measurement therefore has. `measured` holds the divergence of every plan on every batch, by the
-    plan's key and the batch: nothing is run twice, and a search that is given what an earlier run measured goes through the same
-    plans without running them. `forwards` counts forward-equivalents, as that earlier run did: a pass of all samples through all
-    layers is one, a pass of half of them through the later half of the layers a quarter.
+    A plan is measured on all batches or on the first few. If `fitting`, K and V of visual rows get a linear compensation for every plan,
+    fitted on the first batches, `fit`, which take part in every measurement. `measured` has the sum of the drift over a batch's answer
+    tokens, by the plan's key and the batch: nothing is run twice, and a search that is given the measurements of an earlier run goes
+    through the same plans without running them. `forwards` counts forward passes as if all of them had been run: all questions through
+    all layers are one, half of them through the later half of the layers a quarter.
     """
 
     def __init__(
@@ -195,12 +195,12 @@ class Trials:
         """Make the kept states those of the current plan; nothing runs where the last trial was just this change."""
         again: dict[int, list[int]] = {}
         for batch in batches:
-            standing = self._kept[batch]
-            if standing.plan is None:
+            cached = self._kept[batch]
+            if cached.plan is None:
                 again.setdefault(0, []).append(batch)
-            elif standing.missing_for(self.plan):
-                again.setdefault(first_difference(standing.plan, self.plan), []).append(batch)
-            elif standing.plan != self.plan:
+            elif cached.missing_for(self.plan):
+                again.setdefault(first_difference(cached.plan, self.plan), []).append(batch)
+            elif cached.plan != self.plan:
                 self.cache.accept([batch])
         for first, part in again.items():
             self._measure(self.plan, part, first)
@@ -224,7 +224,7 @@ class Trials:
         return changed / self.samples
 
     def _measure(self, plan: Plan, batches: Sequence[int], first: int) -> None:
-        """Run layers `first`.. of a plan; the states on the way are offered to the prefixes, the divergences noted."""
+        """Run layers `first`.. of a plan; the states on the way become candidates, and the logit drift is noted."""
         self.cache.discard(batches)
         key = plan_key(plan)
         for number, _, pruned, dense in self._logits(plan, batches, first, keep=True):
@@ -255,18 +255,18 @@ class Trials:
 
     def _compensation(self, index: int, key: str, numbers: Sequence[int], visual: Sequence[Tensor], rank: int | None) -> LinearCompensation:
         """The compensation of a layer, from the visual rows that it is given where it is not known yet."""
-        found = self._compensations.pop((index, key), None)
-        if found is None:
+        compensation = self._compensations.pop((index, key), None)
+        if compensation is None:
             fitting = LeastSquares()
             for number, rows in zip(numbers, visual, strict=True):
                 if number in self.fit:
                     fitting.add(self._normalised(index, number, rows), self._dense_rows.get(index, number).text)
-            found = fitting.solve(rank, self.adapter.kv_weights(index))
-        self._compensations[index, key] = found
+            compensation = fitting.solve(rank, self.adapter.kv_weights(index))
+        self._compensations[index, key] = compensation
         mine = [other for layer, other in self._compensations if layer == index]
         if len(mine) > KEPT_FITS:
             del self._compensations[index, mine[0]]
-        return found
+        return compensation
 
     def _through(
         self, plan: Plan, first: int, numbers: Sequence[int], states: list[State], keep: bool,

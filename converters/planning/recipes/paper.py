@@ -12,7 +12,7 @@ EXEMPT_LAYERS = 2  # the paper keeps all heads of layers 0 and 1
 
 def yopo(target: Target, window: int | None = WINDOW, locality: str = "symmetric") -> Plan:
     """The paper's recipe (arXiv 2410.06169): heads that read and compute alike, chosen by the vote on their ratios; all of
-    layers 0 and 1; a symmetric window of 5 unless told otherwise; visual depth L/2; the first neurons, unranked; shares of both
+    layers 0 and 1; a symmetric window of 5 by default; visual depth L/2; the first neurons, unranked; shares of both
     falling together.
 
     Where half of the layers cannot use the budget up, the depth is the smallest that can, without a window if none can. Where

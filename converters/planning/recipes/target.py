@@ -61,10 +61,10 @@ class Path:
 
 def by_layer(units: Iterable[Unit], layers: int) -> list[tuple[int, ...]]:
     """The heads of each layer, sorted."""
-    found: list[list[int]] = [[] for _ in range(layers)]
+    kept: list[list[int]] = [[] for _ in range(layers)]
     for layer, head in units:
-        found[layer].append(head)
-    return [tuple(sorted(heads)) for heads in found]
+        kept[layer].append(head)
+    return [tuple(sorted(heads)) for heads in kept]
 
 
 def first_to_reach(target: Target, paths: Iterable[Path]) -> Path:

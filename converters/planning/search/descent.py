@@ -118,7 +118,7 @@ def _stands(price: float, following: float, slack: float) -> bool:
 def _open_moves(step: Step, order: ImportanceOrder, options: DescentOptions) -> dict[Move, Plan]:
     """Every move that saves enough, and its plan."""
     together = blocks(len(step.plan.layers), options.block)
-    worth = [found for layers in together for found in moves_worth(step.plan, layers, order, options.grain)]
+    worth = [pair for layers in together for pair in moves_worth(step.plan, layers, order, options.grain)]
     return {move: plan for move, plan in worth if move.knob not in options.without}
 
 

@@ -1,4 +1,4 @@
-"""Moves: one knob of a layer, or of neighbouring layers, set to less. What the search tries, and how a plan changes by it."""
+"""Moves: one knob of a layer, or of neighbouring layers, set to less or to more; and the plan that this makes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -86,18 +86,18 @@ def notches(units: int) -> tuple[int, ...]:
 
 
 def counts(layer: LayerPlan, sizes: Sizes) -> dict[str, int]:
-    """Where the counting knobs of a layer stand."""
+    """How many KV heads are read, self heads and neurons computed in a layer."""
     read = len({head // sizes.group for head in layer.read_heads})
     return {"read": read, "self": len(layer.self_heads), "neurons": len(layer.neurons)}
 
 
 def units(sizes: Sizes) -> dict[str, int]:
-    """How far the counting knobs go."""
+    """How many of each a layer has at most."""
     return {"read": sizes.num_key_value_heads, "self": sizes.num_attention_heads, "neurons": sizes.intermediate_size}
 
 
 def moves_down(plan: Plan, layers: tuple[int, ...]) -> Iterator[tuple[Move, ...]]:
-    """Moves of neighbouring layers of a normalised plan, those of a knob from near to far; the last empties it or is the farthest."""
+    """Moves of neighbouring layers to less, knob by knob, each from the smallest change to the largest. The plan must be normalised."""
     sizes = plan.sizes
     stands = {index: counts(plan.layers[index], sizes) for index in layers}
     for knob, total in units(sizes).items():
@@ -185,17 +185,17 @@ def moves_up(plan: Plan, layers: tuple[int, ...]) -> Iterator[Move]:
     windows = {index: plan.layers[index].window or 0 for index in layers if plan.layers[index].window and plan.layers[index].self_heads}
     if windows:
         sides = [side for side in (*reversed(WINDOWS), 0) if side > min(windows.values()) or not side]
-        yield from (Move(tuple(index for index, own in windows.items() if own < side or not side), "window", side) for side in sides)
+        yield from (Move(tuple(index for index, window in windows.items() if window < side or not side), "window", side) for side in sides)
     now = {index: plan.layers[index].read_stride for index in layers}
     most = max(now.values())
     for stride in dict.fromkeys((most - 1, most * 3 // 4, most // 2)):
         if stride:
-            yield Move(tuple(index for index, own in now.items() if own > stride), "stride", stride)
+            yield Move(tuple(index for index, current in now.items() if current > stride), "stride", stride)
     through = {index: rank for index in layers if (rank := plan.layers[index].kv_rank) is not None}
     if through:
         lowest = min(through.values())
         for rank in [*reversed([rank for rank in rank_notches(sizes) if rank > lowest]), 0][:2]:
-            yield Move(tuple(index for index, own in through.items() if own < rank or not rank), "rank", rank)
+            yield Move(tuple(index for index, current in through.items() if current < rank or not rank), "rank", rank)
 
 
 def visual_flops(plan: Plan) -> int:
