@@ -350,7 +350,7 @@ class TestErrors:
             (["convert", "demo", "-b", "1.5"], "budget is 1.5"),
             (["convert", "demo", "-b", "nan"], "budget is nan"),
             (["convert", "demo", "-b", "0.00001", "--samples", "2"], "below the smallest"),
-            (["convert", "demo", "--plan", "nowhere.json"], "cannot be read"),
+            (["convert", "demo", "--plan", "nowhere.json"], "nowhere.json does not exist"),
             (["convert", "demo", "-b", "0.2", "--calibration", "nowhere.jsonl"], "cannot be read"),
             (["convert", "demo", "-b", "0.2", "--statistics", "nowhere/s"], "does not exist"),
             (["convert", "demo", "-b", "0.2", "--samples", "2", "--device", "cuda:99"], "cannot be used"),
