@@ -16,10 +16,10 @@ from .bench.exports import ExportBenchmark, ExportBenchRequest, bench_export
 from .bench.process_memory import PeakMemory
 from .calibration.measuring import measured_statistics, save_statistics
 from .calibration.statistics import Statistics
+from .checkpoint.config import read_config
 from .checkpoint.convert import Provenance, check_output, check_plan
 from .checkpoint.convert import convert as write_converted
 from .checkpoint.folder import scratch
-from .checkpoint.reader import read_config
 from .data.prompts import encode, prompt
 from .data.samples import BUNDLED, SamplesLike, is_bundled, open_image, samples_of
 from .data.split import SampleSplit

@@ -49,7 +49,7 @@ def inspect(model: str | Path | Plan) -> Inspection:
         return Inspection(f"Plan {model}", plan, PrefillCost.of(plan), None, {})
     name, config = locate_config(str(model))
     if "yopo" in config:
-        from .checkpoint.reader import section_plan
+        from .checkpoint.config import section_plan
 
         plan = section_plan(config, Path(model))
         return Inspection(name, plan, PrefillCost.of(plan), None, config["yopo"])

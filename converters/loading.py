@@ -63,17 +63,16 @@ def quiet() -> None:
 
 def locate(model: str, weights: bool = True) -> Any:
     """What MODEL means: `demo`, a short name, a Hub id or a folder; without `weights` its config is enough. Raises YopoError."""
-    quiet()
-    from converters.checkpoint.source import Source, resolve
+    from .checkpoint.source import Source, resolve
 
     return Source(DEMO, demo_folder()) if model == DEMO else resolve(model, weights)
 
 
 def locate_config(model: str) -> tuple[str, dict[str, Any]]:
     """The name and config.json of MODEL. Raises YopoError."""
-    source = locate(model, weights=False)
-    from converters.checkpoint.reader import read_config
+    from .checkpoint.config import read_config
 
+    source = locate(model, weights=False)
     return source.name, read_config(source.path)
 
 
@@ -108,7 +107,8 @@ def load(path: Path, device: str | None, dtype: Dtype) -> Loaded:
 
 def _checked(path: Path) -> Any:
     """The opened checkpoint. Raises YopoError for what is neither a dense one nor a whole converted one; reads no weights."""
-    from converters.checkpoint.reader import is_converted, open_checkpoint, open_converted, read_config
+    from converters.checkpoint.config import is_converted, read_config
+    from converters.checkpoint.reader import open_checkpoint, open_converted
 
     if is_converted(read_config(path)):
         return open_converted(path).open_tensors()
@@ -175,7 +175,7 @@ def pick_dtype(asked: Dtype, device: str, path: Path) -> str:
 
 
 def _saved_dtype(path: Path) -> str:
-    from converters.checkpoint.reader import read_config
+    from converters.checkpoint.config import read_config
 
     config = read_config(path)
     saved = str(config.get("dtype", config.get("torch_dtype"))).removeprefix("torch.")

@@ -6,7 +6,8 @@ from gc import collect
 from pathlib import Path
 from typing import Any
 
-from .checkpoint.reader import Checkpoint, Converted, has_dense_side, is_converted, open_checkpoint, open_converted, read_config
+from .checkpoint.config import has_dense_side, is_converted, read_config
+from .checkpoint.reader import Checkpoint, Converted, open_checkpoint, open_converted
 from .checkpoint.source import Source
 from .errors import YopoError
 from .export.loading import Runtime, load_with

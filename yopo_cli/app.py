@@ -37,7 +37,6 @@ app = typer.Typer(
     name="yopo",
     help="Prune once: convert a vision-language model so that its language model does only the visual work a budget pays for.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from ..baselines.schedule import SCHEDULES, schedule
-from ..checkpoint.reader import is_converted, open_checkpoint, open_converted, read_config
+from ..checkpoint.config import is_converted, read_config
+from ..checkpoint.reader import open_checkpoint, open_converted
 from ..errors import YopoError
 from ..families import family_of
 from ..families.llava import LLAVA

@@ -14,10 +14,11 @@ from ..runtime import RUNTIME_FILES
 from ..runtime.plan import Plan, PlanError, Sizes, factored, normalise, ranges, validate
 from .card import LICENCE_FILES, card
 from .compensation import merged
+from .config import CONFIG
 from .folder import appearing, check_apart, check_output, check_space, copy_file, synchronise, write_bytes, write_config, write_text
 from .manifest import file_sha256, is_exported
 from .permutation import Permutation, permutations
-from .reader import CONFIG, Checkpoint
+from .reader import Checkpoint
 from .section import Provenance, Refitted, converted_config
 from .skeleton import native_config
 from .visual_projections import refitted_layers

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ..errors import YopoError
-from ..families import FAMILIES, Family, Folders, converted_family, described, family_of, sizes_and_grid
+from ..families import Family, Folders, converted_family, described, family_of, sizes_and_grid
 from ..families.family import Piece
-from ..json_files import conforming, read_object
-from ..runtime.plan import Grid, Plan, PlanError, Sizes, factored, from_json
-from .config_schema import Config, Section
+from ..json_files import read_object
+from ..runtime.plan import Grid, Plan, Sizes, factored
+from .config import NEWER, has_dense_side, is_converted, read_config, section_plan
 from .header import TensorInfo, ends_of, read_header, read_tensor
 from .manifest import changed_files, read_manifest
 from .permutation import permutations
@@ -25,10 +25,7 @@ from .skeleton import Skeleton, check_tensors, native_config, skeleton
 from .source import resolve
 from .visual_projections import refitted_layers, refitted_shapes
 
-CONFIG = "config.json"
 SAMPLE_BYTES = 4096
-NEWER = "A newer version of yopo may have written it."
-FORMAT = "Give the folder of a checkpoint in the Hugging Face format."
 MAX_INDEX_BYTES = 100_000_000
 SHARD = re.compile(r"[^/\\\0]+\.(?:safetensors|bin)")
 # Where a healed model keeps the projector that it had before, for its dense side.
@@ -207,33 +204,6 @@ def open_converted(path: Path) -> Converted:
             f"{path} has a list of refitted layers that does not go with its plan: {list(converted.refitted)}.", "Convert the model again."
         )
     return converted
-
-
-def section_plan(config: Mapping[str, Any], path: Path) -> Plan:
-    """The plan in the `yopo` section of config.json, all of which is checked. Raises YopoError."""
-    conforming(Section, config.get("yopo"), f"The yopo section of {path / CONFIG}", NEWER)
-    try:
-        return from_json(config["yopo"]["plan"])
-    except PlanError as error:
-        raise YopoError(f"{path} has a plan that cannot be read: {error}", NEWER) from None
-
-
-def has_dense_side(section: Mapping[str, Any]) -> bool:
-    """Whether a model with this `yopo` section still holds its base model: not where the language model was healed."""
-    return not any(healing["tune"] == "language" and healing["kept"] for healing in section.get("healing", []))
-
-
-def is_converted(config: Mapping[str, Any]) -> bool:
-    return "yopo" in config or config.get("model_type") in {family.yopo_model_type for family in FAMILIES}
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """config.json as an object. Raises YopoError if there is none."""
-    if (path / "adapter_config.json").exists():
-        raise YopoError(f"{path} is an adapter, or holds one beside a model.", "Merge it into its base model first.")
-    data = read_object(path / CONFIG, FORMAT)
-    conforming(Config, data, str(path / CONFIG), FORMAT)
-    return data
 
 
 def _open(

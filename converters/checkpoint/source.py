@@ -4,18 +4,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
 from ..errors import YopoError
 from ..families.names import SHORT_NAMES
 
@@ -23,8 +11,6 @@ CONFIG = "config.json"
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "README.md", "LICEN[SC]E*", "NOTICE*")
 REPOSITORY = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 FORMS = "Give a short name (`yopo models` lists them), a Hub id such as llava-hf/llava-1.5-7b-hf[@revision], or a folder."
-FETCH_ERRORS = (HfHubHTTPError, HFValidationError, EntryNotFoundError, OSError)
-"""What the Hub's client raises when it cannot fetch."""
 TOKEN = "Accept its terms on the Hub and log in with `hf auth login`, or set HF_TOKEN."
 
 
@@ -64,14 +50,33 @@ def _download(repository: str, revision: str | None) -> Path:
 
 def _snapshot(repository: str, revision: str | None, patterns: list[str]) -> Path:
     """The local folder of a repository's commit. Files in sub-folders (other formats of the same weights) are left out."""
+    from huggingface_hub import snapshot_download  # imported where the Hub is asked: folders are found without it
+
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
-    except FETCH_ERRORS as error:
+    except fetch_errors() as error:
         raise explained(error, repository, revision) from error
+
+
+def fetch_errors() -> tuple[type[Exception], ...]:
+    """What the Hub's client raises when it cannot fetch."""
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    return HfHubHTTPError, HFValidationError, EntryNotFoundError, OSError
 
 
 def explained(error: Exception, repository: str, revision: str | None, what: str = "repository") -> YopoError:
     """The sentence for what the Hub's client raised; the order matters, some are kinds of others."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
     if isinstance(error, GatedRepoError):
         return YopoError(f"The {what} {repository} is gated.", TOKEN)
     if isinstance(error, RepositoryNotFoundError):
@@ -89,6 +94,8 @@ def explained(error: Exception, repository: str, revision: str | None, what: str
 
 
 def _not_cached(error: Exception, repository: str) -> YopoError:
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
     cause = error.__cause__
     if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403):
         return explained(cause, repository, None)

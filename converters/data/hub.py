@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from ..checkpoint.source import FETCH_ERRORS, explained
+from ..checkpoint.source import explained, fetch_errors
 from ..errors import YopoError
 
 ELSEWHERE = "Give a folder with the data: --task NAME=FOLDER. For what is private or gated, set HF_TOKEN."
@@ -33,7 +33,7 @@ def snapshot(repositories: Sequence[str], patterns: Sequence[str], revision: str
     for repository in repositories:
         try:
             folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=list(patterns)))
-        except FETCH_ERRORS as error:
+        except fetch_errors() as error:
             failures.append(YopoError(explained(error, repository, revision, "data set").message, ELSEWHERE))
             continue
         files = tuple(sorted(file for pattern in patterns for file in folder.glob(pattern)))

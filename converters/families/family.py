@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # names of models are looked up without it, and it takes seco
     from torch import Tensor
 
 Config = Mapping[str, Any]
+SHARED_WIDTH = ("llama", "qwen2", "qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text")
+"""Language models whose heads share the hidden size where config.json has no `head_dim`."""
 Shape = tuple[int, ...]
 
 
@@ -199,6 +201,19 @@ class Family:
             f"The tensor {name!r} does not belong to a {self.name} checkpoint.",
             "Only unquantised checkpoints of this architecture can be read; was an adapter or another model saved with it?",
         )
+
+
+def stated_sizes(text: Mapping[str, Any]) -> Sizes | None:
+    """Sizes of a language model whose config.json states them all; None where transformers has to fill in a default."""
+    stated = {field.name: text[field.name] for field in fields(Sizes) if isinstance(text.get(field.name), int)}
+    if (
+        {"hidden_size", "num_attention_heads"} <= stated.keys()
+        and text.get("model_type") in SHARED_WIDTH
+        and text["num_attention_heads"] > 0
+    ):
+        stated.setdefault("head_dim", text["hidden_size"] // text["num_attention_heads"])
+    window = text.get("sliding_window") if text.get("use_sliding_window") is not False else None
+    return Sizes(**stated) if len(stated) == len(fields(Sizes)) and window is None else None
 
 
 def text_sizes(text: Any) -> Sizes:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..runtime.plan import Grid, Sizes
-from .family import Config, Family, Layer, renaming, text_sizes
+from .family import Config, Family, Layer, renaming, stated_sizes, text_sizes
 
 SEPARATE = ("llama", "qwen2")
 FUSED = Layer("self_attn.qkv_proj", "self_attn.qkv_proj", "self_attn.qkv_proj", gate="mlp.gate_up_proj", up="mlp.gate_up_proj")
@@ -26,15 +26,17 @@ def _parsed(config: Config) -> Any:
 
 
 def _sizes(config: Config) -> Sizes:
-    return text_sizes(_parsed(config).text_config)
+    return stated_sizes(config.get("text_config") or {}) or text_sizes(_parsed(config).text_config)
 
 
 def _grid(config: Config) -> Grid:
     """One tile's grid."""
-    parsed = _parsed(config)
-    vision = parsed.vision_config
-    sides = (int(size // patch * parsed.downsample_ratio) for size, patch in zip(vision.image_size, vision.patch_size, strict=True))
-    return Grid(*sides)
+    vision, ratio = config.get("vision_config") or {}, config.get("downsample_ratio")
+    image, patch = vision.get("image_size"), vision.get("patch_size")
+    if not (isinstance(image, list) and isinstance(patch, list) and isinstance(ratio, float)):
+        parsed = _parsed(config)
+        image, patch, ratio = parsed.vision_config.image_size, parsed.vision_config.patch_size, parsed.downsample_ratio
+    return Grid(*(int(size // side * ratio) for size, side in zip(image, patch, strict=True)))
 
 
 def _image_token(config: Config) -> int:

@@ -3,7 +3,10 @@
 from typing import Any
 
 from ..runtime.plan import Grid, Sizes
-from .family import Config, Family, renaming, text_sizes
+from .family import Config, Family, renaming, stated_sizes, text_sizes
+
+# What config.json leaves out, as the Hub's of LLaVA-1.5-7B does: the defaults of transformers' LlamaConfig.
+LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
 
 
 def _recognises(config: Config) -> bool:
@@ -19,13 +22,19 @@ def _parsed(config: Config) -> Any:
 
 
 def _sizes(config: Config) -> Sizes:
-    return text_sizes(_parsed(config).text_config)
+    text = config.get("text_config") or {}
+    if text.get("model_type") == "llama":
+        text = LLAMA_7B | {"num_key_value_heads": text.get("num_attention_heads", 32)} | text
+    return stated_sizes(text) or text_sizes(_parsed(config).text_config)
 
 
 def _grid(config: Config) -> Grid:
-    vision = _parsed(config).vision_config
-    side = vision.image_size // vision.patch_size
-    return Grid(side, side)
+    vision = config["vision_config"]
+    image, patch = vision.get("image_size"), vision.get("patch_size")
+    if not isinstance(image, int) or not isinstance(patch, int):
+        parsed = _parsed(config).vision_config
+        image, patch = parsed.image_size, parsed.patch_size
+    return Grid(image // patch, image // patch)
 
 
 def _image_token(config: Config) -> int:

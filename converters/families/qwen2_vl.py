@@ -5,7 +5,7 @@ from math import prod
 from typing import Any
 
 from ..runtime.plan import Grid, Sizes
-from .family import Config, Family, Visual, renaming, text_sizes
+from .family import Config, Family, Visual, renaming, stated_sizes, text_sizes
 
 # The model has no resolution of its own: costs without a calibration set are those of a picture of this size.
 DEFAULT_HEIGHT, DEFAULT_WIDTH = 768, 1024
@@ -23,12 +23,16 @@ def _parsed(config: Config) -> Any:
 
 
 def _sizes(config: Config) -> Sizes:
-    return text_sizes(_parsed(config).text_config)
+    return stated_sizes(config.get("text_config") or config) or text_sizes(_parsed(config).text_config)
 
 
 def _grid(config: Config) -> Grid:
-    vision = _parsed(config).vision_config
-    side = vision.patch_size * vision.spatial_merge_size
+    vision = config.get("vision_config") or {}
+    patch, merged = vision.get("patch_size"), vision.get("spatial_merge_size")
+    if not isinstance(patch, int) or not isinstance(merged, int):
+        parsed = _parsed(config).vision_config
+        patch, merged = parsed.patch_size, parsed.spatial_merge_size
+    side = patch * merged
     return Grid(round(DEFAULT_HEIGHT / side), round(DEFAULT_WIDTH / side))
 
 

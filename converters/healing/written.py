@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoint.card import TEXT_STAYS
+from ..checkpoint.config import has_dense_side
 from ..checkpoint.convert import COPIED, SMALL_FILES_BYTES, Progress, copied_files, counter, write_runtime
 from ..checkpoint.folder import appearing, check_apart, check_output, check_space, copy_file, write_config, write_text
 from ..checkpoint.manifest import file_sha256
-from ..checkpoint.reader import BASE_PROJECTOR, Checkpoint, Converted, has_dense_side
+from ..checkpoint.reader import BASE_PROJECTOR, Checkpoint, Converted
 from ..checkpoint.section import version
 from ..checkpoint.writer import MAX_SHARD_BYTES, Entry, index_text, plan_shards, write_shard
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import onnx_ir as ir
 
+from ...checkpoint.config import CONFIG
 from ...checkpoint.convert import COPIED
 from ...checkpoint.folder import appearing, check_apart, check_space
 from ...checkpoint.manifest import file_sha256
-from ...checkpoint.reader import CONFIG
 from ...checkpoint.section import version
 from ...errors import YopoError
 from ...runtime.plan import Grid, to_json

@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ...checkpoint.card import LICENCE_FILES
-from ...checkpoint.reader import CONFIG, Checkpoint
+from ...checkpoint.config import CONFIG
+from ...checkpoint.reader import Checkpoint
 from ...errors import YopoError
 
 TOKENIZER = "tokenizer.json"

@@ -10,8 +10,8 @@ from typing import Any
 
 import onnx_ir as ir
 
+from ...checkpoint.config import CONFIG
 from ...checkpoint.folder import appearing, check_apart
-from ...checkpoint.reader import CONFIG
 from ...checkpoint.skeleton import native_config
 from ...errors import YopoError
 from ..graph.precision import precision_of

@@ -1,0 +1,42 @@
+"""config.json of a checkpoint, without its weights and without torch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import YopoError
+from ..families import FAMILIES
+from ..json_files import conforming, read_object
+from ..runtime.plan import Plan, PlanError, from_json
+from .config_schema import Config, Section
+
+CONFIG = "config.json"
+NEWER = "A newer version of yopo may have written it."
+FORMAT = "Give the folder of a checkpoint in the Hugging Face format."
+
+
+def section_plan(config: Mapping[str, Any], path: Path) -> Plan:
+    """The plan in the `yopo` section of config.json, all of which is checked. Raises YopoError."""
+    conforming(Section, config.get("yopo"), f"The yopo section of {path / CONFIG}", NEWER)
+    try:
+        return from_json(config["yopo"]["plan"])
+    except PlanError as error:
+        raise YopoError(f"{path} has a plan that cannot be read: {error}", NEWER) from None
+
+
+def has_dense_side(section: Mapping[str, Any]) -> bool:
+    """Whether a model with this `yopo` section still holds its base model: not where the language model was healed."""
+    return not any(healing["tune"] == "language" and healing["kept"] for healing in section.get("healing", []))
+
+
+def is_converted(config: Mapping[str, Any]) -> bool:
+    return "yopo" in config or config.get("model_type") in {family.yopo_model_type for family in FAMILIES}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """config.json as an object. Raises YopoError if there is none."""
+    if (path / "adapter_config.json").exists():
+        raise YopoError(f"{path} is an adapter, or holds one beside a model.", "Merge it into its base model first.")
+    data = read_object(path / CONFIG, FORMAT)
+    conforming(Config, data, str(path / CONFIG), FORMAT)
+    return data
