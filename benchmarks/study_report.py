@@ -12,6 +12,13 @@ import numpy as np
 
 OURS = "auto"
 RESAMPLES = 2000
+LABELS = {
+    OURS: "measured search (auto)",
+    "interlaced": "interlaced, not compensated",
+    "interlaced: refitted": "interlaced",
+    "yopo": "the paper's recipe (yopo)",
+}
+"""What methods are called in plots, where their names alone do not say."""
 Group = tuple[str, str, int, int]  # model, question set, questions, calibration samples
 
 
@@ -153,7 +160,7 @@ def draw(cells: Cells, place: Path) -> None:
         kept = [100 * cells.retention(method, budget)[0] for _, budget in points]
         style = {"linewidth": 2.5, "color": "black", "zorder": 9} if method == OURS else {"color": f"C{number % 10}"}
         line = "o-" if method == OURS or number < 10 else "s--"
-        axes.plot([share for share, _ in points], kept, line, markersize=4, label=method, **style)
+        axes.plot([share for share, _ in points], kept, line, markersize=4, label=LABELS.get(method, method), **style)
     axes.set(xscale="log", xlabel="share of the dense visual FLOPs", ylabel="accuracy kept, % of the dense model's")
     axes.set_title(f"{Path(cells.group[0]).name}, {cells.group[2]} unseen questions of {cells.group[1]}", fontsize=10)
     axes.minorticks_off()
