@@ -136,5 +136,3 @@ class Layer(nn.Module):
         attn = PaddedAttention(Inner(f"layers.{index}", sizes, padded), sizes.head_dim, work, hiding)
         self.self_attn, self.mlp = Attention(layer.self_attn, sizes, attn, rotary), Mlp(layer.mlp)
         self.input_layernorm, self.post_attention_layernorm = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
-
-

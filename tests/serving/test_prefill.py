@@ -40,7 +40,9 @@ class Engine:
         hiding = any(work.hides for work in self.works)
         padded = size + (padding if hiding else 0)
         rotary = text.rotary_emb
-        self.layers = [Layer(index, layer, self.works[index], plan.sizes, padded, hiding, rotary) for index, layer in enumerate(text.layers)]
+        self.layers = [
+            Layer(index, layer, self.works[index], plan.sizes, padded, hiding, rotary) for index, layer in enumerate(text.layers)
+        ]
         self.norm, self.head = Norm(text.norm), model.lm_head
         self.projections = {index: VisualProjections(work, plan.sizes) for index, work in enumerate(self.works)}
         reading = Reading(self.projections, self.works, size, "model.language_model.")
