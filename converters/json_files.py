@@ -28,9 +28,14 @@ def read_json(file: Path, hint: str, limit: int = MAX_BYTES) -> Any:
 
 def read_object(file: Path, hint: str, limit: int = MAX_BYTES) -> dict[str, Any]:
     """The same, of a file that holds an object."""
-    data = read_json(file, hint, limit)
+    return object_of(read_bytes(file, hint, limit), str(file), hint)
+
+
+def object_of(text: bytes, place: str, hint: str) -> dict[str, Any]:
+    """The object of a JSON text. Raises YopoError that begins with `place`."""
+    data = parse_json(text, place, hint)
     if not isinstance(data, dict):
-        raise YopoError(f"{file} is not a JSON object.", hint)
+        raise YopoError(f"{place} is not a JSON object.", hint)
     return data
 
 

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..checkpoint.header import read_header, read_metadata, read_tensor
 from ..checkpoint.private import whole_file
 from ..errors import YopoError
 from ..families import family_of
-from ..runtime.plan import Grid
+from ..json_files import conforming, parse_json
+from ..runtime.plan import Grid, PlanError, validate_grids
 from .batch import Layout, Rows, add_hashes, hash_of, layouts_of, on_model
-from .histogram import value_exceeded_by
+from .histogram import BINS, value_exceeded_by
 from .recorder import CHUNK_ELEMENTS, Recorder
 
 SCHEMA = 1
@@ -118,29 +119,54 @@ class Statistics:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a file that `save` wrote. Raises YopoError for any other file, a newer schema or unknown contents."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                facts = _facts((file.metadata() or {}).get(METADATA_KEY), path)
-                if sorted(file.keys()) != sorted(TENSORS):
-                    raise YopoError(f"{path} does not hold the tensors {', '.join(TENSORS)}.", AGAIN)
-                return cls(**{name: file.get_tensor(name) for name in TENSORS}, **facts)
-        except (OSError, SafetensorError) as error:
-            raise YopoError(f"{path} cannot be read as statistics: {error}.", AGAIN) from None
+        """Read a file that `save` wrote. Raises YopoError for any other file, a newer schema, unknown contents, and impossible values."""
+        header, text = read_header(path), read_metadata(path).get(METADATA_KEY)
+        if text is None:
+            raise YopoError(f"{path} is a safetensors file, but not one of statistics.", AGAIN)
+        facts = _facts(parse_json(text.encode(), f"The metadata of {path}", AGAIN), path)
+        if sorted(header) != sorted(TENSORS):
+            raise YopoError(f"{path} does not hold the tensors {', '.join(TENSORS)}.", AGAIN)
+        tensors: dict[str, Any] = {name: read_tensor(header[name]) for name in TENSORS}
+        found = cls(**tensors, **facts)
+        if reason := _impossible(found):
+            raise YopoError(f"{path} cannot be used as statistics: {reason}.", AGAIN)
+        return found
 
 
-def _facts(text: str | None, path: Path) -> dict[str, Any]:
+def _facts(data: Any, path: Path) -> dict[str, Any]:
     """The metadata of a statistics file as fields of `Statistics`."""
-    if text is None:
-        raise YopoError(f"{path} is a safetensors file, but not one of statistics.", AGAIN)
-    facts = json.loads(text)
-    if (schema := facts.pop("schema", None)) != SCHEMA:
-        raise YopoError(f"{path} has schema {schema}, this version reads {SCHEMA}.", AGAIN)
-    known = {"read_rows", "visual_rows", "samples", "layouts", "model", "data", "questions_from", "seed"}
-    if facts.keys() != known:
-        raise YopoError(f"{path} has unknown or missing metadata: {', '.join(sorted(facts.keys() ^ known))}.", AGAIN)
-    layouts = tuple((tuple(Grid(*grid) for grid in layout), count) for layout, count in facts.pop("layouts"))
+    from .statistics_schema import Facts
+
+    if isinstance(data, dict) and (schema := data.get("schema")) != SCHEMA:
+        raise YopoError(f"{path} has schema {schema!r:.40}, this version reads {SCHEMA}.", AGAIN)
+    facts = conforming(Facts, data, f"The metadata of {path}", AGAIN).model_dump(exclude={"version", "layouts"})
+    layouts = tuple((tuple(Grid(*grid) for grid in layout), count) for layout, count in data["layouts"])
     return {**facts, "layouts": layouts}
+
+
+def _impossible(found: Statistics) -> str | None:
+    """Why these cannot have been measured, None where they can."""
+    if (reason := next(filter(None, map(_wrong, TENSORS, (getattr(found, name) for name in TENSORS))), None)) is not None:
+        return reason
+    heads = tuple(found.read_sum.shape)
+    if (found.self_sum.shape, found.ratios.shape, found.neuron_sum.shape[0]) != (heads, (*heads, BINS), heads[0]):
+        return "its tensors are of different layers and heads"
+    if not bool((found.ratios.sum(-1) == found.samples).all()) or sum(count for _, count in found.layouts) != found.samples:
+        return f"it does not count {found.samples} samples everywhere"
+    try:
+        for layout, _ in found.layouts:
+            validate_grids(layout)
+    except PlanError as error:
+        return str(error)
+    return None
+
+
+def _wrong(name: str, tensor: Tensor) -> str | None:
+    """What is wrong with one tensor."""
+    dimensions, dtype = (3, torch.int32) if name == "ratios" else (2, torch.float64)
+    if tensor.ndim != dimensions or not tensor.numel() or tensor.dtype != dtype:
+        return f"{name} is {tensor.dtype} {list(tensor.shape)}"
+    return None if bool((tensor.isfinite() & (tensor >= 0)).all()) else f"{name} has values that are negative, infinite or NaN"
 
 
 def _sorted(layouts: Mapping[Layout, int]) -> tuple[tuple[Layout, int], ...]:

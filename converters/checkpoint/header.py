@@ -77,6 +77,7 @@ class TensorInfo:
 def read_header(file: Path) -> dict[str, TensorInfo]:
     """The tensors of a safetensors file. Raises YopoError if it is truncated, is none, or contradicts itself."""
     header, length = _header_json(file)
+    read_metadata(file)
     header.pop("__metadata__", None)
     tensors = {name: _tensor_info(file, name, entry, LENGTH_BYTES + length) for name, entry in header.items()}
     announced = _end_of(file, tensors, LENGTH_BYTES + length)
@@ -85,6 +86,14 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         what = "truncated" if size < announced else "longer than it should be"
         raise YopoError(f"{file} is {what}: it has {size:,} bytes, its header announces {announced:,}.", DOWNLOAD_AGAIN)
     return tensors
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """What a safetensors file says of itself, {} for nothing. Raises YopoError."""
+    metadata = _header_json(file)[0].get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise YopoError(f"The header of {file} has metadata that are not texts.", DOWNLOAD_AGAIN)
+    return metadata
 
 
 def read_tensor(info: TensorInfo) -> Tensor:

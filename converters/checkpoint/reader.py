@@ -210,10 +210,11 @@ def _open(
     path: Path, config: dict[str, Any], family: Family, healed: bool = False, refitted: Mapping[str, tuple[int, ...]] = {}
 ) -> Checkpoint:
     with described(family):
-        sizes, grid = sizes_and_grid(family, config)
         tower = family.tower(config)
         folders = Folders(path, None if tower is None else resolve(tower).path)
+        sizes, grid = sizes_and_grid(family, config)
         native = dict(family.native(config, folders))
+    conforming(Config, native, f"The config of {path} in transformers' words", FORMAT)
     expected = skeleton(family, native)
     tensors = _tensors(folders.model, config, family)
     if folders.tower is not None:

@@ -1,9 +1,9 @@
 """Processors of families that know videos, where torchvision, which transformers' video processors need, is not installed."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from ..json_files import read_object
 from .videos import Frames, PairedFrames
 
 NOT_ARGUMENTS = ("processor_class", "image_processor", "video_processor", "tokenizer", "auto_map")
@@ -37,7 +37,7 @@ def _videos(path: Path, pictures: Any) -> Frames:
 def _class_name(path: Path, words: dict[str, Any]) -> str:
     """Older checkpoints have it in preprocessor_config.json."""
     file = path / "preprocessor_config.json"
-    older = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    older = read_object(file, "Fetch it again.") if file.exists() else {}
     name = words.get("processor_class") or older.get("processor_class")
     if name is None:
         raise ValueError("neither processor_config.json nor preprocessor_config.json names a processor_class")

@@ -1,6 +1,5 @@
 """LLaVA-1.5 as liuhaotian publishes it (`llava_llama`): no placeholder in its vocabulary, and the vision tower another repository's."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import YopoError
+from ..json_files import read_object
 from ..runtime.plan import Grid, Sizes
 from .family import Config, Folders, Grown, Renaming, renaming, splitting
 from .llava import LLAVA
@@ -49,7 +49,7 @@ def _native(config: Config, folders: Folders) -> Mapping[str, Any]:
     """The config of native LLaVA. Raises YopoError for variants that it has not."""
     _check(config)
     assert folders.tower is not None
-    tower = json.loads((folders.tower / "config.json").read_text(encoding="utf-8"))
+    tower = read_object(folders.tower / "config.json", "Fetch it again.")
     vision = tower.get("vision_config", tower) | {"model_type": "clip_vision_model"}
     strategy = FEATURES[config.get("mm_vision_select_feature", "patch")]
     tokens = (vision["image_size"] // vision["patch_size"]) ** 2 + (strategy == "full")

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import YopoError
+from ..json_files import read_bytes, read_object
 
 NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
+MAX_TOKENIZER_BYTES, MAX_PIECE_CHARACTERS, MAX_VARINT_BITS = 1 << 28, 1000, 64
 COMPLETE = "Is the folder complete? Fetch the model again."
 
 
@@ -117,10 +119,9 @@ def read_pieces(file: Path) -> list[Piece]:
 
     Raises YopoError if the file is none.
     """
-    if not file.exists():
-        raise YopoError(f"{file} does not exist.", COMPLETE)
+    data = read_bytes(file, COMPLETE, MAX_TOKENIZER_BYTES)
     try:
-        return [_piece(data) for field, data in _fields(file.read_bytes()) if field == 1]
+        return [_piece(entry) for field, entry in _fields(data) if field == 1]
     except (ValueError, IndexError, KeyError, struct.error, AttributeError):
         raise YopoError(f"{file} is not a sentencepiece vocabulary.", "Fetch it again.") from None
 
@@ -128,7 +129,9 @@ def read_pieces(file: Path) -> list[Piece]:
 def _piece(data: Any) -> Piece:
     """`string piece = 1; float score = 2; Type type = 3 [default = NORMAL]`"""
     entry = dict(_fields(data))
-    return Piece(entry[1].decode(), entry.get(3, NORMAL))
+    if len(text := entry[1].decode()) > MAX_PIECE_CHARACTERS:
+        raise ValueError("a piece is too long")
+    return Piece(text, entry.get(3, NORMAL))
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
@@ -158,6 +161,8 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
         value, shift, place = value | (byte & 0x7F) << shift, shift + 7, place + 1
         if byte < 0x80:
             return value, place
+        if shift > MAX_VARINT_BITS:
+            raise ValueError("a number is too long")
 
 
 def _text(token: Any) -> str:
@@ -166,4 +171,4 @@ def _text(token: Any) -> str:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+    return read_object(file, COMPLETE, MAX_TOKENIZER_BYTES) if file.exists() else {}

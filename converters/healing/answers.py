@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..checkpoint.private import whole_file
 from ..errors import YopoError
+from ..json_files import read_object
 from ..planning.measure.answers import MAX_ANSWER_TOKENS, continued, language_model_pass
 
 FACTS = "facts.json"
@@ -52,7 +53,7 @@ class Answers(Sequence[Record]):
         self.folder, self.samples = folder, count
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / FACTS
-        if file.exists() and (found := json.loads(file.read_text(encoding="utf-8"))) != facts:
+        if file.exists() and (found := read_object(file, "Remove it, or give another folder.")) != facts:
             differ = ", ".join(sorted(name for name in found.keys() | facts.keys() if found.get(name) != facts.get(name)))
             raise YopoError(f"{folder} holds the answers of another run: {differ} differ.", "Remove it, or give another folder.")
         write_whole(file, json.dumps(facts, indent=2).encode())

@@ -3,8 +3,10 @@
 import json
 import math
 import os
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,16 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..errors import YopoError
+from ..json_files import read_json, read_object
 from .answers import Record, write_whole
 from .student import Student, collate
 
 RUN = "run.json"
 SAVES = 20  # checkpoints over a whole run, of which the last two stay
 WARM_UP = 0.05  # of the steps
+
+ANEW = "Remove that folder to start anew."
+MAX_STATE_BYTES = 1 << 28
 
 Progress = Callable[[int, float | None], None]
 
@@ -91,31 +97,55 @@ def train(
     )
     state = folder / "before.json"
     # Not by `trainer`: one that measured first would never share its gradients with other processes.
-    before = json.loads(state.read_text(encoding="utf-8")) if state.exists() else _measure(measuring)
+    before = read_number(state) if state.exists() else _measure(measuring)
     if trainer.is_world_process_zero():
         write_whole(state, json.dumps(before).encode())
-    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    with _resuming(last):
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
     rounded()
     return Outcome(before, _measure(trainer), clock.seconds, trainer.state.global_step, trainer.args.world_size)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The last checkpoint that is whole: the Trainer writes its state after all else."""
-    for step in sorted((int(path.name.partition("-")[2]) for path in folder.glob("checkpoint-*")), reverse=True):
+    names = (re.fullmatch(r"checkpoint-([0-9]{1,18})", path.name) for path in folder.iterdir()) if folder.is_dir() else ()
+    for step in sorted((int(match[1]) for match in names if match), reverse=True):
         checkpoint = folder / f"checkpoint-{step}"
         try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            read_object(checkpoint / "trainer_state.json", "", MAX_STATE_BYTES)
+        except YopoError:
             continue
         return checkpoint
     return None
+
+
+def read_number(file: Path) -> float:
+    """The number in a file of a run. Raises YopoError where there is none."""
+    number = read_json(file, ANEW)
+    if not isinstance(number, int | float) or isinstance(number, bool):
+        raise YopoError(f"{file} is not a number.", ANEW)
+    return float(number)
+
+
+@contextmanager
+def _resuming(last: Path | None) -> Iterator[None]:
+    """Tell what is raised while a run goes on from a checkpoint: where that is damaged, the Trainer may raise anything."""
+    try:
+        yield
+    except (YopoError, MemoryError):
+        raise
+    except Exception as error:
+        if last is None or type(error).__name__ == "OutOfMemoryError":
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise YopoError(f"The run cannot go on from {last}: {reason:.300}", ANEW) from error
 
 
 def _claim(folder: Path, facts: Mapping[str, Any]) -> None:
     """Make the folder this run's. Raises YopoError where it is another one's."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / RUN
-    if file.exists() and (found := json.loads(file.read_text(encoding="utf-8"))) != facts:
+    if file.exists() and (found := read_object(file, ANEW)) != facts:
         differ = ", ".join(sorted(name for name in found.keys() | facts.keys() if found.get(name) != facts.get(name)))
         raise YopoError(f"{folder} holds an unfinished run with other {differ}.", "Remove it, or choose another output with -o.")
     write_whole(file, json.dumps(facts, indent=2).encode())
@@ -215,7 +245,7 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, file: Path, resumed: bool) -> None:
         self.file = file
-        self.earlier = float(json.loads(file.read_text(encoding="utf-8"))) if resumed and file.exists() else 0.0
+        self.earlier = read_number(file) if resumed and file.exists() else 0.0
         self.began, self.seconds = 0.0, self.earlier
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

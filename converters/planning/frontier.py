@@ -9,6 +9,7 @@ from typing import Any, Self
 from ..checkpoint.private import whole_file
 from ..data.split import SampleSplit
 from ..errors import YopoError
+from ..json_files import conforming, read_object
 from ..runtime.plan import Plan, PlanError, from_json, normalise, to_json
 from .cost import cost
 from .fill_budget import Knob, fill_budget, limit_of
@@ -17,6 +18,7 @@ from .search.moves import rank_of, visual_flops
 
 SCHEMA = 1
 FACTS = ("forwards", "questions_from", "samples", "seed", "model", "data", "compensated")
+MAX_BYTES = 1 << 28
 AGAIN = "Make it again with `yopo plan`."
 
 
@@ -93,23 +95,23 @@ class Frontier:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote. Raises YopoError for anything else."""
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise YopoError(f"The frontier {path} cannot be read: {error.strerror}.", "Check the path.") from None
-        except ValueError as error:
-            raise YopoError(f"The frontier {path} is not JSON: {error}.", AGAIN) from None
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA or "path" not in data:
+        """Read what `save` wrote. Raises YopoError for anything else, also where its parts do not go together."""
+        from .frontier_schema import FrontierFile, check
+
+        data = read_object(path, AGAIN, MAX_BYTES)
+        if data.get("schema") != SCHEMA:
             raise YopoError(f"{path} is not a frontier that this version reads.", AGAIN)
+        typed = conforming(FrontierFile, data, f"The frontier {path}", AGAIN)
         try:
-            return cls._from_json(data)
-        except (KeyError, TypeError, PlanError) as error:
+            frontier = cls._from_json(data)
+            check(frontier, typed)
+        except (PlanError, YopoError) as error:
             raise YopoError(f"The frontier {path} cannot be used: {error}.", AGAIN) from None
+        return frontier
 
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Self:
-        asked = tuple(Point(from_json(point["plan"]), point["logit_drift"], point["origin"], point["asked"]) for point in data["asked"])
+        asked = tuple(Point(from_json(point.get("plan")), point["logit_drift"], point["origin"], point["asked"]) for point in data["asked"])
         order = ImportanceOrder(**{name: tuple(map(tuple, orders)) for name, orders in data["importance_order"].items()})
         facts = {name: data[name] for name in FACTS}
         return cls(asked=asked, path=_from_changes(data["path"]), order=order, **facts)
@@ -153,12 +155,20 @@ def _changes(path: Sequence[Point]) -> list[dict[str, Any]]:
 
 
 def _from_changes(changes: list[dict[str, Any]]) -> tuple[Point, ...]:
+    """The inverse of `_changes`. Raises PlanError."""
     path: list[Point] = []
     plan: dict[str, Any] = {}
     for change in changes:
-        plan = dict(change["plan"]) if "plan" in change else {**plan, "locality": change["locality"]}
-        plan["layers"] = list(plan["layers"])
-        for index, layer in change.get("layers", {}).items():
-            plan["layers"][int(index)] = layer
+        plan = dict(change["plan"]) if change.get("plan") is not None else {**plan, "locality": change.get("locality")}
+        layers = plan.get("layers")
+        if change.get("layers") and isinstance(layers, list):
+            plan["layers"] = _changed(layers, change["layers"])
         path.append(Point(normalise(from_json(plan)), change["logit_drift"], change["origin"], change["asked"]))
     return tuple(path)
+
+
+def _changed(layers: list[Any], changes: dict[str, Any]) -> list[Any]:
+    numbered = {int(index): layer for index, layer in changes.items()}
+    if numbered and max(numbered) >= len(layers):
+        raise PlanError(f"it changes layer {max(numbered)} of {len(layers)}")
+    return [numbered.get(index, layer) for index, layer in enumerate(layers)]

@@ -1,7 +1,7 @@
 """Calibration: the streamed statistics equal a slow twin that looks at whole attention maps, whatever the batches."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -289,7 +289,7 @@ def test_other_files_are_refused(measured: Statistics, tmp_path: Path) -> None:
     with pytest.raises(YopoError, match="cannot be read"):
         Statistics.load(path)
     path.write_text("text")
-    with pytest.raises(YopoError, match="cannot be read"):
+    with pytest.raises(YopoError, match="is not a safetensors file"):
         Statistics.load(path)
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(YopoError, match="not one of statistics"):
@@ -298,8 +298,31 @@ def test_other_files_are_refused(measured: Statistics, tmp_path: Path) -> None:
     with pytest.raises(YopoError, match="schema 2, this version reads 1"):
         Statistics.load(path)
     save_file({"a": torch.zeros(1)}, path, {METADATA_KEY: json.dumps({"schema": 1, "colour": 1})})
-    with pytest.raises(YopoError, match="unknown or missing metadata: colour, data"):
+    with pytest.raises(YopoError, match=r"The metadata of .* lacks read_rows"):
         Statistics.load(path)
+
+
+IMPOSSIBLE: dict[str, tuple[Callable[[Statistics], dict[str, Any]], str]] = {
+    "NaN": (lambda found: {"read_sum": found.read_sum * float("nan")}, "read_sum has values that are negative, infinite or NaN"),
+    "negative": (lambda found: {"self_sum": -found.self_sum}, "self_sum has values that are negative"),
+    "another type": (lambda found: {"neuron_sum": found.neuron_sum.float()}, "neuron_sum is torch.float32"),
+    "another shape": (lambda found: {"ratios": found.ratios[:, :, 0]}, "ratios is torch.int32"),
+    "fewer layers": (lambda found: {"self_sum": found.self_sum[1:]}, "of different layers and heads"),
+    "more samples": (lambda found: {"samples": found.samples + 1}, "does not count"),
+    "no samples": (lambda found: {"samples": 0}, "samples is 0, but"),
+    "no rows": (lambda found: {"visual_rows": 0}, "visual_rows is 0, but"),
+    "no layouts": (lambda found: {"layouts": ()}, "layouts is ., but"),
+    "a grid without rows": (lambda found: {"layouts": (((Grid(0, 1),), found.samples),)}, "layouts.* is 0, but"),
+    "an endless grid": (lambda found: {"layouts": (((Grid(10**9, 10**9),), found.samples),)}, "the visual tokens of all grids is"),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_statistics_that_cannot_have_been_measured(case: str, measured: Statistics, tmp_path: Path) -> None:
+    changes, sentence = IMPOSSIBLE[case]
+    replace(measured, **changes(measured)).save(tmp_path / "statistics")
+    with pytest.raises(YopoError, match=sentence):
+        Statistics.load(tmp_path / "statistics")
 
 
 def write(tmp_path: Path, *lines: str) -> Path:

@@ -207,7 +207,7 @@ def test_an_interrupted_search_goes_on_where_it_was(last: int, stage: str, tmp_p
     with pytest.raises(YopoError, match="is of another search: budgets differ"):
         search(model, batches, statistics, (0.5,), max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state)
     state.write_text("{")
-    with pytest.raises(YopoError, match="cannot be read"):
+    with pytest.raises(YopoError, match="is not JSON"):
         search(model, batches, statistics, BUDGETS, max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state)
 
 

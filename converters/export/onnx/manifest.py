@@ -4,9 +4,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from ...checkpoint.manifest import is_exported
 from ...errors import YopoError
+from ...json_files import read_object
 from ...runtime.plan import Grid
 
 MANIFEST = "onnx.json"
@@ -21,6 +25,8 @@ class Manifest:
     File names: `vision` and `prefill` by grid (`24x24`), `continuation`, `embedding`, and `dense`, the same weights with the plan
     switched off (None where the model has no plan). `files` has the sha256 of each.
     """
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     version: str
     target: str
@@ -42,6 +48,12 @@ class Manifest:
     report: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
+    @property
+    def named(self) -> set[str]:
+        """Every file that it names."""
+        graphs = [*self.vision.values(), *self.prefill.values(), self.embedding, self.continuation, self.dense]
+        return {*self.files, *(name for name in graphs if name is not None)}
+
 
 def write(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
@@ -49,19 +61,18 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 def read(folder: Path) -> Manifest:
     """Raises YopoError where there is no export, or one of another version."""
-    try:
-        data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise YopoError(f"{folder} holds no export for onnxruntime.", f"Make one: yopo export {folder}") from None
-    except ValueError as error:
-        raise YopoError(f"{folder / MANIFEST} is not JSON: {error}.", AGAIN) from None
+    if not (folder / MANIFEST).is_file():
+        raise YopoError(f"{folder} holds no export for onnxruntime.", f"Make one: yopo export {folder}")
+    data = read_object(folder / MANIFEST, AGAIN)
     if data.get("schema") != SCHEMA:
         raise YopoError(f"{folder / MANIFEST} has the schema {data.get('schema')!r}, this version reads {SCHEMA}.", AGAIN)
     try:
-        lists = {name: tuple(data[name]) for name in ("grids", "image_tokens", "end_tokens")}
-        return Manifest(**{**data, **lists})
-    except (TypeError, KeyError) as error:
-        raise YopoError(f"{folder / MANIFEST} is not what this version writes: {error}.", AGAIN) from None
+        found = TypeAdapter(Manifest).validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        raise YopoError(f"{folder / MANIFEST} is not what this version writes: {error.errors()[0]['msg']}.", AGAIN) from None
+    if foreign := sorted(name for name in found.named if "/" in name or "\\" in name or not is_exported(name)):
+        raise YopoError(f"{folder / MANIFEST} names {foreign[0]!r}, which is no file of an export.", AGAIN)
+    return found
 
 
 def parse_grid(text: str) -> Grid:

@@ -15,9 +15,11 @@ import onnx_ir as ir
 from ...checkpoint.config import CONFIG
 from ...checkpoint.convert import COPIED
 from ...checkpoint.folder import appearing, check_apart, check_space
+from ...checkpoint.interruption import uninterrupted
 from ...checkpoint.manifest import file_sha256
 from ...checkpoint.section import version
 from ...errors import YopoError
+from ...json_files import read_object
 from ...runtime.plan import Grid, to_json
 from ..graph.builder import Graph
 from ..graph.calls import continuation, embedding, prefill
@@ -66,8 +68,16 @@ def check_beside(request: Request, marker: str) -> None:
 @contextmanager
 def _removed_on_failure(folder: Path) -> Iterator[None]:
     """An earlier export ends here; a new one that is not finished leaves nothing."""
-    forget(folder)
-    before = set(folder.iterdir())
+    with uninterrupted() as signals:
+        forget(folder)
+        before = set(folder.iterdir())
+        with _without(folder, before), signals.admitted():
+            yield
+
+
+@contextmanager
+def _without(folder: Path, before: set[Path]) -> Iterator[None]:
+    """Remove what an export has added, where it fails."""
     try:
         yield
     except BaseException:
@@ -202,9 +212,12 @@ def _manifest(request: Request, model: TextModel, files: Sequence[str], folder: 
 def _end_tokens(folder: Path, model: TextModel) -> tuple[int, ...]:
     """Where generation stops: what generation_config.json says, else the config."""
     file = folder / "generation_config.json"
-    told = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.exists() else None
+    told = read_object(file, "Fetch it again.").get("eos_token_id") if file.exists() else None
     ends = model.end_tokens if told is None else told
-    return tuple(ends) if isinstance(ends, list | tuple) else (ends,)
+    found = tuple(ends) if isinstance(ends, list | tuple) else (ends,)
+    if not all(type(end) is int for end in found):
+        raise YopoError(f"{file} has an eos_token_id that is no token: {told!r:.60}.", "Correct it, or fetch it again.")
+    return found
 
 
 def _reported(request: Request, folder: Path, facts: Manifest, store: Store, started: float) -> Report:

@@ -11,6 +11,7 @@ from ...checkpoint.card import LICENCE_FILES
 from ...checkpoint.config import CONFIG
 from ...checkpoint.reader import Checkpoint
 from ...errors import YopoError
+from ...json_files import object_of
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG, PROCESSOR_CONFIG, IMAGE_CONFIG = "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"
@@ -29,7 +30,7 @@ class Preprocessing:
 
     def json(self, name: str) -> dict[str, Any]:
         """The object of a file, {} where there is none."""
-        return json.loads(self.files[name]) if name in self.files else {}
+        return object_of(self.files[name], name, "Fetch it again.") if name in self.files else {}
 
     @property
     def images(self) -> dict[str, Any]:

@@ -5,10 +5,24 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from ...checkpoint.private import whole_file
 from ...errors import YopoError
+from ...json_files import conforming, read_object
 
 SCHEMA = 1
+MAX_BYTES = 1 << 28
+
+
+class State(BaseModel):
+    """What is in the file."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    version: int = Field(alias="schema")
+    search: dict[str, Any]
+    prices: dict[str, float]
 
 
 class Journal:
@@ -34,11 +48,8 @@ class Journal:
     def _read(self) -> dict[str, float]:
         assert self.path is not None
         hint = "Remove it to search anew, or name another file."
-        try:
-            data = json.loads(self.path.read_text(encoding="utf-8"))
-            search, prices = (data["search"], data["prices"]) if data["schema"] == SCHEMA else ({}, {})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise YopoError(f"The state {self.path} of a search cannot be read: {error}.", hint) from None
+        state = conforming(State, read_object(self.path, hint, MAX_BYTES), f"The state {self.path} of a search", hint)
+        search, prices = (state.search, state.prices) if state.version == SCHEMA else ({}, {})
         if different := sorted(name for name in {*search, *self.search} if search.get(name) != self.search.get(name)):
             raise YopoError(f"The state {self.path} is of another search: {', '.join(different)} differ.", hint)
         return dict(prices)
