@@ -22,7 +22,8 @@ BATCH_SIZE = 4
 def measured_statistics(loaded: Loaded, name: str, fingerprint: str, samples: Samples, progress: Listener) -> Statistics:
     """The statistics of a loaded dense model; of several processes, each measures its share, and all get the sum. Raises YopoError."""
     processes = joined()
-    progress(Message(f"Calibrating {name} on {samples.count} samples ({loaded.device}, {loaded.dtype})."))
+    left_out = f"; {samples.left_out} without a picture are left out" if samples.left_out else ""
+    progress(Message(f"Calibrating {name} on {samples.count} samples ({loaded.device}, {loaded.dtype}){left_out}."))
     share: Statistics | None = None
     if processes.rank * BATCH_SIZE < samples.count:  # there may be fewer batches than processes
         total = ceil(samples.count / processes.count)

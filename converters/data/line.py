@@ -1,17 +1,39 @@
-"""A line of a JSONL file with questions about pictures."""
+"""A question as a line of a file has it, its pictures aside."""
 
+from collections import Counter
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+def _text(value: Any) -> Any:
+    """A number as it is written; anything else as it is."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _said(value: Any) -> Any:
+    """VQAv2 has people's answers as objects."""
+    return _text(value["answer"] if isinstance(value, dict) and "answer" in value else value)
+
+
+Text = Annotated[str, BeforeValidator(_text)]
 
 
 class Line(BaseModel):
-    """Text, and no other key; an empty answer is none."""
+    """Text, numbers as text, and no other key; an empty answer is none."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    image: Annotated[str, Field(min_length=1)]
     question: str
-    answer: str = ""
+    answer: Text = ""
+    answers: list[Annotated[str, BeforeValidator(_said)]] = []
     kind: str = ""
     id: Any = None
+
+    @property
+    def expected(self) -> str | None:
+        """The answer; of several people's, the one that most of them gave, the first of these."""
+        counted = Counter(self.answers).most_common(1)
+        return counted[0][0] if counted else self.answer or None

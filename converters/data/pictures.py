@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-
-from PIL import Image, UnidentifiedImageError
+from typing import TYPE_CHECKING
 
 from ..errors import YopoError
+from .decoding import decoded
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -17,21 +20,12 @@ class Picture:
     """`open()` gives the picture in RGB, decoded, or raises YopoError; `place` says where it is, for messages."""
 
     place: str
-    open: Callable[[], Image.Image]
+    open: "Callable[[], Image]"
 
 
 def picture_of(place: str, read: Callable[[], bytes]) -> Picture:
     """A picture whose file's bytes `read` gives."""
-
-    def opened() -> Image.Image:
-        try:
-            with Image.open(BytesIO(read())) as image:
-                return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = "it is not a picture" if isinstance(error, UnidentifiedImageError) else error
-            raise YopoError(f"{place} cannot be read: {reason}.", "Is it whole, and in a format that Pillow reads?") from None
-
-    return Picture(place, opened)
+    return Picture(place, lambda: decoded(BytesIO(read()), place))
 
 
 def picture_file(path: Path) -> Picture:

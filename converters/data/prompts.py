@@ -78,5 +78,5 @@ def encode(processor: Any, texts: Sequence[str], images: Sequence[Any]) -> Any:
 def encode_samples(processor: Any, samples: Iterable[Sample], *, answers: bool = False) -> Any:
     """Inputs of a batch; with `answers`, each text ends with its answer where there is one."""
     samples = list(samples)
-    texts = [prompt(processor, one.question, 1, one.answer if answers else None, one.place) for one in samples]
-    return encode(processor, texts, [one.picture() for one in samples])
+    texts = [prompt(processor, one.question, len(one.images), one.answer if answers else None, one.place) for one in samples]
+    return encode(processor, texts, [picture for one in samples for picture in one.pictures()])

@@ -1,4 +1,4 @@
-"""Questions about pictures: a Python list, the lines of a JSONL file, or one of the sets that ship with the package."""
+"""Questions about pictures: a Python list, a file (`formats`), or one of the sets that ship with the package."""
 
 import hashlib
 import json
@@ -9,42 +9,60 @@ from random import Random
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import YopoError
-from ..json_files import conforming, parse_json, read_bytes
 
 if TYPE_CHECKING:  # the command line answers `--help` without it
     from PIL.Image import Image
 
+    from .pictures import Picture
+
 BUNDLED = "demo"
 SET_QUESTIONS = 500  # of a bundled set, where no number is asked for
 MAX_FILE_BYTES, MAX_LINE_BYTES = 1 << 30, 1 << 20
+HUB = "hub:"  # before a data set's name, where a file could be
 FORMAT_HINT = (
-    'Each line is one object: {"image": "picture.jpg", "question": "...", "answer": "..."}; the answer, "kind" and "id" are optional.'
+    'Each line is one object: {"image": "picture.jpg", "question": "...", "answer": "..."}; the answer, "kind" and "id" are optional. '
+    "LLaVA conversations, chats and parquet are read too."
 )
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one picture: a file, or a PIL image. `place` is where it came from, for messages."""
+    """One question about one picture: a file, a PIL image or a `Picture`; a tuple of several, () for text alone. `place`: for messages."""
 
-    image: "Path | str | Image"
+    image: "Path | str | Image | Picture | tuple[Path | str | Image | Picture, ...]"
     question: str
     answer: str | None = None
     kind: str | None = None
     place: str = ""
 
     def picture(self) -> "Image":
-        """The picture in RGB, decoded. Raises YopoError where it cannot be."""
-        return open_image(self.image, f"{self.place}: the" if self.place else "The")
+        """The only picture in RGB, decoded. Raises YopoError where it cannot be, and where there is none, or several."""
+        if len(self.images) != 1:
+            raise YopoError(f"{self.place or 'A sample'} has {len(self.images)} pictures.", "Here one is needed: leave it out.")
+        return self.pictures()[0]
+
+    @property
+    def images(self) -> "tuple[Path | str | Image | Picture, ...]":
+        """What was given as `image`, as a tuple."""
+        return self.image if isinstance(self.image, tuple) else (self.image,)
+
+    def pictures(self) -> "list[Image]":
+        """All pictures in RGB, decoded. Raises YopoError where one cannot be."""
+        return [open_image(image, f"{self.place}: the" if self.place else "The") for image in self.images]
 
 
 @dataclass(frozen=True)
 class Samples:
-    """`count` samples, streamed anew at every call. `origin` is their file, or the name of a bundled set; "memory" for a list."""
+    """`count` samples, streamed anew at every call. `origin` is their file, or the name of a bundled set; "memory" for a list.
+
+    `left_out`: lines without a picture, where only those with one say something.
+    """
 
     name: str
     origin: str
     count: int
     stream: Callable[[], Iterator[Sample]]
+    left_out: int = 0
 
     @property
     def file_name(self) -> str:
@@ -53,13 +71,14 @@ class Samples:
 
 
 SamplesLike: TypeAlias = Samples | Sequence[Sample] | str | Path
-"""What functions take samples as: `Sample` objects, a JSONL file, or the name of a bundled set (demo, sizes, harder)."""
+"""What functions take samples as: `Sample` objects, a file of questions, or the name of a bundled set (demo, sizes, harder)."""
 
 
 def samples_of(given: SamplesLike, *, answers: bool, count: int | None = None, seed: int = 0) -> Samples:
     """The samples that were given, all checked; `count` of them drawn with `seed`, in their order, or all.
 
     A bundled set's name stands for 500 of its questions, or `count`: those to evaluate on with `answers`, else those to calibrate on.
+    Without `answers`, those without a picture are left out: there is nothing to learn from them about visual tokens.
     Raises YopoError, with the place, for what is no sample; with `answers`, also for one that has none.
     """
     if isinstance(given, Samples):
@@ -67,9 +86,15 @@ def samples_of(given: SamplesLike, *, answers: bool, count: int | None = None, s
     if is_bundled(given):
         return bundled_samples(SET_QUESTIONS if count is None else count, seed, "eval" if answers else "calibration", str(given))
     if isinstance(given, str | Path):
-        name, origin, found = Path(given).stem, str(given), read_samples(Path(given))
+        from .formats import read_samples
+
+        name, origin, found = Path(given).stem, str(given), read_samples(given)
     else:
         name, origin, found = "samples", "memory", _checked(given)
+    left_out = 0 if answers else sum(not sample.images for sample in found)
+    found = [sample for sample in found if answers or sample.images]
+    if not found:
+        raise YopoError(f"{origin} has no question about a picture.", FORMAT_HINT)
     unanswered = next((sample for sample in found if answers and not sample.answer), None)
     if unanswered is not None:
         raise YopoError(
@@ -77,7 +102,7 @@ def samples_of(given: SamplesLike, *, answers: bool, count: int | None = None, s
         )
     if count is not None and count < len(found):
         found = [found[index] for index in sorted(Random(seed).sample(range(len(found)), count))]
-    return Samples(name, origin, len(found), lambda: iter(found))
+    return Samples(name, origin, len(found), lambda: iter(found), left_out)
 
 
 def is_bundled(given: Any) -> bool:
@@ -99,32 +124,6 @@ def bundled_samples(count: int, seed: int, split: str, name: str = BUNDLED) -> S
     return Samples(name, name, count, stream)
 
 
-def read_samples(path: Path) -> list[Sample]:
-    """All samples of a JSONL file; image paths are relative to the file.
-
-    Raises YopoError, with the line's number, for an empty or malformed line, a missing or unknown key, a value that is not
-    text, and an image that is not there.
-    """
-    lines = read_bytes(path, "Pass a JSONL file in UTF-8.", MAX_FILE_BYTES).removesuffix(b"\n").split(b"\n")
-    if lines == [b""]:
-        raise YopoError(f"{path} is empty.", FORMAT_HINT)
-    return [_sample(line, path, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
-
-
-def _sample(line: bytes, path: Path, place: str) -> Sample:
-    from .line import Line
-
-    if not line.strip():
-        raise YopoError(f"{place} is empty.", FORMAT_HINT)
-    if len(line) > MAX_LINE_BYTES:
-        raise YopoError(f"{place} is longer than {MAX_LINE_BYTES:,} bytes.", FORMAT_HINT)
-    data = conforming(Line, parse_json(line, place, FORMAT_HINT), place, FORMAT_HINT)
-    image = path.parent / data.image
-    if not image.is_file():
-        raise YopoError(f"{place}: there is no image {image}.", f"Image paths are relative to {path.parent}.")
-    return Sample(image, data.question, data.answer or None, data.kind or None, place)
-
-
 def _checked(given: Sequence[Sample]) -> list[Sample]:
     """Samples of a list, each with its place in it. Raises YopoError for an empty list, what is no sample, and a file that is not there."""
     if not given:
@@ -137,15 +136,19 @@ def _placed(sample: Any, place: str) -> Sample:
         raise YopoError(f"{place} is a {type(sample).__name__}, not a yopo.Sample.", "Write yopo.Sample(image, question, answer).")
     if not isinstance(sample.question, str):
         raise YopoError(f"{place}: the question is {sample.question!r}, not text.", "Write yopo.Sample(image, question, answer).")
-    if isinstance(sample.image, str | Path) and not Path(sample.image).is_file():
-        raise YopoError(f"{place}: there is no image {sample.image}.", "Check the path.")
+    for image in sample.images:
+        if isinstance(image, str | Path) and not Path(image).is_file():
+            raise YopoError(f"{place}: there is no image {image}.", "Check the path.")
     return sample if sample.place else replace(sample, place=place)
 
 
-def open_image(image: "Path | str | Image", which: str = "The") -> "Image":
+def open_image(image: "Path | str | Image | Picture", which: str = "The") -> "Image":
     """A picture in RGB, decoded. Raises YopoError if it is not there or cannot be read."""
     from .decoding import in_rgb, open_picture
+    from .pictures import Picture
 
+    if isinstance(image, Picture):
+        return image.open()
     if isinstance(image, str | Path):
         return open_picture(Path(image), which)
     return in_rgb(image, which)
@@ -172,5 +175,6 @@ def samples_hash(samples: Samples) -> str:
     digest = hashlib.sha256()
     for sample in samples.stream():
         digest.update(json.dumps([sample.question, sample.answer]).encode())
-        digest.update(sample.picture().tobytes())
+        for picture in sample.pictures():
+            digest.update(picture.tobytes())
     return digest.hexdigest()

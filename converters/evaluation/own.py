@@ -1,11 +1,12 @@
 """Questions of one's own, or of a bundled set, as a task: an answer is right if it equals the expected one as VQAv2 compares them."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..data.pictures import Picture
-from ..data.samples import Sample, samples_of
+from ..data.samples import Sample, open_image, samples_of
 from .measures import ACCURACY
 from .scores import normalise
 from .sources import Asked
@@ -24,10 +25,10 @@ def own_task(place: str, count: int | None, seed: int) -> Asked:
 
 
 def _question(sample: Sample) -> Question:
-    """Two questions about one file are about one picture."""
-    picture = str(sample.image) if isinstance(sample.image, str | Path) else sample.place
-    image = Picture(sample.place, sample.picture)
-    return Question(sample.place, sample.question, (image,), (sample.answer or "",), picture, sample.place, sample.kind)
+    """Two questions about the same file are about one picture."""
+    picture = ", ".join(str(image) if isinstance(image, str | Path) else sample.place for image in sample.images)
+    images = tuple(Picture(sample.place, partial(open_image, image, f"{sample.place}: the")) for image in sample.images)
+    return Question(sample.place, sample.question, images, (sample.answer or "",), picture, sample.place, sample.kind)
 
 
 def _unused(row: Mapping[str, Any], protocol: str) -> Question:

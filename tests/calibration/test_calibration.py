@@ -19,8 +19,9 @@ from converters.calibration import recorder
 from converters.calibration.batch import hash_of
 from converters.calibration.histogram import BINS, bins_of, value_exceeded_by
 from converters.calibration.statistics import METADATA_KEY, Statistics, calibrate, merge
+from converters.data.formats import read_samples
 from converters.data.prompts import encode, prompt
-from converters.data.samples import Sample, read_samples
+from converters.data.samples import Sample
 from converters.errors import YopoError
 from converters.families import family_of
 from converters.runtime.plan import Grid
@@ -350,7 +351,7 @@ def test_samples_are_read_relative_to_their_file(tmp_path: Path) -> None:
         ("{", "line 2 is not JSON"),
         ("[1]", "line 2: it is .1., but input should be a valid dictionary"),
         ('{"image": "a.png"}', "line 2 lacks question"),
-        ("{}", "line 2 lacks image"),
+        ("{}", "line 2 lacks question"),
         ('{"image": 3, "question": "what?"}', "line 2: image is 3, but input should be a valid string"),
         ('{"image": "a.png", "question": "what?", "answer": null}', "line 2: answer is None, but"),
         ('{"image": "a.png", "question": "what?", "anwser": "x"}', "line 2 has an unknown key: anwser"),

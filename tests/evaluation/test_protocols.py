@@ -25,7 +25,7 @@ def test_the_system_prompt_ends_with_a_space() -> None:
 
 def test_another_model_is_refused() -> None:
     processor = load_processor(demo_folder())
-    processor.chat_template = "{% for message in messages %}<|im_start|>{{ message['role'] }}{% endfor %}"
+    processor.chat_template = "{% for part in messages[0].content %}{{ part.text or '<image>' }}{% endfor %}<|im_start|>assistant"
     with pytest.raises(YopoError, match=r"for LLaVA-1\.5"):
         vicuna(processor, "Is it red?")
     with pytest.raises(YopoError, match="no protocol 'lava'"):
@@ -57,7 +57,7 @@ def test_a_wide_picture_is_seen_whole() -> None:
 
 
 def test_pictures_that_cannot_be_read() -> None:
-    with pytest.raises(YopoError, match="The picture cannot be read: it is not a picture"):
+    with pytest.raises(YopoError, match="The picture cannot be read: cannot identify image file"):
         picture_of("The picture", lambda: b"no").open()
     with pytest.raises(YopoError, match="The picture is not base64"):
         picture_base64("!!", "The picture").open()

@@ -175,7 +175,7 @@ class TestSaysWhatIsWrong:
         )
         parquet.write_table(table, tmp_path / "test-0.parquet")
         question = ask_for(f"chartqa={tmp_path}", "checkpoint").questions[0]
-        with pytest.raises(YopoError, match=r"column image of test-0.parquet, row 0 cannot be read: it is not a picture"):
+        with pytest.raises(YopoError, match=r"column image of test-0.parquet, row 0 cannot be read: cannot identify image file"):
             question.images[0].open()
 
     def test_labels_of_other_questions(self, tmp_path: Path) -> None:

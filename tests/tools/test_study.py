@@ -19,7 +19,7 @@ from benchmarks.study_ablations import ABLATIONS, gradients, text_too
 from benchmarks.study_report import read, summary, table, unpacked
 from converters.calibration.statistics import calibrate
 from converters.checkpoint.reader import open_converted
-from converters.data.samples import read_samples
+from converters.data.formats import read_samples
 from converters.families import family_of
 from converters.loading import Dtype, load
 from converters.planning.cost import cost
