@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.compensation import merged, refitted_layers
+from ..checkpoint.compensation import merged
 from ..checkpoint.permutation import permutations
+from ..checkpoint.visual_projections import refitted_layers
 from ..families import Family, family_of
 from ..planning.compensation import LinearCompensation
 from ..planning.fitting import fit_compensations
@@ -64,5 +65,5 @@ def added(held: InMemory, plan: Plan, refits: Mapping[int, LinearCompensation]) 
     """The projections of refitted layers."""
     found = merged(held, plan, refits)  # type: ignore[arg-type]
     return {
-        name: one.tensor().to(held.read(one.own if one.own in held.tensors else f"{one.own}.weight").device) for name, one in found.items()
+        name: one.tensor().to(held.read(one.base if one.base in held.tensors else f"{one.base}.weight").device) for name, one in found.items()
     }
