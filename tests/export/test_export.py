@@ -23,7 +23,7 @@ from converters.evaluation.reference import _entering
 from converters.export.graph.builder import Graph
 from converters.export.graph.calls import continuation, embedding, prefill
 from converters.export.graph.check import check_graph
-from converters.export.graph.precision import BLOCK, Float, eight_bit_columns, four_bit_blocks, precision_of
+from converters.export.graph.precision import BLOCK, eight_bit_columns, four_bit_blocks, precision_of
 from converters.export.graph.text import text_model
 from converters.export.graph.weights import Store, Weight
 from converters.export.onnx import manifest, onnxruntimes
@@ -57,13 +57,13 @@ def decoders(out: Path, grid: Grid, opset: int = 23, bits: int | None = None) ->
     opened = open_converted(out)
     checkpoint = opened.open_tensors()
     model = text_model(checkpoint, opened.plan)
-    store = Store(checkpoint, out, WEIGHTS, precision_of(bits), beside=True)
+    store = Store(checkpoint, out, WEIGHTS, beside=True)
     builds = {
         "embed": lambda graph: embedding(graph, model),
         "prefill": lambda graph: prefill(graph, model, grid),
         "decode": lambda graph: continuation(graph, model),
     }
-    graphs = {name: Graph(name, opset, ir.DataType.FLOAT, store) for name in builds}
+    graphs = {name: Graph(name, opset, ir.DataType.FLOAT, store, precision_of(bits)) for name in builds}
     for name, build in builds.items():
         build(graphs[name])
     store.finish()
@@ -161,7 +161,7 @@ def test_four_bits_are_onnxruntimes_own(tmp_path: Path) -> None:
     """A product equals the one with the weights that the packed numbers stand for; part of the rows is part of the bytes."""
     model, _ = tiny_llava(hidden=2 * BLOCK, heads=4, intermediate=96)
     model.save_pretrained(tmp_path)
-    store = Store(open_checkpoint(tmp_path), tmp_path, WEIGHTS, precision_of(4), beside=True)
+    store = Store(open_checkpoint(tmp_path), tmp_path, WEIGHTS, beside=True)
     weight = Weight("model.language_model.layers.0.mlp.gate_proj.weight")
     matrix = store.read(weight).numpy()
     packed, scales = four_bit_blocks(matrix)
@@ -181,7 +181,7 @@ def test_eight_bits_are_onnxruntimes_own(tmp_path: Path) -> None:
 
     model, _ = tiny_llava()
     model.save_pretrained(tmp_path)
-    store = Store(open_checkpoint(tmp_path), tmp_path, WEIGHTS, precision_of(8), beside=True)
+    store = Store(open_checkpoint(tmp_path), tmp_path, WEIGHTS, beside=True)
     weight = Weight("model.language_model.layers.0.mlp.gate_proj.weight")
     matrix = store.read(weight).numpy()
     integers, scales = eight_bit_columns(matrix)
@@ -300,7 +300,7 @@ def test_two_distributions_of_onnxruntime_are_explained(monkeypatch: pytest.Monk
 def test_a_gpu_that_is_not_there_is_an_error_unless_allowed(tmp_path: Path) -> None:
     model, _ = tiny_llava()
     model.save_pretrained(tmp_path)
-    store = Store(open_checkpoint(tmp_path), tmp_path, WEIGHTS, Float(), beside=True)
+    store = Store(open_checkpoint(tmp_path), tmp_path, WEIGHTS, beside=True)
     product(tmp_path, store, Weight("lm_head.weight"), np.zeros((1, 32), np.float32))
     file = tmp_path / "product.onnx"
     with pytest.raises(YopoError, match=r"cuda was asked for, but onnxruntime runs product.onnx with CPUExecutionProvider"):

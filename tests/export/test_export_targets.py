@@ -75,8 +75,8 @@ def converted(folder: Path, plan_seed: int, **sizes: Any) -> tuple[Checkpoint, P
 
 
 def decoder(folder: Path, checkpoint: Checkpoint, plan: Plan | None, padded: bool) -> Decoder:
-    store = Store(checkpoint, folder, f"decoder{padded}.data", precision_of(None), False)
-    graph = Graph("decoder", single.ATTENTION_OPSET, ir.DataType.FLOAT, store)
+    store = Store(checkpoint, folder, f"decoder{padded}.data", False)
+    graph = Graph("decoder", single.ATTENTION_OPSET, ir.DataType.FLOAT, store, precision_of(None))
     single.decoder(graph, text_model(checkpoint, plan), GRID, padded)
     store.finish()
     file = folder / f"decoder{padded}.onnx"

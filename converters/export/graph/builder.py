@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -15,11 +15,18 @@ MICROSOFT = "com.microsoft"
 Operand = ir.Value | np.ndarray | Sequence[Any] | int | float | None
 
 
-class Graph:
-    """A graph under construction. `compute` is the float type that it calculates in, `store` the files that its weights are in."""
+class Precision(Protocol):
+    """Emits the product of rows `[rows, in]` with a weight `[out, in]`."""
 
-    def __init__(self, name: str, opset: int, compute: ir.DataType, store: Store) -> None:
-        self.opset, self.compute, self.store = opset, compute, store
+    def linear(self, graph: "Graph", rows: ir.Value, weight: Weight, bias: Weight | None) -> ir.Value: ...
+
+
+class Graph:
+    """A graph under construction. `compute` is the float type that it calculates in, `store` the files that its weights are in,
+    `precision` how products with them are computed."""
+
+    def __init__(self, name: str, opset: int, compute: ir.DataType, store: Store, precision: Precision) -> None:
+        self.opset, self.compute, self.store, self.precision = opset, compute, store, precision
         self.numpy_dtype: Any = compute.numpy()
         self._graph = ir.Graph([], [], nodes=[], opset_imports={"": opset}, name=name)
         self._tape = ir.tape.Tape(self._graph)
@@ -82,8 +89,8 @@ class Graph:
         return self._weights[piece]
 
     def linear(self, rows: ir.Value, weight: Weight, bias: Weight | None = None) -> ir.Value:
-        """`rows` `[rows, in]` times a weight `[out, in]`, in the precision of the store."""
-        return self.store.precision.linear(self, rows, weight, bias)
+        """`rows` `[rows, in]` times a weight `[out, in]`, in the precision of the graph."""
+        return self.precision.linear(self, rows, weight, bias)
 
     def axis(self, value: ir.Value, axis: int) -> ir.Value:
         """One dimension of a value, `[1]`."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -13,12 +12,10 @@ from ...runtime.plan import Grid
 from ...runtime.stride import shown_tokens
 from .builder import Graph
 from .heads import Pair, attend, by_head, rotate
+from .layer_products import LayerProducts
 from .masks import additive
 from .slots import Slot
 from .weights import Weight
-
-if TYPE_CHECKING:
-    from .decoder import Layer
 
 
 @dataclass(frozen=True)
@@ -103,9 +100,9 @@ class Visual:
         tokens = self.graph.reshape(rows, -1, self.scene.grid.tokens, width)
         return self.graph.reshape(take_shown(self.graph, tokens, self.scene.grid, stride, 1), -1, width)
 
-    def project(self, layer: "Layer", layout: LayerLayout) -> Seen:
+    def project(self, layer: LayerProducts, layout: LayerLayout) -> Seen:
         """Products of one layer: K and V in the heads that hold visual rows, queries in the heads that these compute."""
-        norm, queries, ranked, held = layer.norm("input_layernorm"), None, None, dict[int, Pair]()
+        norm, queries, ranked, held = layer.model.norm(layer.index, "input_layernorm"), None, None, dict[int, Pair]()
         if layout.computing:
             own, rows = layer.model.visual_part(layer.index, "query"), self.normalised(norm)
             if layout.ranked_queries:
@@ -132,7 +129,7 @@ class Visual:
         key, value = (self.graph.take(part, heads, 2, last - first) for part in seen.held[stride])
         return key, value
 
-    def attend(self, layer: "Layer", layout: LayerLayout, seen: Seen, keys: ir.Value, values: ir.Value) -> None:
+    def attend(self, layer: LayerProducts, layout: LayerLayout, seen: Seen, keys: ir.Value, values: ir.Value) -> None:
         """Update the rows by their own attention; `keys` and `values` `[batch, text rows, KV heads, head_dim]` are the text's."""
         if seen.queries is None:
             return
@@ -166,7 +163,7 @@ class Visual:
         return self._masks[None]
 
     def _strips(
-        self, queries: ir.Value, own: Sequence[ir.Value], text: Sequence[ir.Value], layer: "Layer", window: int, heads: int
+        self, queries: ir.Value, own: Sequence[ir.Value], text: Sequence[ir.Value], layer: LayerProducts, window: int, heads: int
     ) -> ir.Value:  # fmt: skip
         """What the windows of the grid reach, and the text before the image: strips of all images together."""
         graph, plan, grid = self.graph, layer.model.plan, self.scene.grid
@@ -212,10 +209,10 @@ class Visual:
             self._masks[window] = graph.reshape(additive(graph, allowed), -1, 1, rows, length)
         return self._masks[window]
 
-    def ffn(self, layer: "Layer", layout: LayerLayout) -> None:
+    def ffn(self, layer: LayerProducts, layout: LayerLayout) -> None:
         """Update the rows by their first neurons."""
         if layout.neurons:
-            self.update(layer.neurons(self.normalised(layer.norm("post_attention_layernorm")), layout.neurons))
+            self.update(layer.neurons(self.normalised(layer.model.norm(layer.index, "post_attention_layernorm")), layout.neurons))
 
 
 def take_shown(graph: Graph, tokens: ir.Value, grid: Grid, stride: int, axis: int) -> ir.Value:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 import torch
@@ -13,9 +12,6 @@ from torch import Tensor
 from ...checkpoint.header import DTYPES, LENGTH_BYTES, TensorInfo
 from ...checkpoint.reader import Checkpoint
 from ...checkpoint.writer import Entry, Shard, header_bytes, write_shard
-
-if TYPE_CHECKING:
-    from .precision import Precision
 
 ONNX_DTYPES = {
     "F32": ir.DataType.FLOAT,
@@ -74,7 +70,6 @@ class Store:
     checkpoint: Checkpoint
     folder: Path
     file: str
-    precision: "Precision"
     beside: bool
     _entries: dict[str, Entry] = field(default_factory=dict)
     _makers: dict[str, Callable[[], Tensor]] = field(default_factory=dict)

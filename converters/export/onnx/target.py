@@ -103,7 +103,7 @@ def _copy_small_files(request: Request, folder: Path) -> None:
 def _write(request: Request, folder: Path) -> Report:
     started = time.monotonic()
     checkpoint, compute = request.checkpoint, COMPUTE[request.dtype]
-    store = Store(checkpoint, folder, WEIGHTS, precision_of(request.bits), beside=request.output is None)
+    store = Store(checkpoint, folder, WEIGHTS, beside=request.output is None)
     model = text_model(checkpoint, request.plan)
     graphs = {name: _built(name, build, request, store, compute) for name, build in _graphs(request, model).items()}
     towers: dict[str, tuple[ir.Model, Mapping[str, Piece]]] = {}
@@ -148,7 +148,7 @@ def _prefill_name(grid: Grid) -> str:
 
 
 def _built(name: str, build: Build, request: Request, store: Store, compute: ir.DataType) -> Graph:
-    graph = Graph(name, request.opset, compute, store)
+    graph = Graph(name, request.opset, compute, store, precision_of(request.bits))
     build(graph)
     return graph
 

@@ -14,7 +14,6 @@ import onnx_ir as ir
 from ...checkpoint.folder import appearing, check_apart
 from ...checkpoint.reader import CONFIG
 from ...checkpoint.skeleton import native_config
-from ..graph.precision import precision_of
 from ..graph.slots import PAST, PRESENT
 from ..graph.weights import Store
 from ..onnx.target import check_beside
@@ -32,7 +31,7 @@ def export(request: Request) -> Report:
     """Write the package. Raises YopoError for what onnxruntime-genai cannot be given."""
     made = package(request, TARGET, "onnxruntime-genai", padded=True, features=True, ids=ir.DataType.INT32)
     with _folder(request) as folder:
-        store = Store(request.checkpoint, folder, WEIGHTS, precision_of(request.bits), request.output is None)
+        store = Store(request.checkpoint, folder, WEIGHTS, request.output is None)
         parity = write_graphs(made, folder, {name: (file, store) for name, file in GRAPHS.items()})
         facts = facts_of(made, parity)
         names = [*GRAPHS.values(), *store.written, REPORT, GENAI_CONFIG]

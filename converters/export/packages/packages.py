@@ -15,6 +15,7 @@ from ...runtime.plan import Grid
 from ..graph import single
 from ..graph.builder import Graph
 from ..graph.check import check_graph
+from ..graph.precision import precision_of
 from ..graph.slots import slots
 from ..graph.text import TextModel, text_model
 from ..graph.vision import vision_model
@@ -94,7 +95,7 @@ def write_graphs(made: Package, folder: Path, files: dict[str, tuple[str, Store]
     facts = metadata(made.request)
     for name, build in made.builders().items():
         store = files[name][1]
-        graph = Graph(name, made.opset, made.compute, store)
+        graph = Graph(name, made.opset, made.compute, store, precision_of(made.request.bits))
         build(graph)
         models[name] = partial(graph.model, facts, folder)
     store = files["vision_encoder"][1]

@@ -14,7 +14,6 @@ from ...checkpoint.folder import appearing, check_apart
 from ...checkpoint.reader import CONFIG
 from ...checkpoint.skeleton import native_config
 from ...errors import YopoError
-from ..graph.precision import precision_of
 from ..graph.weights import Store
 from ..request import Report, Request
 from .packages import REPORT, Package, facts_of, notes_of, package, sizes, write_graphs
@@ -69,7 +68,7 @@ def _graphs(made: Package, folder: Path) -> tuple[list[Store], Mapping[str, Any]
     files = {}
     for name, session in SESSIONS.items():
         file = f"{session}{ending}.onnx"
-        files[name] = file, Store(made.request.checkpoint, folder, f"{file}_data", precision_of(made.request.bits), False)
+        files[name] = file, Store(made.request.checkpoint, folder, f"{file}_data", False)
     parity = write_graphs(made, folder, files)
     return [store for _, store in files.values()], parity
 
