@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from .weights import Piece, Store, Weight
+from .weights import ByteRange, Store, Weight
 
 # IR versions that onnx released with these opsets; a runtime refuses a newer one than it knows.
 IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 11, 25: 11}
@@ -31,8 +31,8 @@ class Graph:
         self._graph = ir.Graph([], [], nodes=[], opset_imports={"": opset}, name=name)
         self._tape = ir.tape.Tape(self._graph)
         self._constants: dict[Any, ir.Value] = {}
-        self._weights: dict[Piece, ir.Value] = {}
-        self._cast: dict[Piece, ir.Value] = {}
+        self._weights: dict[ByteRange, ir.Value] = {}
+        self._cast: dict[ByteRange, ir.Value] = {}
 
     def input(self, name: str, dtype: ir.DataType, dims: Sequence[int | str]) -> ir.Value:
         """An input; a dimension with a name is dynamic."""
@@ -78,7 +78,7 @@ class Graph:
             self._cast[piece] = self.op("Cast", value, to=self.compute)
         return self._cast[piece]
 
-    def piece(self, piece: Piece) -> ir.Value:
+    def piece(self, piece: ByteRange) -> ir.Value:
         """Bytes of a file as an initializer in their own type."""
         if piece not in self._weights:
             value = ir.Value(name=piece.label, shape=ir.Shape(piece.shape), type=ir.TensorType(piece.dtype))
@@ -162,5 +162,5 @@ class Graph:
         return model
 
 
-def _placeholder(piece: Piece) -> Any:
+def _placeholder(piece: ByteRange) -> Any:
     return ir.ExternalTensor("", 0, 0, piece.dtype, shape=ir.Shape(piece.shape), name=piece.label)

@@ -1,31 +1,25 @@
 """The decoder's layers as ONNX nodes: what `runtime.text_model` does, text rows in whole matrices, visual rows in their leading parts.
 
-What surrounds the layers (inputs, masks, where the rows come from) is the caller's: see `Call`.
+What surrounds the layers (inputs, masks, where the rows come from) is the caller's: see `DecoderCall`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import onnx_ir as ir
 
-from ...runtime.layout import HeadKind, LayerLayout
+from ...runtime.layout import LayerLayout
 from .builder import Graph
 from .heads import Pair, attend, by_head, rotate
 from .layer_products import LayerProducts
+from .masks import TextMaskNodes
 from .slots import Slot, slots
 from .text import TextModel
-from .visual import Seen, Visual
-
-
-class Masks(Protocol):
-    """What is added to the scores of text queries, `[batch, 1 or query heads, queries, keys]`; None: nothing."""
-
-    def of(self, kind: HeadKind) -> ir.Value | None: ...
+from .visual import VisualHeads, VisualRows
 
 
 @dataclass
-class Call:
+class DecoderCall:
     """One call of the decoder, and what changes from layer to layer.
 
     `text` `[batch * text rows, hidden]`; `rotary` cosine and sine of its positions `[batch, text rows, frequencies]`; `past` K and V of
@@ -35,22 +29,22 @@ class Call:
     batch: ir.Value
     text: ir.Value
     rotary: Pair
-    masks: Masks
+    masks: TextMaskNodes
     past: Mapping[Slot, Pair] = field(default_factory=dict)
-    visual: Visual | None = None
+    visual: VisualRows | None = None
 
 
-def run(graph: Graph, model: TextModel, call: Call) -> dict[Slot, Pair]:
+def run(graph: Graph, model: TextModel, call: DecoderCall) -> dict[Slot, Pair]:
     """All layers: `call.text` holds the last rows then. Returns K and V by slot, those of earlier calls included."""
     present: dict[Slot, Pair] = {}
     for index in range(model.sizes.num_hidden_layers):
-        layer = Layer(graph, model, index, call)
+        layer = DecoderLayer(graph, model, index, call)
         present |= layer.attention([slot for slot in slots(model) if slot.layer == index])
         layer.ffn()
     return present
 
 
-def logits(graph: Graph, model: TextModel, call: Call) -> ir.Value:
+def logits(graph: Graph, model: TextModel, call: DecoderCall) -> ir.Value:
     """Logits of the last text row, `[batch, 1, vocabulary]`."""
     rows = graph.reshape(call.text, call.batch, -1, model.sizes.hidden_size)
     last = graph.op("Gather", rows, -1, axis=1)
@@ -59,16 +53,17 @@ def logits(graph: Graph, model: TextModel, call: Call) -> ir.Value:
 
 
 @dataclass
-class Layer:
+class DecoderLayer:
     """One layer of one call."""
 
     graph: Graph
     model: TextModel
     index: int
-    call: Call
+    call: DecoderCall
 
     @property
     def products(self) -> LayerProducts:
+        """Its products of rows of both kinds."""
         return LayerProducts(self.graph, self.model, self.index, self.call.batch)
 
     @property
@@ -76,12 +71,12 @@ class Layer:
         return self.model.layouts[self.index]
 
     @property
-    def visual(self) -> Visual | None:
+    def visual(self) -> VisualRows | None:
         """The visual rows, where there are any in this layer."""
         plan = self.model.plan
         return self.call.visual if plan is not None and self.index < plan.visual_depth else None
 
-    def attention(self, held: list[Slot]) -> dict[Slot, Pair]:
+    def attention(self, layer_slots: list[Slot]) -> dict[Slot, Pair]:
         """Self attention: text rows updated, visual rows too where they have heads. Returns K and V by slot."""
         graph, model, call = self.graph, self.model, self.call
         text = graph.normalised(call.text, graph.weight(model.norm(self.index, "input_layernorm")), model.epsilon)
@@ -90,18 +85,18 @@ class Layer:
         queries, keys, values = (products.heads(part, text, model.projection(self.index, part)) for part in ("query", "key", "value"))
         queries, keys = rotate(graph, queries, turn, model), rotate(graph, keys, turn, model)
         seen = self.visual.project(products, self.layout) if self.visual is not None and self.layout is not None else None
-        present = {slot: self._extended(slot, keys, values, seen) for slot in held}
+        present = {slot: self._extended(slot, keys, values, seen) for slot in layer_slots}
         update = products.whole("output", self._seen_by_text(present, by_head(graph, queries)))
         call.text = graph.op("Add", call.text, update)
         if self.visual is not None and self.layout is not None and seen is not None:
             self.visual.attend(products, self.layout, seen, keys, values)
         return present
 
-    def _extended(self, slot: Slot, keys: ir.Value, values: ir.Value, seen: Seen | None) -> Pair:
+    def _extended(self, slot: Slot, keys: ir.Value, values: ir.Value, seen: VisualHeads | None) -> Pair:
         """K and V of a slot `[batch, heads, keys, head_dim]`: of earlier calls, then this call's visual rows, then its text rows."""
         graph, count = self.graph, self.model.sizes.num_key_value_heads
         new = [graph.take(part, slot.kind.kv_heads, 2, count) for part in (keys, values)]
-        visual = self.visual.held(slot, self.layout, seen) if self.visual and self.layout and seen else None
+        visual = self.visual.rows_of(slot, self.layout, seen) if self.visual and self.layout and seen else None
         if visual is not None:
             new = [graph.op("Concat", before, part, axis=1) for before, part in zip(visual, new, strict=True)]
         key, value = (by_head(graph, part) for part in new)

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import torch
 
 from .builder import Graph, Precision
-from .weights import Piece, Store, Weight
+from .weights import ByteRange, Store, Weight
 
 BLOCK = 128
 """Weights that share a scale in 4 bits; larger than the usual 32, and nearly twice as fast for it on a CPU."""
@@ -63,7 +63,7 @@ def _in_type(graph: Graph, value: ir.Value) -> ir.Value:
     return value if graph.compute == ir.DataType.FLOAT else graph.cast(value, graph.compute)
 
 
-def _four_bits(store: Store, weight: Weight) -> tuple[Piece, Piece]:
+def _four_bits(store: Store, weight: Weight) -> tuple[ByteRange, ByteRange]:
     """Packed weights `[out, blocks, bytes]` and scales `[out * blocks]`; of a range of rows the bytes of the whole tensor."""
     whole = weight if weight.gathered else Weight(weight.name)
     rows, width = store.shape(whole)
@@ -77,7 +77,7 @@ def _four_bits(store: Store, weight: Weight) -> tuple[Piece, Piece]:
     return packed.rows(first, last), scales.rows(first * blocks, last * blocks)
 
 
-def _eight_bits(store: Store, weight: Weight) -> tuple[Piece, Piece]:
+def _eight_bits(store: Store, weight: Weight) -> tuple[ByteRange, ByteRange]:
     """Integers `[in, out]` and scales `[out]`. Part of the rows is part of each row of the transposed matrix, so it is written anew."""
     rows, width = store.shape(weight)
     name = store.label(weight)
