@@ -21,8 +21,8 @@ from converters.checkpoint.reader import open_checkpoint, open_converted
 from converters.checkpoint.source import Source
 from converters.export.onnx.session import Exported, open_export
 from converters.export.onnx.target import export
-from converters.export.onnx.timing import Given, Side, Times, export_side, given, times, torch_side
-from converters.export.request import Request
+from converters.export.onnx.timing import TimedInputs, TimedSide, Times, export_side, given, times, torch_side
+from converters.export.request import ExportRequest
 from converters.planning.cost import cost
 from converters.planning.recipes import make_plan
 from converters.runtime.plan import Grid
@@ -44,7 +44,7 @@ def main() -> None:
     print(json.dumps({"setting": {**vars(asked), "folder": None}, "versions": _versions(), "machine": platform.machine(), "sides": lines}))
 
 
-def _sides(asked: argparse.Namespace, grid: Grid, what: Given, folder: Path) -> tuple[dict[str, Side], dict[str, float]]:
+def _sides(asked: argparse.Namespace, grid: Grid, what: TimedInputs, folder: Path) -> tuple[dict[str, TimedSide], dict[str, float]]:
     """The dense graph, each plan's, and with --torch the same in PyTorch. Shares are of the dense FLOPs, text included."""
     write(folder / "dense", _config(asked), torch.float32, 0, False)
     checkpoint = open_checkpoint(folder / "dense")
@@ -67,7 +67,7 @@ def _sides(asked: argparse.Namespace, grid: Grid, what: Given, folder: Path) -> 
 
 def _exported(out: Path, grid: Grid, asked: argparse.Namespace) -> Exported:
     converted = open_converted(out)
-    export(Request(converted.open_tensors(), converted.plan, (grid,), opset=asked.opset, bits=asked.bits))
+    export(ExportRequest(converted.open_tensors(), converted.plan, (grid,), opset=asked.opset, bits=asked.bits))
     return open_export(out, threads=asked.threads)
 
 

@@ -29,7 +29,7 @@ from .evaluation.evaluate import Evaluation, evaluate_samples
 from .evaluation.verification import Verification, checks
 from .export import TARGETS, exporter
 from .export.preparation import Wanted, request_of
-from .export.request import Report as ExportReport
+from .export.request import ExportReport
 from .healing.heal import BATCH_SIZE, STEPS, Healing, Tune, heal_model
 from .healing.heal import Request as HealingRequest
 from .inspection import inspect, read_plan

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from ..errors import YopoError
 
 if TYPE_CHECKING:
-    from .request import Report, Request
+    from .request import ExportReport, ExportRequest
 
 TARGETS: Mapping[str, str] = {"onnxruntime": "onnx.target", "genai": "packages.genai", "transformers-js": "packages.transformers_js"}
 """Modules of this package by target; each has `export(request) -> report`."""
 
 
-def exporter(target: str) -> "Callable[[Request], Report]":
+def exporter(target: str) -> "Callable[[ExportRequest], ExportReport]":
     """The function that exports for a target. Raises YopoError where the packages that it needs are missing."""
     try:
-        function: Callable[[Request], Report] = import_module(f".{TARGETS[target]}", __name__).export
+        function: Callable[[ExportRequest], ExportReport] = import_module(f".{TARGETS[target]}", __name__).export
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] not in ("onnx", "onnx_ir", "onnxscript"):
             raise

@@ -14,7 +14,7 @@ from ..loading import Dtype, Loaded, load, physical_memory
 from ..model import Model
 from ..progress import Listener, Message
 from ..runtime.plan import Grid, Plan
-from .request import Request
+from .request import ExportRequest
 
 # PyTorch's weights in float32, and a session's: the weights and what it packs them into, for two graphs.
 BYTES_PER_WEIGHT = 4 + 2 * 8
@@ -33,7 +33,7 @@ class Wanted:
     force: bool
 
 
-def request_of(model: Model, wanted: Wanted, progress: Listener) -> Request:
+def request_of(model: Model, wanted: Wanted, progress: Listener) -> ExportRequest:
     """The request of one export. Raises YopoError for what cannot be exported so."""
     checkpoint = model.checkpoint
     base = model.converted.section.get("base", {}) if model.pruned else {}
@@ -44,7 +44,7 @@ def request_of(model: Model, wanted: Wanted, progress: Listener) -> Request:
     dtype = _dtype(wanted.dtype, checkpoint, wanted.bits)
     if wanted.parity:
         _check_memory(checkpoint)
-    return Request(
+    return ExportRequest(
         checkpoint, model.plan, grids, wanted.output, origin[0], origin[1], opset=wanted.opset, dtype=dtype, bits=wanted.bits,
         force=wanted.force, compare=_comparison(model.path, grids[0]) if wanted.parity else None, say=lambda text: progress(Message(text)),
     )  # fmt: skip

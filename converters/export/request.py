@@ -16,7 +16,7 @@ DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True)
-class Request:
+class ExportRequest:
     """One export. `plan` is None for a dense model; `output` None puts the graphs beside the checkpoint's own files, to which they refer.
 
     `name` and `revision` are those of the repository that the model comes from, None for one that is nowhere but here. `bits`: 4 or 8 for
@@ -44,7 +44,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Report:
+class ExportReport:
     """What was written: `files` with their bytes.
 
     `added_bytes`: graphs, and weights in another order or form than the checkpoint's; `copied_bytes`: tensors as they are, because the

@@ -23,7 +23,7 @@ from converters.evaluation.reference import _entering
 from converters.export.graph.builder import Graph
 from converters.export.graph.calls import continuation, embedding, prefill
 from converters.export.graph.check import check_graph
-from converters.export.graph.precision import BLOCK, Float, eight_bit_columns, four_bit_blocks, precision_of
+from converters.export.graph.precision import BLOCK, eight_bit_columns, four_bit_blocks, precision_of
 from converters.export.graph.text import text_model
 from converters.export.graph.weights import Store, Weight
 from converters.export.onnx import manifest, onnxruntimes
@@ -32,7 +32,7 @@ from converters.export.onnx.parity import compare
 from converters.export.onnx.prompts import arrange, grid_of
 from converters.export.onnx.session import Exported, advance, first_call, open_export
 from converters.export.onnx.target import WEIGHTS, export
-from converters.export.request import Request
+from converters.export.request import ExportRequest
 from converters.runtime.plan import Grid
 
 GRID = Grid(4, 4)
@@ -46,10 +46,10 @@ def converted(folder: Path, model: Any, seed: int, grid: Grid = GRID) -> Path:
     return convert(checkpoint, random_plan(checkpoint.sizes, seed, (grid,)), folder / "out", provenance(folder / "base"))
 
 
-def request(out: Path, **options: Any) -> Request:
+def request(out: Path, **options: Any) -> ExportRequest:
     opened = open_converted(out)
     checkpoint = opened.open_tensors()
-    return Request(checkpoint, opened.plan, options.pop("grids", (checkpoint.grid,)), **options)
+    return ExportRequest(checkpoint, opened.plan, options.pop("grids", (checkpoint.grid,)), **options)
 
 
 def decoders(out: Path, grid: Grid, opset: int = 23, bits: int | None = None) -> Exported:
@@ -57,13 +57,13 @@ def decoders(out: Path, grid: Grid, opset: int = 23, bits: int | None = None) ->
     opened = open_converted(out)
     checkpoint = opened.open_tensors()
     model = text_model(checkpoint, opened.plan)
-    store = Store(checkpoint, out, WEIGHTS, precision_of(bits), beside=True)
+    store = Store(checkpoint, out, WEIGHTS, beside=True)
     builds = {
         "embed": lambda graph: embedding(graph, model),
         "prefill": lambda graph: prefill(graph, model, grid),
         "decode": lambda graph: continuation(graph, model),
     }
-    graphs = {name: Graph(name, opset, ir.DataType.FLOAT, store) for name in builds}
+    graphs = {name: Graph(name, opset, ir.DataType.FLOAT, store, precision_of(bits)) for name in builds}
     for name, build in builds.items():
         build(graphs[name])
     store.finish()
@@ -161,7 +161,7 @@ def test_four_bits_are_onnxruntimes_own(tmp_path: Path) -> None:
     """A product equals the one with the weights that the packed numbers stand for; part of the rows is part of the bytes."""
     model, _ = tiny_llava(hidden=2 * BLOCK, heads=4, intermediate=96)
     model.save_pretrained(tmp_path)
-    store = Store(open_checkpoint(tmp_path), tmp_path, WEIGHTS, precision_of(4), beside=True)
+    store = Store(open_checkpoint(tmp_path), tmp_path, WEIGHTS, beside=True)
     weight = Weight("model.language_model.layers.0.mlp.gate_proj.weight")
     matrix = store.read(weight).numpy()
     packed, scales = four_bit_blocks(matrix)
@@ -170,7 +170,7 @@ def test_four_bits_are_onnxruntimes_own(tmp_path: Path) -> None:
     assert np.abs(rounded - matrix).max() <= np.abs(scales).max()
     rows = np.random.default_rng(0).standard_normal((5, 2 * BLOCK), np.float32)
     for part in (weight, weight.part(0, 32), weight.part(32, 96)):
-        found = product(tmp_path, store, part, rows)
+        found = product(tmp_path, store, 4, part, rows)
         expected = rows @ rounded[part.first : part.last].T
         assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()  # activations are rounded to 8 bits
     assert store.added_bytes == packed.nbytes + scales.nbytes
@@ -181,7 +181,7 @@ def test_eight_bits_are_onnxruntimes_own(tmp_path: Path) -> None:
 
     model, _ = tiny_llava()
     model.save_pretrained(tmp_path)
-    store = Store(open_checkpoint(tmp_path), tmp_path, WEIGHTS, precision_of(8), beside=True)
+    store = Store(open_checkpoint(tmp_path), tmp_path, WEIGHTS, beside=True)
     weight = Weight("model.language_model.layers.0.mlp.gate_proj.weight")
     matrix = store.read(weight).numpy()
     integers, scales = eight_bit_columns(matrix)
@@ -190,14 +190,14 @@ def test_eight_bits_are_onnxruntimes_own(tmp_path: Path) -> None:
         np.testing.assert_array_equal(column, numbers)
         assert scale == pytest.approx(expected, rel=1e-6)
     rows = np.random.default_rng(0).standard_normal((5, 32), np.float32)
-    found = product(tmp_path, store, weight, rows)
+    found = product(tmp_path, store, 8, weight, rows)
     expected = rows @ (integers.astype(np.float32) * scales).astype(np.float32)
     assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
 
 
-def product(folder: Path, store: Store, weight: Weight, rows: Any) -> Any:
+def product(folder: Path, store: Store, bits: int | None, weight: Weight, rows: Any) -> Any:
     """Rows times a weight, in a graph of its own."""
-    graph = Graph("product", 23, ir.DataType.FLOAT, store)
+    graph = Graph("product", 23, ir.DataType.FLOAT, store, precision_of(bits))
     given = graph.input("rows", ir.DataType.FLOAT, ("rows", rows.shape[1]))
     graph.output(graph.linear(given, weight), "product", ir.DataType.FLOAT, ("rows", "out"))
     store.finish()
@@ -300,8 +300,8 @@ def test_two_distributions_of_onnxruntime_are_explained(monkeypatch: pytest.Monk
 def test_a_gpu_that_is_not_there_is_an_error_unless_allowed(tmp_path: Path) -> None:
     model, _ = tiny_llava()
     model.save_pretrained(tmp_path)
-    store = Store(open_checkpoint(tmp_path), tmp_path, WEIGHTS, Float(), beside=True)
-    product(tmp_path, store, Weight("lm_head.weight"), np.zeros((1, 32), np.float32))
+    store = Store(open_checkpoint(tmp_path), tmp_path, WEIGHTS, beside=True)
+    product(tmp_path, store, None, Weight("lm_head.weight"), np.zeros((1, 32), np.float32))
     file = tmp_path / "product.onnx"
     with pytest.raises(YopoError, match=r"cuda was asked for, but onnxruntime runs product.onnx with CPUExecutionProvider"):
         onnxruntimes.session(file, "cuda")
@@ -315,4 +315,4 @@ def test_what_is_no_export(tmp_path: Path) -> None:
         open_export(tmp_path)
     (tmp_path / manifest.MANIFEST).write_text('{"schema": 7}')
     with pytest.raises(YopoError, match="has the schema 7, this version reads 1"):
-        open_export(tmp_path)
+        open_export(str(tmp_path))

@@ -30,7 +30,7 @@ from converters.export.graph.text import text_model
 from converters.export.graph.weights import Store
 from converters.export.onnx.parity import compare
 from converters.export.packages import genai, transformers_js
-from converters.export.request import Report, Request
+from converters.export.request import ExportReport, ExportRequest
 from converters.families import FAMILIES
 from converters.loading import Dtype, demo_folder
 from converters.loading import load as load_for_answers
@@ -75,8 +75,8 @@ def converted(folder: Path, plan_seed: int, **sizes: Any) -> tuple[Checkpoint, P
 
 
 def decoder(folder: Path, checkpoint: Checkpoint, plan: Plan | None, padded: bool) -> Decoder:
-    store = Store(checkpoint, folder, f"decoder{padded}.data", precision_of(None), False)
-    graph = Graph("decoder", single.ATTENTION_OPSET, ir.DataType.FLOAT, store)
+    store = Store(checkpoint, folder, f"decoder{padded}.data", False)
+    graph = Graph("decoder", single.ATTENTION_OPSET, ir.DataType.FLOAT, store, precision_of(None))
     single.decoder(graph, text_model(checkpoint, plan), GRID, padded)
     store.finish()
     file = folder / f"decoder{padded}.onnx"
@@ -185,17 +185,17 @@ def test_what_does_not_fit_fails(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Request:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> ExportRequest:
     """The demo under a plan that reads by turns and drops heads, ready to be exported."""
     folder = tmp_path_factory.mktemp("demo")
     base = open_checkpoint(demo_folder())
     out = convert(base, random_plan(base.sizes, 5, (base.grid,)), folder / "out", provenance(demo_folder()))
     opened = open_converted(out)
     checkpoint = opened.open_tensors()
-    return Request(checkpoint, opened.plan, (checkpoint.grid,))
+    return ExportRequest(checkpoint, opened.plan, (checkpoint.grid,))
 
 
-def compared(demo: Request) -> Request:
+def compared(demo: ExportRequest) -> ExportRequest:
     """To be held against the PyTorch runtime on a picture, on two of them in a batch, and on words alone."""
     loaded = load_for_answers(demo.checkpoint.path, "cpu", Dtype.FLOAT32)
     asked = list(samples(3, 0, "eval"))
@@ -209,7 +209,7 @@ def compared(demo: Request) -> Request:
     return replace(demo, compare=lambda run: compare(run, loaded.model, prompts, tokens=6))
 
 
-def assert_equal(folder: Path, report: Report) -> None:
+def assert_equal(folder: Path, report: ExportReport) -> None:
     """Every greedy token is the PyTorch runtime's, and the package says so."""
     assert report.parity is not None
     found = report.parity["prompts"]
@@ -219,7 +219,7 @@ def assert_equal(folder: Path, report: Report) -> None:
     assert json.loads((folder / "export_report.json").read_text())["parity"] == report.parity
 
 
-def test_transformers_js_package(demo: Request, tmp_path: Path) -> None:
+def test_transformers_js_package(demo: ExportRequest, tmp_path: Path) -> None:
     folder = tmp_path / "js"
     report = transformers_js.export(replace(compared(demo), output=folder))
     assert_equal(folder, report)
@@ -238,7 +238,7 @@ def test_transformers_js_package(demo: Request, tmp_path: Path) -> None:
     assert str(tmp_path).encode() not in b"".join((folder / "onnx" / f"{name}.onnx").read_bytes() for name in sessions)
 
 
-def test_genai_package(demo: Request, tmp_path: Path) -> None:
+def test_genai_package(demo: ExportRequest, tmp_path: Path) -> None:
     folder = tmp_path / "genai"
     report = genai.export(replace(compared(demo), output=folder))
     assert_equal(folder, report)
@@ -249,7 +249,7 @@ def test_genai_package(demo: Request, tmp_path: Path) -> None:
     assert set(report.files) == {file.name for file in folder.iterdir()}
 
 
-def test_genai_beside_the_weights(demo: Request, tmp_path: Path) -> None:
+def test_genai_beside_the_weights(demo: ExportRequest, tmp_path: Path) -> None:
     """The graphs refer to the checkpoint's own file; only columns that visual rows use are written anew."""
     report = genai.export(compared(demo))
     assert_equal(demo.checkpoint.path, report)
@@ -257,7 +257,7 @@ def test_genai_beside_the_weights(demo: Request, tmp_path: Path) -> None:
     assert report.added_bytes < report.checkpoint_bytes
 
 
-def test_refusals(demo: Request, tmp_path: Path) -> None:
+def test_refusals(demo: ExportRequest, tmp_path: Path) -> None:
     families = {family.name: family for family in FAMILIES}
     others = {name: replace(demo, checkpoint=replace(demo.checkpoint, family=families[name])) for name in ("InternVL", "Qwen2-VL")}
     cases = [

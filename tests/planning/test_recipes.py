@@ -174,7 +174,7 @@ def test_interlaced_keeps_the_best_units_of_each_layer() -> None:
 def test_below_a_stride_of_sixteen_the_best_kv_heads_of_each_layer_read() -> None:
     sizes, grids = MODELS["tiny-grouped"]
     measured = statistics(sizes)
-    plan = make_plan("interlaced", measured, sizes, grids, 0.002)
+    plan = make_plan("interlaced", measured, sizes, grids, 0.0022)
     assert [len(layer.read_heads) for layer in plan.layers] == [0, 4, 4, 4]
     for layer, scores in zip(plan.layers[1:], measured.read.unflatten(1, (2, 4)).sum(-1)[1:], strict=True):
         assert layer.read_heads[0] // 4 == int(scores.argmax())

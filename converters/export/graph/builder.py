@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
 
-from .weights import Piece, Store, Weight
+from .weights import ByteRange, Store, Weight
 
 # IR versions that onnx released with these opsets; a runtime refuses a newer one than it knows.
 IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 11, 25: 11}
@@ -15,17 +15,24 @@ MICROSOFT = "com.microsoft"
 Operand = ir.Value | np.ndarray | Sequence[Any] | int | float | None
 
 
-class Graph:
-    """A graph under construction. `compute` is the float type that it calculates in, `store` the files that its weights are in."""
+class Precision(Protocol):
+    """Emits the product of rows `[rows, in]` with a weight `[out, in]`."""
 
-    def __init__(self, name: str, opset: int, compute: ir.DataType, store: Store) -> None:
-        self.opset, self.compute, self.store = opset, compute, store
+    def linear(self, graph: "Graph", rows: ir.Value, weight: Weight, bias: Weight | None) -> ir.Value: ...
+
+
+class Graph:
+    """A graph under construction. `compute` is the float type that it calculates in, `store` the files that its weights are in,
+    `precision` how products with them are computed."""
+
+    def __init__(self, name: str, opset: int, compute: ir.DataType, store: Store, precision: Precision) -> None:
+        self.opset, self.compute, self.store, self.precision = opset, compute, store, precision
         self.numpy_dtype: Any = compute.numpy()
         self._graph = ir.Graph([], [], nodes=[], opset_imports={"": opset}, name=name)
         self._tape = ir.tape.Tape(self._graph)
         self._constants: dict[Any, ir.Value] = {}
-        self._weights: dict[Piece, ir.Value] = {}
-        self._cast: dict[Piece, ir.Value] = {}
+        self._weights: dict[ByteRange, ir.Value] = {}
+        self._cast: dict[ByteRange, ir.Value] = {}
 
     def input(self, name: str, dtype: ir.DataType, dims: Sequence[int | str]) -> ir.Value:
         """An input; a dimension with a name is dynamic."""
@@ -71,7 +78,7 @@ class Graph:
             self._cast[piece] = self.op("Cast", value, to=self.compute)
         return self._cast[piece]
 
-    def piece(self, piece: Piece) -> ir.Value:
+    def piece(self, piece: ByteRange) -> ir.Value:
         """Bytes of a file as an initializer in their own type."""
         if piece not in self._weights:
             value = ir.Value(name=piece.label, shape=ir.Shape(piece.shape), type=ir.TensorType(piece.dtype))
@@ -82,8 +89,8 @@ class Graph:
         return self._weights[piece]
 
     def linear(self, rows: ir.Value, weight: Weight, bias: Weight | None = None) -> ir.Value:
-        """`rows` `[rows, in]` times a weight `[out, in]`, in the precision of the store."""
-        return self.store.precision.linear(self, rows, weight, bias)
+        """`rows` `[rows, in]` times a weight `[out, in]`, in the precision of the graph."""
+        return self.precision.linear(self, rows, weight, bias)
 
     def axis(self, value: ir.Value, axis: int) -> ir.Value:
         """One dimension of a value, `[1]`."""
@@ -155,5 +162,5 @@ class Graph:
         return model
 
 
-def _placeholder(piece: Piece) -> Any:
+def _placeholder(piece: ByteRange) -> Any:
     return ir.ExternalTensor("", 0, 0, piece.dtype, shape=ir.Shape(piece.shape), name=piece.label)

@@ -5,19 +5,18 @@ kind of KV heads which keys are visual, text or padding. A continuation without 
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import onnx_ir as ir
 
 from ...runtime.layout import TEXT_ONLY
 from ...runtime.plan import Grid
 from .builder import Graph
-from .decoder import Call, logits, run
+from .decoder import DecoderCall, logits, run
 from .heads import Pair, rotary
-from .masks import NOWHERE, TEXT, VISUAL, Keys, TextMasks, codes
+from .masks import NOWHERE, TEXT, VISUAL, Keys, TextMaskNodes, codes
 from .slots import PAST, PAST_CODES, PRESENT, PRESENT_CODES, Slot, slots, strides
 from .text import TextModel
-from .visual import Scene, Visual, take_shown
+from .visual import RowPlaces, VisualRows, take_shown
 
 INT64, INT32 = ir.DataType.INT64, ir.DataType.INT32
 
@@ -39,18 +38,15 @@ def prefill(graph: Graph, model: TextModel, grid: Grid) -> None:
     embeds, mask, positions = inputs(graph, model, "sequence_length")
     starts = graph.input("visual_starts", INT64, ("batch_size", "images"))
     scene = _scene(graph, grid, embeds, mask, starts)
-    turns = [rotary(graph, model, positions)]
-    (cosine, sine) = turns[0]
-    text_turn, visual_turn = (
-        tuple(_rows_of(graph, part, where, scene.batch) for part in (cosine, sine)) for where in (scene.text_slots, scene.visual_slots)
-    )
-    keys = {one: _new_keys(graph, scene, one) for one in strides(model)}
+    turn = rotary(graph, model, positions)
+    text_turn, visual_turn = (_turn_of_rows(graph, turn, where, scene.batch) for where in (scene.text_slots, scene.visual_slots))
+    keys = {stride: _new_keys(graph, scene, stride) for stride in strides(model)}
     hidden, epsilon = model.sizes.hidden_size, model.epsilon
-    visual = Visual(graph, scene, graph.rows(embeds, scene.visual_slots), _pair(visual_turn), epsilon, hidden)
-    masks = TextMasks(graph, keys, scene.text_slots)
-    call = Call(scene.batch, graph.rows(embeds, scene.text_slots), _pair(text_turn), masks, visual=visual)
+    visual = VisualRows(graph, scene, graph.rows(embeds, scene.visual_slots), visual_turn, epsilon, hidden)
+    masks = TextMaskNodes(graph, keys, scene.text_slots)
+    call = DecoderCall(scene.batch, graph.rows(embeds, scene.text_slots), text_turn, masks, visual=visual)
     present = run(graph, model, call)
-    outputs(graph, model, call, present, {one: found.codes for one, found in keys.items()}, "key_length")
+    outputs(graph, model, call, present, {stride: one.codes for stride, one in keys.items()}, "key_length")
 
 
 def continuation(graph: Graph, model: TextModel) -> None:
@@ -61,16 +57,16 @@ def continuation(graph: Graph, model: TextModel) -> None:
     new = codes(graph, valid, TEXT)
     queries = graph.unsqueeze(graph.range(length), 0)
     keys = {}
-    for one in strides(model):
-        old = graph.input(f"{PAST_CODES}.{one}", INT32, ("batch_size", f"past_keys_{one}"))
+    for stride in strides(model):
+        old = graph.input(f"{PAST_CODES}.{stride}", INT32, ("batch_size", f"past_keys_{stride}"))
         # Everything in the cache comes before every new row.
         before = graph.expand(graph.constant([[-1]]), 1, graph.axis(old, 1))
-        keys[one] = Keys(graph.op("Concat", old, new, axis=1), graph.op("Concat", before, queries, axis=1))
+        keys[stride] = Keys(graph.op("Concat", old, new, axis=1), graph.op("Concat", before, queries, axis=1))
     past = {slot: past_pair(graph, model, slot) for slot in slots(model)}
     text = graph.reshape(embeds, -1, model.sizes.hidden_size)
-    call = Call(batch, text, rotary(graph, model, positions), TextMasks(graph, keys, queries), past)
+    call = DecoderCall(batch, text, rotary(graph, model, positions), TextMaskNodes(graph, keys, queries), past)
     present = run(graph, model, call)
-    outputs(graph, model, call, present, {one: found.codes for one, found in keys.items()}, "total_keys")
+    outputs(graph, model, call, present, {stride: one.codes for stride, one in keys.items()}, "total_keys")
 
 
 def inputs(graph: Graph, model: TextModel, total: str) -> tuple[ir.Value, ir.Value, ir.Value]:
@@ -89,7 +85,7 @@ def past_pair(graph: Graph, model: TextModel, slot: Slot) -> Pair:
 
 
 def outputs(
-    graph: Graph, model: TextModel, call: Call, present: Mapping[Slot, Pair], found: Mapping[int, ir.Value], length: str
+    graph: Graph, model: TextModel, call: DecoderCall, present: Mapping[Slot, Pair], key_codes: Mapping[int, ir.Value], length: str
 ) -> None:  # fmt: skip
     """Logits of the last token, K and V by slot, codes of keys by stride."""
     graph.output(logits(graph, model, call), "logits", graph.compute, ("batch_size", 1, model.vocabulary))
@@ -97,11 +93,11 @@ def outputs(
         dims = ("batch_size", slot.heads, f"{length}_{slot.kind.stride}", model.sizes.head_dim)
         for part, value in zip(("key", "value"), pair, strict=True):
             graph.output(value, f"{PRESENT}.{slot.number}.{part}", graph.compute, dims)
-    for one, value in found.items():
-        graph.output(value, f"{PRESENT_CODES}.{one}", INT32, ("batch_size", f"{length}_{one}"))
+    for stride, value in key_codes.items():
+        graph.output(value, f"{PRESENT_CODES}.{stride}", INT32, ("batch_size", f"{length}_{stride}"))
 
 
-def _scene(graph: Graph, grid: Grid, embeds: ir.Value, mask: ir.Value, starts: ir.Value) -> Scene:
+def _scene(graph: Graph, grid: Grid, embeds: ir.Value, mask: ir.Value, starts: ir.Value) -> RowPlaces:
     """Where text and visual rows stand: the images' places, and all others in their order."""
     batch, images = graph.axis(embeds, 0), graph.axis(starts, 1)
     tokens = grid.tokens
@@ -116,17 +112,17 @@ def _scene(graph: Graph, grid: Grid, embeds: ir.Value, mask: ir.Value, starts: i
     text = graph.op("Add", order, graph.op("Mul", moved, tokens))
     valid = graph.cast(mask, ir.DataType.BOOL)
     there = [graph.op("GatherElements", valid, where, axis=1) for where in (text, visual)]
-    return Scene(grid, batch, images, starts, text, there[0], visual, there[1])
+    return RowPlaces(grid, batch, images, starts, text, there[0], visual, there[1])
 
 
-def _rows_of(graph: Graph, values: ir.Value, where: ir.Value, batch: ir.Value) -> ir.Value:
-    """`[batch, rows, width]` of `values` `[batch or 1, length, width]` at places `[batch, rows]`."""
-    width = graph.axis(values, 2)
-    whole = graph.expand(values, batch, 1, 1)
-    return graph.reshape(graph.rows(whole, where), batch, -1, width)
+def _turn_of_rows(graph: Graph, turn: Pair, where: ir.Value, batch: ir.Value) -> Pair:
+    """Cosine and sine `[batch, rows, width]`, of `[batch or 1, length, width]`, at places `[batch, rows]`."""
+    width = graph.axis(turn[0], 2)
+    cosine, sine = (graph.reshape(graph.rows(graph.expand(part, batch, 1, 1), where), batch, -1, width) for part in turn)
+    return cosine, sine
 
 
-def _new_keys(graph: Graph, scene: Scene, stride: int) -> Keys:
+def _new_keys(graph: Graph, scene: RowPlaces, stride: int) -> Keys:
     """The keys of a prefill in heads of one kind: visual ones first."""
     text_codes = codes(graph, scene.text_valid, TEXT)
     if stride == TEXT_ONLY:
@@ -137,8 +133,3 @@ def _new_keys(graph: Graph, scene: Scene, stride: int) -> Keys:
         for part in visual
     ]
     return Keys(graph.op("Concat", shown[0], text_codes, axis=1), graph.op("Concat", shown[1], scene.text_slots, axis=1))
-
-
-def _pair(parts: Any) -> Pair:
-    cosine, sine = parts
-    return cosine, sine

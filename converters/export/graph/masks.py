@@ -41,7 +41,7 @@ def additive(graph: Graph, allowed: ir.Value) -> ir.Value:
     return graph.op("Where", allowed, np.array(0, graph.numpy_dtype), never)
 
 
-class TextMasks:
+class TextMaskNodes:
     """Masks of one call's text queries, whose slots are `queries` `[batch or 1, text rows]`. Layers of the same kind share them."""
 
     def __init__(self, graph: Graph, keys: dict[int, Keys], queries: ir.Value) -> None:

@@ -1,16 +1,14 @@
 """How the products of a graph are computed: in its float type, or with weights of 4 or 8 bits as onnxruntime's quantizers make them."""
 
 from math import ceil
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
 
-from .weights import Piece, Store, Weight
-
-if TYPE_CHECKING:
-    from .builder import Graph
+from .builder import Graph, Precision
+from .weights import ByteRange, Store, Weight
 
 BLOCK = 128
 """Weights that share a scale in 4 bits; larger than the usual 32, and nearly twice as fast for it on a CPU."""
@@ -19,12 +17,6 @@ ACCURACY_INT8 = 4
 LARGEST_INT8 = 64
 """A bit less than there is: where a processor adds pairs of products in 16 bits (x86 without VNNI), larger weights would saturate."""
 MICROSOFT = "com.microsoft"
-
-
-class Precision(Protocol):
-    """Emits the product of rows `[rows, in]` with a weight `[out, in]`."""
-
-    def linear(self, graph: "Graph", rows: ir.Value, weight: Weight, bias: Weight | None) -> ir.Value: ...
 
 
 def precision_of(bits: int | None) -> Precision:
@@ -36,14 +28,14 @@ def precision_of(bits: int | None) -> Precision:
 class Float:
     """The weight as it lies in its file."""
 
-    def linear(self, graph: "Graph", rows: ir.Value, weight: Weight, bias: Weight | None) -> ir.Value:
+    def linear(self, graph: Graph, rows: ir.Value, weight: Weight, bias: Weight | None) -> ir.Value:
         return graph.op("Gemm", rows, graph.weight(weight), None if bias is None else graph.weight(bias), transB=1)
 
 
 class FourBits:
     """MatMulNBits: blocks of a row share a scale. Rows stay in their order, so that a part of the rows is a range of bytes here too."""
 
-    def linear(self, graph: "Graph", rows: ir.Value, weight: Weight, bias: Weight | None) -> ir.Value:
+    def linear(self, graph: Graph, rows: ir.Value, weight: Weight, bias: Weight | None) -> ir.Value:
         size, width = graph.store.shape(weight)
         packed, scales = _four_bits(graph.store, weight)
         attributes = {"K": width, "N": size, "bits": 4, "block_size": BLOCK, "accuracy_level": ACCURACY_INT8}
@@ -56,7 +48,7 @@ class EightBits:
     """Dynamic quantisation: rows are rounded when they come, each output has a scale of its own (`quantize_dynamic` by channel and
     with reduced range)."""
 
-    def linear(self, graph: "Graph", rows: ir.Value, weight: Weight, bias: Weight | None) -> ir.Value:
+    def linear(self, graph: Graph, rows: ir.Value, weight: Weight, bias: Weight | None) -> ir.Value:
         whole = _eight_bits(graph.store, weight)
         integers, scales = (graph.piece(piece) for piece in whole)
         float32 = graph.cast(rows, ir.DataType.FLOAT) if graph.compute != ir.DataType.FLOAT else rows
@@ -67,11 +59,11 @@ class EightBits:
         return product if bias is None else graph.op("Add", product, graph.weight(bias))
 
 
-def _in_type(graph: "Graph", value: ir.Value) -> ir.Value:
+def _in_type(graph: Graph, value: ir.Value) -> ir.Value:
     return value if graph.compute == ir.DataType.FLOAT else graph.cast(value, graph.compute)
 
 
-def _four_bits(store: Store, weight: Weight) -> tuple[Piece, Piece]:
+def _four_bits(store: Store, weight: Weight) -> tuple[ByteRange, ByteRange]:
     """Packed weights `[out, blocks, bytes]` and scales `[out * blocks]`; of a range of rows the bytes of the whole tensor."""
     whole = weight if weight.gathered else Weight(weight.name)
     rows, width = store.shape(whole)
@@ -85,7 +77,7 @@ def _four_bits(store: Store, weight: Weight) -> tuple[Piece, Piece]:
     return packed.rows(first, last), scales.rows(first * blocks, last * blocks)
 
 
-def _eight_bits(store: Store, weight: Weight) -> tuple[Piece, Piece]:
+def _eight_bits(store: Store, weight: Weight) -> tuple[ByteRange, ByteRange]:
     """Integers `[in, out]` and scales `[out]`. Part of the rows is part of each row of the transposed matrix, so it is written anew."""
     rows, width = store.shape(weight)
     name = store.label(weight)
@@ -116,14 +108,14 @@ def _matrix(store: Store, weight: Weight) -> Any:
 
 
 class _Once:
-    """Two tensors that are made together: held from the first that is asked for to the second."""
+    """Two tensors that are made together: kept from the first that is asked for to the second."""
 
     def __init__(self, make: Any) -> None:
-        self.make, self.held = make, None
+        self.make, self.pair = make, None
 
     def get(self) -> Any:
-        if self.held is None:
-            self.held = self.make()
-            return self.held
-        held, self.held = self.held, None
-        return held
+        if self.pair is None:
+            self.pair = self.make()
+            return self.pair
+        pair, self.pair = self.pair, None
+        return pair

@@ -8,13 +8,13 @@ import onnx_ir as ir
 
 from ...runtime.plan import Grid
 from .builder import Graph
-from .decoder import Call, logits, run
+from .decoder import DecoderCall, logits, run
 from .heads import Pair, rotary
-from .masks import TextMasks
+from .masks import TextMaskNodes
 from .slots import PAST, PRESENT, Slot, slots, strides
 from .text import TextModel
-from .timeline import Timeline, timeline, visual_columns
-from .visual import Scene, Visual
+from .timeline import FlagTimeline, timeline, visual_columns
+from .visual import RowPlaces, VisualRows
 
 INT64, FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
 ATTENTION_OPSET = 22
@@ -82,25 +82,25 @@ def _present(graph: Graph, slot: Slot, pair: Pair, size: int, length: str) -> No
         graph.output(value, f"{PRESENT}.{slot.number + 1}.{part}", graph.compute, ("batch_size", slot.heads, length, size))
 
 
-def _call(graph: Graph, model: TextModel, time: Timeline, embeds: ir.Value, turn: Pair, batch: ir.Value) -> Call:
+def _call(graph: Graph, model: TextModel, time: FlagTimeline, embeds: ir.Value, turn: Pair, batch: ir.Value) -> DecoderCall:
     """The rows of this call, apart."""
     hidden = model.sizes.hidden_size
     text_turn, visual_turn = (_rows(graph, turn, where, batch) for where in (time.text_rows, time.visual_rows))
     keys = {one: time.keys(one) for one in strides(model)}
     visual = None
     if model.plan is not None:
-        visual = Visual(graph, _scene(graph, time, batch), graph.rows(embeds, time.visual_rows), visual_turn, model.epsilon, hidden)
-    return Call(batch, graph.rows(embeds, time.text_rows), text_turn, TextMasks(graph, keys, time.queries), visual=visual)
+        visual = VisualRows(graph, _scene(graph, time, batch), graph.rows(embeds, time.visual_rows), visual_turn, model.epsilon, hidden)
+    return DecoderCall(batch, graph.rows(embeds, time.text_rows), text_turn, TextMaskNodes(graph, keys, time.queries), visual=visual)
 
 
-def _scene(graph: Graph, time: Timeline, batch: ir.Value) -> Scene:
+def _scene(graph: Graph, time: FlagTimeline, batch: ir.Value) -> RowPlaces:
     """Pictures come with the first call, so rows of a call that has any are places in the sequence."""
     images = time.images(time.visual_rows)
     starts = graph.op("Slice", time.visual_rows, [0], [np.iinfo(np.int64).max], [1], [time.grid.tokens])
     fresh = graph.op("Neg", graph.axis(time.text_rows, 1))
     text_valid = graph.slice(time.valid, fresh, np.iinfo(np.int64).max, 1)
     visual_valid = graph.op("GreaterOrEqual", time.visual_rows, 0)
-    return Scene(time.grid, batch, images, starts, time.text_rows, text_valid, time.visual_rows, visual_valid)
+    return RowPlaces(time.grid, batch, images, starts, time.text_rows, text_valid, time.visual_rows, visual_valid)
 
 
 def _rows(graph: Graph, turn: Pair, where: ir.Value, batch: ir.Value) -> Pair:

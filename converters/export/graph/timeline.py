@@ -18,7 +18,7 @@ from .visual import take_shown
 
 
 @dataclass(frozen=True)
-class Timeline:
+class FlagTimeline:
     """A sequence as one call sees it. Positions count the tokens of the padded sequence, rows those of this call.
 
     `remembered` `[batch, 1, total, 1]` are the flags so far, the first cache slot. `visual` `[batch, visual tokens]` and `text`
@@ -59,7 +59,7 @@ class Timeline:
         return graph.op("Reshape", shown, graph.dims(batch, graph.op("Mul", images, [len(shown_tokens(self.grid, stride))])), allowzero=1)
 
 
-def timeline(graph: Graph, flags: ir.Value, past: ir.Value, attention_mask: ir.Value, grid: Grid) -> Timeline:
+def timeline(graph: Graph, flags: ir.Value, past: ir.Value, attention_mask: ir.Value, grid: Grid) -> FlagTimeline:
     """`flags` `[batch, rows, 1]` of this call after those of `past` `[batch, 1, past, 1]`; `attention_mask` `[batch, total]`."""
     remembered = graph.concat([past, graph.unsqueeze(flags, 1)], 2)
     batch, before = graph.axis(flags, 0), graph.axis(past, 2)
@@ -70,7 +70,7 @@ def timeline(graph: Graph, flags: ir.Value, past: ir.Value, attention_mask: ir.V
     visual_rows = graph.op("Add", visual_rows, _zero_unless_late(graph, visual_rows, before))
     valid = graph.cast(graph.op("GatherElements", attention_mask, text, axis=1), ir.DataType.BOOL)
     queries = graph.op("Add", text_rows, before)
-    return Timeline(graph, grid, remembered, visual, text, valid, queries, visual_rows, text_rows)
+    return FlagTimeline(graph, grid, remembered, visual, text, valid, queries, visual_rows, text_rows)
 
 
 def visual_columns(grid: Grid, stride: int) -> int:

@@ -22,7 +22,7 @@ from ...checkpoint.skeleton import native_config
 from ...errors import YopoError
 from ...runtime.plan import Grid
 from .builder import IR_VERSIONS
-from .weights import Piece, Store, Weight
+from .weights import ByteRange, Store, Weight
 
 TRACED_IMAGES = 2
 """Any number but 0 and 1, which torch.export takes for constants."""
@@ -105,7 +105,9 @@ def same_window(tower: Any, grid: Grid) -> Tensor:
     return number[:, None] == number
 
 
-def vision_model(checkpoint: Checkpoint, store: Store, grid: Grid, opset: int, compute: ir.DataType) -> tuple[ir.Model, dict[str, Piece]]:
+def vision_model(
+    checkpoint: Checkpoint, store: Store, grid: Grid, opset: int, compute: ir.DataType
+) -> tuple[ir.Model, dict[str, ByteRange]]:
     """`pixel_values` to `image_features`, and the places of its weights by name: for `placed`, when the store is finished."""
     module = _module(checkpoint, grid, torch.float16 if compute == ir.DataType.FLOAT16 else torch.float32)
     images = torch.export.Dim("images")
@@ -153,7 +155,7 @@ def _tidy(model: ir.Model) -> None:
         part.metadata_props.clear()
 
 
-def _pieces(model: ir.Model, store: Store) -> dict[str, Piece]:
+def _pieces(model: ir.Model, store: Store) -> dict[str, ByteRange]:
     """Weights of the checkpoint among the initializers, by name; those of another type in the file are cast behind it."""
     found = {}
     for name, value in list(model.graph.initializers.items()):

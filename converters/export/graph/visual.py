@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -13,16 +12,14 @@ from ...runtime.plan import Grid
 from ...runtime.stride import shown_tokens
 from .builder import Graph
 from .heads import Pair, attend, by_head, rotate
+from .layer_products import LayerProducts
 from .masks import additive
 from .slots import Slot
 from .weights import Weight
 
-if TYPE_CHECKING:
-    from .decoder import Layer
-
 
 @dataclass(frozen=True)
-class Scene:
+class RowPlaces:
     """Where the rows of a call stand: every sample has `images` `[1]` images of one grid, which begin at `starts` `[batch, images]`.
 
     Slots are int64 places in the padded sequence, `text_slots` `[batch, text rows]` and `visual_slots` `[batch, visual rows]`; `*_valid`
@@ -40,20 +37,20 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Seen:
+class VisualHeads:
     """Visual rows in one layer: rotated queries in the heads that they compute (None: none), and K and V `[batch, rows, heads,
     head_dim]` in the heads that hold them, by stride: all rows, or those that it shows."""
 
     queries: ir.Value | None
-    held: dict[int, Pair]
+    kv: dict[int, Pair]
 
 
 @dataclass
-class Visual:
+class VisualRows:
     """Visual rows `[batch * visual rows, hidden]` of one call. While they do not change, what is made of them is made once."""
 
     graph: Graph
-    scene: Scene
+    scene: RowPlaces
     rows: ir.Value
     rotary: Pair
     epsilon: float
@@ -103,15 +100,15 @@ class Visual:
         tokens = self.graph.reshape(rows, -1, self.scene.grid.tokens, width)
         return self.graph.reshape(take_shown(self.graph, tokens, self.scene.grid, stride, 1), -1, width)
 
-    def project(self, layer: "Layer", layout: LayerLayout) -> Seen:
+    def project(self, layer: LayerProducts, layout: LayerLayout) -> VisualHeads:
         """Products of one layer: K and V in the heads that hold visual rows, queries in the heads that these compute."""
-        norm, queries, ranked, held = layer.norm("input_layernorm"), None, None, dict[int, Pair]()
+        norm, queries, ranked, kv = layer.model.norm(layer.index, "input_layernorm"), None, None, dict[int, Pair]()
         if layout.computing:
-            own, rows = layer.model.visual_part(layer.index, "query"), self.normalised(norm)
+            name, rows = layer.model.visual_part(layer.index, "query"), self.normalised(norm)
             if layout.ranked_queries:
                 rows = ranked = layer.inner(rows)
-            weight = layer.kept_queries(layout) if ranked is None else layer.model.projection(layer.index, own)
-            queries = rotate(self.graph, layer.heads(own, rows, weight), self.turn(1), layer.model)
+            weight = layer.kept_queries(layout) if ranked is None else layer.model.projection(layer.index, name)
+            queries = rotate(self.graph, layer.heads(name, rows, weight), self.turn(1), layer.model)
         for part in layout.visual_ranges:
             if ranked is None:
                 rows = layer.inner(self.normalised(norm) if part.stride == 1 else self.normalised_shown(norm, part.stride))
@@ -119,40 +116,39 @@ class Visual:
                 rows = ranked if part.stride == 1 else self.shown(ranked, part.stride, layout.kv_rank or 0)
             names = (layer.model.visual_part(layer.index, name) for name in ("key", "value"))
             key, value = (layer.heads(name, rows, layer.first_heads(name, part.first, part.last)) for name in names)
-            held[part.stride] = rotate(self.graph, key, self.turn(part.stride), layer.model), value
-        return Seen(queries, held)
+            kv[part.stride] = rotate(self.graph, key, self.turn(part.stride), layer.model), value
+        return VisualHeads(queries, kv)
 
-    def held(self, slot: Slot, layout: LayerLayout, seen: Seen) -> Pair | None:
+    def rows_of(self, slot: Slot, layout: LayerLayout, seen: VisualHeads) -> Pair | None:
         """The visual part of a slot, `[batch, rows, heads, head_dim]`."""
         stride = slot.kind.stride
-        if stride not in seen.held:
+        if stride not in seen.kv:
             return None
         first, last = layout.range_of(stride).first, layout.range_of(stride).last
         heads = [head - first for head in slot.kind.kv_heads]
-        key, value = (self.graph.take(part, heads, 2, last - first) for part in seen.held[stride])
+        key, value = (self.graph.take(part, heads, 2, last - first) for part in seen.kv[stride])
         return key, value
 
-    def attend(self, layer: "Layer", layout: LayerLayout, seen: Seen, keys: ir.Value, values: ir.Value) -> None:
-        """Update the rows by their own attention; `keys` and `values` `[batch, text rows, KV heads, head_dim]` are the text's."""
+    def attend(self, layer: LayerProducts, layout: LayerLayout, seen: VisualHeads, keys: ir.Value, values: ir.Value) -> None:
+        """Update the rows by what they see of one another and of text; `keys` and `values` `[batch, text rows, KV heads, head_dim]` are the text's."""
         if seen.queries is None:
             return
         sizes = layer.model.sizes
         shared = [head // sizes.group for head in layout.computing]
-        held = layout.range_of(1).last
-        own = [self.graph.take(part, shared, 2, held) for part in seen.held[1]]
+        visual = [self.graph.take(part, shared, 2, layout.range_of(1).last) for part in seen.kv[1]]
         text = [self.graph.take(part, shared, 2, sizes.num_key_value_heads) for part in (keys, values)]
         if layout.window is None:
-            found = self._full(seen.queries, own, text, sizes.head_dim)
+            output = self._full(seen.queries, visual, text, sizes.head_dim)
         else:
-            found = self._strips(seen.queries, own, text, layer, layout.window, len(shared))
-        self.update(layer.output(found, layout))
+            output = self._strips(seen.queries, visual, text, layer, layout.window, len(shared))
+        self.update(layer.output(output, layout))
 
-    def _full(self, queries: ir.Value, own: Sequence[ir.Value], text: Sequence[ir.Value], size: int) -> ir.Value:
+    def _full(self, queries: ir.Value, visual: Sequence[ir.Value], text: Sequence[ir.Value], size: int) -> ir.Value:
         """Every earlier key, other images included."""
         graph = self.graph
-        key, value = (by_head(graph, graph.op("Concat", *parts, axis=1)) for parts in zip(own, text, strict=True))
-        found = attend(graph, by_head(graph, queries), key, value, self._earlier(), size)
-        return by_head(graph, found)
+        key, value = (by_head(graph, graph.op("Concat", *parts, axis=1)) for parts in zip(visual, text, strict=True))
+        output = attend(graph, by_head(graph, queries), key, value, self._earlier(), size)
+        return by_head(graph, output)
 
     def _earlier(self) -> ir.Value:
         """Mask `[batch, 1, visual rows, visual and text rows]` of earlier keys; padding sees itself."""
@@ -166,7 +162,7 @@ class Visual:
         return self._masks[None]
 
     def _strips(
-        self, queries: ir.Value, own: Sequence[ir.Value], text: Sequence[ir.Value], layer: "Layer", window: int, heads: int
+        self, queries: ir.Value, visual: Sequence[ir.Value], text: Sequence[ir.Value], layer: LayerProducts, window: int, heads: int
     ) -> ir.Value:  # fmt: skip
         """What the windows of the grid reach, and the text before the image: strips of all images together."""
         graph, plan, grid = self.graph, layer.model.plan, self.scene.grid
@@ -179,23 +175,23 @@ class Visual:
             tokens = graph.reshape(part, -1, grid.tokens, heads, size)
             return graph.reshape(graph.take(tokens, index, 1, grid.tokens), -1, len(index) // count, heads, size)
 
-        key, value = (by_head(graph, self._reached(*parts, cut, heads, size)) for parts in zip(text, own, strict=True))
+        key, value = (by_head(graph, self._reached(*parts, cut, heads, size)) for parts in zip(text, visual, strict=True))
         mask = self._strip_mask(window, plan.locality)
-        found = attend(graph, by_head(graph, blocks(queries, cut.queries.flatten().tolist())), key, value, mask, size)
-        ordered = graph.reshape(by_head(graph, found), -1, count * rows, heads, size)
+        output = attend(graph, by_head(graph, blocks(queries, cut.queries.flatten().tolist())), key, value, mask, size)
+        ordered = graph.reshape(by_head(graph, output), -1, count * rows, heads, size)
         return graph.take(ordered, cut.places.tolist(), 1, count * rows)
 
-    def _reached(self, text: ir.Value, own: ir.Value, cut: Strips, heads: int, size: int) -> ir.Value:
+    def _reached(self, text: ir.Value, visual: ir.Value, cut: Strips, heads: int, size: int) -> ir.Value:
         """K or V of each strip, `[batch * images * strips, text rows and reach, heads, head_dim]`, by one gather."""
         graph, scene = self.graph, self.scene
         count, length = len(cut.keys), graph.axis(scene.text_slots, 1)
         before = graph.expand(graph.unsqueeze(text, 1), 1, scene.images, 1, 1, 1)
-        whole = graph.op("Concat", before, graph.reshape(own, scene.batch, scene.images, scene.grid.tokens, heads, size), axis=2)
+        whole = graph.op("Concat", before, graph.reshape(visual, scene.batch, scene.images, scene.grid.tokens, heads, size), axis=2)
         index = graph.op(
             "Concat", graph.expand(graph.unsqueeze(graph.range(length), 0), count, 1), graph.op("Add", length, cut.keys.numpy()), axis=1
         )
-        found = graph.op("Gather", graph.reshape(whole, -1, graph.op("Add", length, [scene.grid.tokens]), heads, size), index, axis=1)
-        return graph.reshape(found, -1, graph.op("Add", length, [cut.keys.shape[1]]), heads, size)
+        output = graph.op("Gather", graph.reshape(whole, -1, graph.op("Add", length, [scene.grid.tokens]), heads, size), index, axis=1)
+        return graph.reshape(output, -1, graph.op("Add", length, [cut.keys.shape[1]]), heads, size)
 
     def _strip_mask(self, window: int, locality: str) -> ir.Value:
         """Mask `[batch * images * strips, 1, rows, text rows and reach]`: text before the image, and the windows."""
@@ -212,10 +208,10 @@ class Visual:
             self._masks[window] = graph.reshape(additive(graph, allowed), -1, 1, rows, length)
         return self._masks[window]
 
-    def ffn(self, layer: "Layer", layout: LayerLayout) -> None:
+    def ffn(self, layer: LayerProducts, layout: LayerLayout) -> None:
         """Update the rows by their first neurons."""
         if layout.neurons:
-            self.update(layer.neurons(self.normalised(layer.norm("post_attention_layernorm")), layout.neurons))
+            self.update(layer.neurons(self.normalised(layer.model.norm(layer.index, "post_attention_layernorm")), layout.neurons))
 
 
 def take_shown(graph: Graph, tokens: ir.Value, grid: Grid, stride: int, axis: int) -> ir.Value:

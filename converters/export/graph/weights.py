@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 import torch
@@ -13,9 +12,6 @@ from torch import Tensor
 from ...checkpoint.header import DTYPES, LENGTH_BYTES, TensorInfo
 from ...checkpoint.reader import Checkpoint
 from ...checkpoint.writer import Entry, Shard, header_bytes, write_shard
-
-if TYPE_CHECKING:
-    from .precision import Precision
 
 ONNX_DTYPES = {
     "F32": ir.DataType.FLOAT,
@@ -47,7 +43,7 @@ class Weight:
 
 
 @dataclass(frozen=True)
-class Piece:
+class ByteRange:
     """A range of bytes: `start` counts from the beginning of the entry `source`, of a file of the checkpoint or of an added one."""
 
     source: str
@@ -56,7 +52,7 @@ class Piece:
     shape: tuple[int, ...]
     start: int = 0
 
-    def rows(self, first: int, last: int) -> "Piece":
+    def rows(self, first: int, last: int) -> "ByteRange":
         """Its rows `first` to `last`."""
         row = prod(self.shape[1:]) * self.dtype.itemsize
         label = f"{self.label}[{first}:{last}]"
@@ -74,7 +70,6 @@ class Store:
     checkpoint: Checkpoint
     folder: Path
     file: str
-    precision: "Precision"
     beside: bool
     _entries: dict[str, Entry] = field(default_factory=dict)
     _makers: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
@@ -82,7 +77,7 @@ class Store:
     _copied: set[str] = field(default_factory=set)
     sha256: str | None = None
 
-    def place(self, weight: Weight) -> Piece:
+    def place(self, weight: Weight) -> ByteRange:
         """Where a weight is, or will be when the store is finished."""
         info = self.checkpoint.info(weight.name)
         if weight.gathered:
@@ -90,7 +85,7 @@ class Store:
         if not self._in_place(info) and weight.name not in self._entries:
             self._copied.add(weight.name)
             self.add(weight.name, info.dtype, info.shape, lambda: self.checkpoint.read(weight.name))
-        whole = Piece(weight.name, weight.name, ONNX_DTYPES[info.dtype], info.shape)
+        whole = ByteRange(weight.name, weight.name, ONNX_DTYPES[info.dtype], info.shape)
         return whole if self.whole(weight) else whole.rows(weight.first, weight.last or info.shape[0])
 
     def whole(self, weight: Weight) -> bool:
@@ -121,12 +116,12 @@ class Store:
             tensor = tensor[:, : len(weight.columns)] if _leading(weight.columns) else tensor[:, list(weight.columns)]
         return tensor.contiguous()
 
-    def add(self, name: str, dtype: str, shape: Sequence[int], make: Callable[[], Tensor]) -> Piece:
+    def add(self, name: str, dtype: str, shape: Sequence[int], make: Callable[[], Tensor]) -> ByteRange:
         """A tensor of the added file, made when the store is finished; `dtype` is safetensors' name of it."""
         if name not in self._entries:
             self._entries[name] = Entry(name, dtype, tuple(shape))
             self._makers[name] = make
-        return Piece(name, name, ONNX_DTYPES[dtype], tuple(shape))
+        return ByteRange(name, name, ONNX_DTYPES[dtype], tuple(shape))
 
     def finish(self) -> None:
         """Write the added file, if there is anything to write. Places are known from now on."""
@@ -161,7 +156,7 @@ class Store:
         """Bytes of tensors copied as they are, because the graphs lie in another folder."""
         return sum(self._entries[name].bytes for name in self._copied)
 
-    def external(self, piece: Piece, name: str, folder: Path) -> ir.ExternalTensor:
+    def external(self, piece: ByteRange, name: str, folder: Path) -> ir.ExternalTensor:
         """The piece as ONNX refers to it: a file name, an offset and a length."""
         if piece.source in self._entries:
             file, start = self.file, self._starts[piece.source]

@@ -97,10 +97,11 @@ class Turn:
     following: Array
 
 
-def open_export(folder: Path, device: str = "cpu", *, allow_cpu: bool = False, threads: int | None = None) -> Exported:
-    """Raises YopoError if there is none."""
+def open_export(folder: Path | str, device: str = "cpu", *, allow_cpu: bool = False, threads: int | None = None) -> Exported:
+    """The export in a folder. Raises YopoError if there is none, or without onnxruntime."""
     onnxruntime()
-    return Exported(folder, manifests.read(folder), device, allow_cpu, threads)
+    path = Path(folder)
+    return Exported(path, manifests.read(path), device, allow_cpu, threads)
 
 
 def generate(exported: Exported, inputs: Mapping[str, Any], max_new_tokens: int, *, stop: bool = True) -> Array:

@@ -27,8 +27,8 @@ from ..graph.check import check_graph
 from ..graph.precision import precision_of
 from ..graph.text import TextModel, text_model
 from ..graph.vision import vision_model
-from ..graph.weights import Piece, Store
-from ..request import Report, Request
+from ..graph.weights import ByteRange, Store
+from ..request import ExportReport, ExportRequest
 from . import manifest as manifests
 from .manifest import MANIFEST, Manifest
 from .session import open_export
@@ -39,7 +39,7 @@ COMPUTE = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
 EMBEDDING, CONTINUATION, DENSE, VISION = "embed_tokens", "decoder_decode", "decoder_dense", "vision_encoder"
 
 
-def export(request: Request) -> Report:
+def export(request: ExportRequest) -> ExportReport:
     """Write the graphs of a model. Raises YopoError for what cannot be; nothing is left behind then."""
     if request.output is None:
         check_beside(request, MANIFEST)
@@ -51,7 +51,7 @@ def export(request: Request) -> Report:
         return replace(_write(request, folder), folder=request.output)
 
 
-def check_beside(request: Request, marker: str) -> None:
+def check_beside(request: ExportRequest, marker: str) -> None:
     """Raise YopoError where graphs cannot lie beside the weights; `marker` is the file that tells an export is there.
 
     Graphs refer to files in their own folder alone, and to real ones: onnx's checker refuses links, of which a hub's cache consists.
@@ -97,7 +97,7 @@ def forget(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _copy_small_files(request: Request, folder: Path) -> None:
+def _copy_small_files(request: ExportRequest, folder: Path) -> None:
     """Config, tokenizer and processor."""
     source = request.checkpoint.path
     if request.checkpoint.foreign:
@@ -110,13 +110,13 @@ def _copy_small_files(request: Request, folder: Path) -> None:
                 shutil.copyfile(file, folder / file.name)
 
 
-def _write(request: Request, folder: Path) -> Report:
+def _write(request: ExportRequest, folder: Path) -> ExportReport:
     started = time.monotonic()
     checkpoint, compute = request.checkpoint, COMPUTE[request.dtype]
-    store = Store(checkpoint, folder, WEIGHTS, precision_of(request.bits), beside=request.output is None)
+    store = Store(checkpoint, folder, WEIGHTS, beside=request.output is None)
     model = text_model(checkpoint, request.plan)
     graphs = {name: _built(name, build, request, store, compute) for name, build in _graphs(request, model).items()}
-    towers: dict[str, tuple[ir.Model, Mapping[str, Piece]]] = {}
+    towers: dict[str, tuple[ir.Model, Mapping[str, ByteRange]]] = {}
     for name, grid in _towers(request, model).items():
         request.say(f"Tracing the vision tower{f' for {grid}' if name != VISION else ''} ...")
         towers[name] = vision_model(checkpoint, store, grid, request.opset, compute)
@@ -141,7 +141,7 @@ def _write(request: Request, folder: Path) -> Report:
 Build = Callable[[Graph], None]
 
 
-def _graphs(request: Request, model: TextModel) -> dict[str, Build]:
+def _graphs(request: ExportRequest, model: TextModel) -> dict[str, Build]:
     """How each graph but those of the tower is built, by file name."""
     graphs: dict[str, Build] = {EMBEDDING: lambda graph: embedding(graph, model)}
     graphs[CONTINUATION] = lambda graph: continuation(graph, model)
@@ -157,20 +157,20 @@ def _prefill_name(grid: Grid) -> str:
     return f"decoder_prefill_{grid}"
 
 
-def _built(name: str, build: Build, request: Request, store: Store, compute: ir.DataType) -> Graph:
-    graph = Graph(name, request.opset, compute, store)
+def _built(name: str, build: Build, request: ExportRequest, store: Store, compute: ir.DataType) -> Graph:
+    graph = Graph(name, request.opset, compute, store, precision_of(request.bits))
     build(graph)
     return graph
 
 
-def _towers(request: Request, model: TextModel) -> dict[str, Grid]:
+def _towers(request: ExportRequest, model: TextModel) -> dict[str, Grid]:
     """The graphs of the vision tower: one, or one for each grid where the tower takes any."""
     if model.rotary.sections:
         return {f"{VISION}_{grid}": grid for grid in request.grids}
     return {VISION: request.grids[0]}
 
 
-def metadata(request: Request) -> dict[str, str]:
+def metadata(request: ExportRequest) -> dict[str, str]:
     """What every graph says about itself; ONNX Runtime shows it as `custom_metadata_map`."""
     plan = request.plan
     facts: dict[str, Any] = {
@@ -185,7 +185,7 @@ def metadata(request: Request) -> dict[str, str]:
     return {f"yopo.{name}": str(value) for name, value in facts.items() if value is not None}
 
 
-def _manifest(request: Request, model: TextModel, files: Sequence[str], folder: Path) -> Manifest:
+def _manifest(request: ExportRequest, model: TextModel, files: Sequence[str], folder: Path) -> Manifest:
     towers = _towers(request, model)
     vision = {str(grid): f"{next((name for name, one in towers.items() if one == grid), VISION)}.onnx" for grid in request.grids}
     return Manifest(
@@ -220,7 +220,7 @@ def _end_tokens(folder: Path, model: TextModel) -> tuple[int, ...]:
     return found
 
 
-def _reported(request: Request, folder: Path, facts: Manifest, store: Store, started: float) -> Report:
+def _reported(request: ExportRequest, folder: Path, facts: Manifest, store: Store, started: float) -> ExportReport:
     """Compare, then write the manifest: what stands in it has been seen to hold."""
     manifests.write(folder, facts)
     compared = None
@@ -233,7 +233,7 @@ def _reported(request: Request, folder: Path, facts: Manifest, store: Store, sta
             raise
     sizes = {file: (folder / file).stat().st_size for file in facts.files}
     graphs = sum(size for file, size in sizes.items() if file.endswith(".onnx"))
-    report = Report(
+    report = ExportReport(
         target="onnxruntime",
         folder=folder,
         files=sizes,
@@ -249,7 +249,7 @@ def _reported(request: Request, folder: Path, facts: Manifest, store: Store, sta
     return report
 
 
-def _notes(request: Request) -> Iterator[str]:
+def _notes(request: ExportRequest) -> Iterator[str]:
     """What the user should know of these graphs."""
     saved = {DTYPE_WORDS.get(info.dtype, info.dtype) for info in request.checkpoint.tensors.values()} - {request.dtype}
     if saved and request.bits is None:

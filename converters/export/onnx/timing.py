@@ -18,7 +18,7 @@ TOKEN = 5
 
 
 @dataclass(frozen=True)
-class Given:
+class TimedInputs:
     """A batch of equal prompts around one picture of random features: `embeds` `[batch, length, hidden]`."""
 
     prompts: Prompts
@@ -27,7 +27,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Side:
+class TimedSide:
     """One model in one runtime: `prefill()` gives a state, `step(state)` reads one more token and gives the next."""
 
     prefill: Callable[[], Any]
@@ -42,7 +42,7 @@ class Times:
     decode: Mapping[str, Timing]
 
 
-def given(grid: Grid, text_tokens: int, batch: int, hidden: int, multimodal: bool, seed: int = 0) -> Given:
+def given(grid: Grid, text_tokens: int, batch: int, hidden: int, multimodal: bool, seed: int = 0) -> TimedInputs:
     """Half of the text before the picture, half after it."""
     generator = np.random.default_rng(seed)
     length = grid.tokens + text_tokens
@@ -50,10 +50,10 @@ def given(grid: Grid, text_tokens: int, batch: int, hidden: int, multimodal: boo
     visual[:, text_tokens // 2 : text_tokens // 2 + grid.tokens] = True
     ones = np.ones((batch, length), np.int64)
     embeds = generator.standard_normal((batch, length, hidden), np.float32) * np.float32(STD)
-    return Given(arrange(ones, ones, visual, grid, multimodal), embeds, visual)
+    return TimedInputs(arrange(ones, ones, visual, grid, multimodal), embeds, visual)
 
 
-def export_side(exported: Exported, what: Given, *, dense: bool = False) -> Side:
+def export_side(exported: Exported, what: TimedInputs, *, dense: bool = False) -> TimedSide:
     """An export, or with `dense` its weights with the plan switched off."""
 
     def as_asked(call: Callable[[], Turn]) -> Turn:
@@ -65,13 +65,13 @@ def export_side(exported: Exported, what: Given, *, dense: bool = False) -> Side
     kind = np.float16 if exported.manifest.dtype == "float16" else np.float32
     embeds = what.embeds.astype(kind)
     tokens = np.full((len(embeds), 1), TOKEN)
-    return Side(
+    return TimedSide(
         lambda: as_asked(lambda: first_call(exported, what.prompts, embeds)),
         lambda state: as_asked(lambda: advance(exported, state, tokens)),
     )
 
 
-def torch_side(model: Any, what: Given, *, dense: bool = False) -> Side:
+def torch_side(model: Any, what: TimedInputs, *, dense: bool = False) -> TimedSide:
     """The PyTorch runtime's language model and head on the same rows."""
     text_model, kind = model.model.language_model, model.dtype
     embeds, visual = torch.from_numpy(what.embeds).to(kind), torch.from_numpy(what.visual)
@@ -89,7 +89,7 @@ def torch_side(model: Any, what: Given, *, dense: bool = False) -> Side:
         return run(input_ids=tokens, **{CACHE: state})
 
     picture = {} if dense else {"visual_mask": visual, "images": model.model.images}
-    return Side(lambda: run(inputs_embeds=embeds, position_ids=positions, **picture), step)
+    return TimedSide(lambda: run(inputs_embeds=embeds, position_ids=positions, **picture), step)
 
 
 def _headed(model: Any, found: Any) -> Any:
@@ -98,7 +98,7 @@ def _headed(model: Any, found: Any) -> Any:
     return found[CACHE]
 
 
-def times(sides: Mapping[str, Side], reference: str, rounds: int, steps: int) -> Times:
+def times(sides: Mapping[str, TimedSide], reference: str, rounds: int, steps: int) -> Times:
     """Every side once a round, against the reference side; then one token after another on growing caches."""
     device = torch.device("cpu")
     states = {name: side.prefill() for name, side in sides.items()}

@@ -14,11 +14,10 @@ import onnx_ir as ir
 from ...checkpoint.config import CONFIG
 from ...checkpoint.folder import appearing, check_apart
 from ...checkpoint.skeleton import native_config
-from ..graph.precision import precision_of
 from ..graph.slots import PAST, PRESENT
 from ..graph.weights import Store
 from ..onnx.target import check_beside
-from ..request import Report, Request
+from ..request import ExportReport, ExportRequest
 from .packages import REPORT, Package, facts_of, notes_of, package, sizes, write_graphs
 from .preprocessing import GENERATION_CONFIG, preprocessing, write_json
 
@@ -28,11 +27,11 @@ GRAPHS = {"embed_tokens": "embed_tokens.onnx", "decoder": "decoder.onnx", "visio
 WEIGHTS = "genai.safetensors"
 
 
-def export(request: Request) -> Report:
+def export(request: ExportRequest) -> ExportReport:
     """Write the package. Raises YopoError for what onnxruntime-genai cannot be given."""
     made = package(request, TARGET, "onnxruntime-genai", padded=True, features=True, ids=ir.DataType.INT32)
     with _folder(request) as folder:
-        store = Store(request.checkpoint, folder, WEIGHTS, precision_of(request.bits), request.output is None)
+        store = Store(request.checkpoint, folder, WEIGHTS, request.output is None)
         parity = write_graphs(made, folder, {name: (file, store) for name, file in GRAPHS.items()})
         facts = facts_of(made, parity)
         names = [*GRAPHS.values(), *store.written, REPORT, GENAI_CONFIG]
@@ -50,7 +49,7 @@ def export(request: Request) -> Report:
         f"the runtime's cache is as large as the dense model's: {cache['held']} bytes after a picture and 64 text tokens, "
         f"where the plan needs {cache['needed']}"
     )
-    return Report(
+    return ExportReport(
         TARGET,
         request.folder,
         files,
@@ -64,7 +63,7 @@ def export(request: Request) -> Report:
 
 
 @contextmanager
-def _folder(request: Request) -> Iterator[Path]:
+def _folder(request: ExportRequest) -> Iterator[Path]:
     """The checkpoint's own folder, or a new one that appears whole."""
     if request.output is None:
         check_beside(request, GENAI_CONFIG)

@@ -15,12 +15,13 @@ from ...runtime.plan import Grid
 from ..graph import single
 from ..graph.builder import Graph
 from ..graph.check import check_graph
+from ..graph.precision import precision_of
 from ..graph.slots import slots
 from ..graph.text import TextModel, text_model
 from ..graph.vision import vision_model
-from ..graph.weights import Piece, Store
+from ..graph.weights import ByteRange, Store
 from ..onnx.target import COMPUTE, metadata
-from ..request import Request
+from ..request import ExportRequest
 from .session import PackageSession
 
 FLOAT = ir.DataType.FLOAT
@@ -35,7 +36,7 @@ class Package:
     `padded` tells whether all cache slots are as long as the sequence, `features` whether the embedding graph puts them in their places.
     """
 
-    request: Request
+    request: ExportRequest
     model_type: str
     model: TextModel
     padded: bool
@@ -74,7 +75,7 @@ class Package:
         return {"held": count(self.padded), "needed": count(False)}
 
 
-def package(request: Request, target: str, runtime: str, *, padded: bool, features: bool, ids: ir.DataType) -> Package:
+def package(request: ExportRequest, target: str, runtime: str, *, padded: bool, features: bool, ids: ir.DataType) -> Package:
     """Check that the runtime takes such a model. Raises YopoError where it does not."""
     family = request.checkpoint.family
     model_type = dict(family.packages).get(target)
@@ -94,7 +95,7 @@ def write_graphs(made: Package, folder: Path, files: dict[str, tuple[str, Store]
     facts = metadata(made.request)
     for name, build in made.builders().items():
         store = files[name][1]
-        graph = Graph(name, made.opset, made.compute, store)
+        graph = Graph(name, made.opset, made.compute, store, precision_of(made.request.bits))
         build(graph)
         models[name] = partial(graph.model, facts, folder)
     store = files["vision_encoder"][1]
@@ -131,7 +132,7 @@ def notes_of(made: Package, parity: Mapping[str, Any] | None) -> Iterator[str]:
         yield NOT_COMPARED
 
 
-def _placed(model: ir.Model, pieces: Mapping[str, Piece], store: Store, metadata: Mapping[str, str], folder: Path) -> ir.Model:
+def _placed(model: ir.Model, pieces: Mapping[str, ByteRange], store: Store, metadata: Mapping[str, str], folder: Path) -> ir.Model:
     """The vision graph with its weights in the files of a finished store."""
     for name, piece in pieces.items():
         model.graph.initializers[name].const_value = store.external(piece, name, folder)

@@ -14,9 +14,8 @@ from ...checkpoint.config import CONFIG
 from ...checkpoint.folder import appearing, check_apart
 from ...checkpoint.skeleton import native_config
 from ...errors import YopoError
-from ..graph.precision import precision_of
 from ..graph.weights import Store
-from ..request import Report, Request
+from ..request import ExportReport, ExportRequest
 from .packages import REPORT, Package, facts_of, notes_of, package, sizes, write_graphs
 from .preprocessing import (
     GENERATION_CONFIG,
@@ -35,7 +34,7 @@ SESSIONS = {"embed_tokens": "embed_tokens", "decoder": "decoder_model_merged", "
 DTYPES = {"float32": ("fp32", ""), "float16": ("fp16", "_fp16")}
 
 
-def export(request: Request) -> Report:
+def export(request: ExportRequest) -> ExportReport:
     """Write the package. Raises YopoError for what transformers.js cannot be given."""
     made = package(request, TARGET, "transformers.js", padded=False, features=False, ids=ir.DataType.INT64)
     if request.output is None:
@@ -49,7 +48,7 @@ def export(request: Request) -> Report:
         _write_configs(made, texts, folder)
         names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]
         files = sizes(folder, names)
-    return Report(
+    return ExportReport(
         TARGET,
         request.output,
         files,
@@ -69,7 +68,7 @@ def _graphs(made: Package, folder: Path) -> tuple[list[Store], Mapping[str, Any]
     files = {}
     for name, session in SESSIONS.items():
         file = f"{session}{ending}.onnx"
-        files[name] = file, Store(made.request.checkpoint, folder, f"{file}_data", precision_of(made.request.bits), False)
+        files[name] = file, Store(made.request.checkpoint, folder, f"{file}_data", False)
     parity = write_graphs(made, folder, files)
     return [store for _, store in files.values()], parity
 
