@@ -58,9 +58,10 @@ class FrontierFile(Closed):
 def check(frontier: "Frontier", data: FrontierFile) -> None:
     """Raise YopoError where plans are of different models, cost other than is said, or more than was asked, or an order of importance is none."""
     first = frontier.asked[0].plan
-    for point, said in zip((*frontier.asked, *frontier.path), (*data.asked, *data.path), strict=True):
-        if (point.plan.sizes, point.plan.grids) != (first.sizes, first.grids):
-            _refuse("its plans are for different models or grids")
+    points = (*frontier.asked, *frontier.path)
+    if len({(point.plan.sizes, point.plan.grids) for point in points}) > 1:
+        _refuse("its plans are for different models or grids")
+    for point, said in zip(points, (*data.asked, *data.path), strict=True):
         _check_cost(point, said)
     asked = [point.asked for point in frontier.asked]
     if None in asked or asked != sorted(set(asked), key=lambda share: -(share or 0)):

@@ -23,6 +23,13 @@ class QuestionBatch:
     dense: Tensor
     lengths: tuple[int, ...]
 
+    @property
+    def visual_rows(self) -> Tensor:
+        """Bool `[batch * visual rows]`: those that are not padding."""
+        assert self.call.streams is not None
+        there: Tensor = self.call.streams.visual_slots.flatten() >= 0
+        return there
+
     def at(self, state: State) -> Call:
         """The call with these rows."""
         masks = TextMasks(self.call.timeline, self.call.text_slots, causal=False)

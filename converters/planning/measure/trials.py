@@ -13,20 +13,18 @@ import torch
 from torch import Tensor
 
 from ...runtime.plan import Plan, dense_plan, normalise
-from ..compensation import LeastSquares, LinearCompensation, visual_keys
+from ..compensation import LinearCompensation, visual_keys
 from .activation_cache import ActivationCache, State
 from .answers import Answered
 from .batches import QuestionBatch, open_batch
 from .dense_adapter import DenseAdapter
 from .drift import logit_drift
+from .fits import Fits
 from .plan_keys import first_difference, plan_key
 from .pruned_layer import PrunedLayer
 
 MEMORY_BYTES = 4 * 10**9
 OPENING_FORWARDS = 3.0  # answering, the dense rows, the first kept states
-FIT_ROWS = 8  # visual rows that a compensation is fitted on, times the hidden size
-FIT_SHARE = 0.25  # of the samples, at least
-KEPT_FITS = 8  # of each layer
 
 Compensations = Mapping[int, LinearCompensation]
 """By layer."""
@@ -79,43 +77,20 @@ class Trials:
         self._counts = [CachedPlan(self.plan) for _ in self.questions]
         self._kept = [CachedPlan(None) for _ in self.questions]
         self.dense = self.plan
-        self.fit = range(self._enough_to_fit() if fitting else 0)
-        self._compensations: dict[tuple[int, str], LinearCompensation] = {}
-        self._dense_rows = ActivationCache(memory_bytes // 2, folder)
-        if self.fit:
-            self._keep_dense_rows()
+        self.fits = Fits(self.adapter, self.questions, memory_bytes // 2, folder) if fitting else None
+        if self.fits is not None:
+            self._run_dense(self.fits)
 
-    def _enough_to_fit(self) -> int:
-        """How many of the first batches are enough to fit on."""
-        rows = samples = 0
-        for number, questions in enumerate(self.questions, 1):
-            assert questions.call.streams is not None
-            rows += int((questions.call.streams.visual_slots >= 0).sum())
-            samples += len(questions.lengths)
-            if rows >= FIT_ROWS * self.plan.sizes.hidden_size and samples >= FIT_SHARE * self.samples:
-                return number
-        return len(self.questions)
+    @property
+    def fit(self) -> range:
+        """The first batches, which compensations are fitted on."""
+        return range(0) if self.fits is None else self.fits.batches
 
     @torch.inference_mode()
-    def _keep_dense_rows(self) -> None:
-        """The normalised visual rows of the dense model, layer by layer, of the batches to fit on."""
-
-        def keep(index: int, visual: Sequence[Tensor]) -> None:
-            for number, rows in zip(self.fit, visual, strict=True):
-                self._dense_rows.put(index, number, State(self._normalised(index, number, rows), rows[:0]))
-
+    def _run_dense(self, fits: Fits) -> None:
+        """Have the dense model's visual rows kept, layer by layer."""
         whole = dense_plan(self.plan.sizes, self.plan.grids)
-        self._through(whole, 0, self.fit, [self.cache.get(0, number) for number in self.fit], keep=False, on_layer=keep)
-        self._dense_rows.accept(self.fit)
-
-    def _normalised(self, index: int, number: int, rows: Tensor) -> Tensor:
-        """What a layer makes K and V from, of a batch's visual rows without padding."""
-        streams = self.questions[number].call.streams
-        assert streams is not None
-        normalised: Tensor = self.adapter.model.model.language_model.layers[index].input_layernorm(
-            rows[streams.visual_slots.flatten() >= 0]
-        )
-        return normalised
+        self._through(whole, 0, fits.batches, [self.cache.get(0, number) for number in fits.batches], keep=False, on_layer=fits.keep_dense)
 
     @property
     def batches(self) -> range:
@@ -250,23 +225,10 @@ class Trials:
 
     def _lacks(self, plan: Plan, first: int) -> bool:
         """Whether the plan has to go through layers `first`.. on the batches to fit on before others."""
+        if self.fits is None:
+            return False
         keys = list(enumerate(visual_keys(plan, self.dense)))[first:]
-        return bool(self.fit) and any(key is not None and (index, key) not in self._compensations for index, key in keys)
-
-    def _compensation(self, index: int, key: str, numbers: Sequence[int], visual: Sequence[Tensor], rank: int | None) -> LinearCompensation:
-        """The compensation of a layer, from the visual rows that it is given where it is not known yet."""
-        compensation = self._compensations.pop((index, key), None)
-        if compensation is None:
-            fitting = LeastSquares()
-            for number, rows in zip(numbers, visual, strict=True):
-                if number in self.fit:
-                    fitting.add(self._normalised(index, number, rows), self._dense_rows.get(index, number).text)
-            compensation = fitting.solve(rank, self.adapter.kv_weights(index))
-        self._compensations[index, key] = compensation
-        mine = [other for layer, other in self._compensations if layer == index]
-        if len(mine) > KEPT_FITS:
-            del self._compensations[index, mine[0]]
-        return compensation
+        return any(key is not None and not self.fits.knows(index, key) for index, key in keys)
 
     def _through(
         self, plan: Plan, first: int, numbers: Sequence[int], states: list[State], keep: bool,
@@ -274,19 +236,16 @@ class Trials:
     ) -> list[State]:  # fmt: skip
         """The states of these batches after the last layer; a layer's weights are laid out once for all of them.
 
-        `on_layer` hears what visual rows each layer is given.
+        `on_layer` is called with the visual rows that each layer is given.
         """
         calls = [self.questions[number].at(state) for number, state in zip(numbers, states, strict=True)]
         visual = [state.visual for state in states]
         keys = visual_keys(plan, self.dense)
         for index in range(first, len(plan.layers)):
             on_layer(index, visual)
-            key = keys[index] if self.fit else None
-            compensation = (
-                (compensations or {}).get(index)
-                if key is None
-                else self._compensation(index, key, numbers, visual, plan.layers[index].kv_rank)
-            )
+            compensation, key = (compensations or {}).get(index), keys[index]
+            if self.fits is not None and key is not None:
+                compensation = self.fits.compensation(index, key, numbers, visual, plan.layers[index].kv_rank)
             layer = PrunedLayer(self.adapter, index, plan, compensation)
             for place, (number, call) in enumerate(zip(numbers, calls, strict=True)):
                 if keep and index > first:

@@ -253,9 +253,8 @@ class Search:
     def _best(self, branches: Sequence[Branch], limit: int) -> Branch:
         """The one that changes the answers least of those within the limit, of those that use it up where there is one."""
         fitting = [branch for branch in branches if branch.step.flops <= limit]
-        return min(
-            [branch for branch in fitting if is_filled(branch.step.plan, limit)] or fitting, key=lambda branch: branch.step.logit_drift
-        )
+        filled = [branch for branch in fitting if is_filled(branch.step.plan, limit)]
+        return min(filled or fitting, key=lambda branch: branch.step.logit_drift)
 
     def _starts(self, limit: int) -> list[Branch]:
         """The branch so far; beside it, once, where the descent passes the cost of that, the plan that updates nothing and reads all."""

@@ -1,0 +1,69 @@
+"""Linear compensations of plans that are tried: fitted on the first batches when a layer's visual rows are new, and kept for a while."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from ..compensation import LeastSquares, LinearCompensation
+from .activation_cache import ActivationCache, State
+from .batches import QuestionBatch
+from .dense_adapter import DenseAdapter
+
+FIT_ROWS = 8  # visual rows that a compensation is fitted on, times the hidden size
+FIT_SHARE = 0.25  # of the questions, at least
+KEPT_FITS = 8  # of each layer
+
+
+class Fits:
+    """Compensations by layer and key (see `visual_keys`), each fitted on the same first `batches` beside the dense model's rows."""
+
+    def __init__(self, adapter: DenseAdapter, questions: Sequence[QuestionBatch], memory_bytes: int, folder: Path | None) -> None:
+        self.adapter, self.questions = adapter, questions
+        self.batches = range(enough_to_fit(questions, adapter.plan.sizes.hidden_size))
+        self._dense_rows = ActivationCache(memory_bytes, folder)
+        self._known: dict[tuple[int, str], LinearCompensation] = {}
+
+    def keep_dense(self, index: int, visual: Sequence[Tensor]) -> None:
+        """Keep the visual rows that the dense model brings to a layer, one tensor for each of the batches."""
+        for number, rows in zip(self.batches, visual, strict=True):
+            self._dense_rows.put(index, number, State(self._normalised(index, number, rows), rows[:0]))
+        self._dense_rows.accept(self.batches)
+
+    def knows(self, index: int, key: str) -> bool:
+        """Whether a layer's compensation needs no fitting."""
+        return (index, key) in self._known
+
+    def compensation(self, index: int, key: str, numbers: Sequence[int], visual: Sequence[Tensor], rank: int | None) -> LinearCompensation:
+        """A layer's compensation: the one known, else fitted to the visual rows that these batches bring to it."""
+        compensation = self._known.pop((index, key), None) or self._fitted(index, numbers, visual, rank)
+        self._known[index, key] = compensation  # the last one used is the last in order
+        of_layer = [other for layer, other in self._known if layer == index]
+        if len(of_layer) > KEPT_FITS:
+            del self._known[index, of_layer[0]]
+        return compensation
+
+    def _fitted(self, index: int, numbers: Sequence[int], visual: Sequence[Tensor], rank: int | None) -> LinearCompensation:
+        fitting = LeastSquares()
+        for number, rows in zip(numbers, visual, strict=True):
+            if number in self.batches:
+                fitting.add(self._normalised(index, number, rows), self._dense_rows.get(index, number).text)
+        return fitting.solve(rank, self.adapter.kv_weights(index))
+
+    def _normalised(self, index: int, number: int, rows: Tensor) -> Tensor:
+        """What a layer makes K and V from, of a batch's visual rows without padding."""
+        norm = self.adapter.model.model.language_model.layers[index].input_layernorm
+        normalised: Tensor = norm(rows[self.questions[number].visual_rows])
+        return normalised
+
+
+def enough_to_fit(questions: Sequence[QuestionBatch], hidden_size: int) -> int:
+    """How many of the first batches are enough to fit on."""
+    rows = samples = 0
+    total = sum(len(batch.lengths) for batch in questions)
+    for number, batch in enumerate(questions, 1):
+        rows += int(batch.visual_rows.sum())
+        samples += len(batch.lengths)
+        if rows >= FIT_ROWS * hidden_size and samples >= FIT_SHARE * total:
+            return number
+    return len(questions)
