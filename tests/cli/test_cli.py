@@ -364,15 +364,15 @@ class TestErrors:
             (["convert", "demo", "-b", "nan"], "budget is nan"),
             (["convert", "demo", "-b", "0.00001", "--samples", "2"], "below the smallest"),
             (["convert", "demo", "--plan", "nowhere.json"], "nowhere.json does not exist"),
-            (["convert", "demo", "-b", "0.2", "--calibration", "nowhere.jsonl"], "cannot be read"),
+            (["convert", "demo", "-b", "0.2", "--calibration", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
             (["convert", "demo", "-b", "0.2", "--statistics", "nowhere/s"], "does not exist"),
             (["convert", "demo", "-b", "0.2", "--samples", "2", "--device", "cuda:99"], "cannot be used"),
             (["inspect", "nowhere"], "no model 'nowhere'"),
-            (["ask", "demo", "What?", "--image", "nowhere.png"], "no image nowhere.png"),
+            (["ask", "demo", "What?", "--image", "nowhere.png"], "image nowhere.png cannot be read"),
             (["ask", "demo", "What is <image>?"], "the question holds <image>"),
             (["verify", "demo"], "was not written by yopo"),
             (["eval", "demo", "--min-retention", "0.9"], "is dense"),
-            (["eval", "demo", "--task", "nowhere.jsonl"], "cannot be read"),
+            (["eval", "demo", "--task", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
         ],
     )
     def test_sentence_and_hint(self, arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,7 +385,7 @@ class TestErrors:
         [
             ("", "line 2 is empty"),
             ("{", "line 2 is not JSON"),
-            ("[]", "line 2 is not a JSON object"),
+            ("[]", "line 2: it is []"),
             ('{"image": "0.png"}', "line 2 lacks question"),
             ('{"image": "0.png", "question": 3}', "line 2: question is 3"),
             ('{"image": "9.png", "question": "What?"}', "line 2: there is no image"),
@@ -607,7 +607,7 @@ class TestHeal:
         assert "are not those of demo: the hash is" in fails("heal", other, "--data", "demo", "-o", out)
         config["yopo"]["base"] = {}
         (other / "config.json").write_text(json.dumps(config))
-        assert "does not tell its base model's name and hash" in fails("heal", other, "--data", "demo", "-o", out)
+        assert "lacks base.name" in fails("heal", other, "--data", "demo", "-o", out)
 
     def test_convert_heals_on_its_own_questions(self, tmp_path: Path, task: Path) -> None:
         asked = ("convert", "demo", "-b", 0.06, "--recipe", "interlaced", "--samples", 4, "--calibration", task, "-o", tmp_path / "out")

