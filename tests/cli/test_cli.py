@@ -21,7 +21,7 @@ from converters.planning.cost import cost
 from converters.planning.recipes import RECIPES
 from converters.planning.search.search import Effort
 from converters.runtime.plan import from_json
-from yopo_cli.app import COMMANDS, app
+from yopo_cli.app import app
 from yopo_cli.commands.convert import Recipe
 
 Run = Callable[..., Any]

@@ -1,5 +1,6 @@
 """The documents say what is so: their commands run, their code runs, their figures are the records', their links lead somewhere."""
 
+import importlib.util
 import json
 import re
 import shlex
@@ -21,7 +22,7 @@ from yopo_cli.app import app
 
 MARKDOWN = [*DOCUMENTS, ROOT / "CHANGELOG.md", *sorted((ROOT / "benchmarks").glob("**/*.md"))]
 PERCENT = 5.0  # another processor may answer a question or two otherwise, of the few dozen of a kind
-NEEDED = re.compile(r"<!-- needs [^>]*-->\n```python\n.*?^```$", re.DOTALL | re.MULTILINE)
+NEEDING = re.compile(r"<!-- needs (?P<needs>[^>]*) -->\n(?P<block>```python\n.*?^```\n)", re.DOTALL | re.MULTILINE)
 OTHERS = {"--num_processes", "--nproc-per-node", "--index-url"}  # accelerate's, torchrun's, pip's
 OTHERS |= {"--model", "--set", "--record", "--plot", "--state", "--scratch", "--answer"}  # the studies'
 PRUNERS = {
@@ -66,18 +67,25 @@ def test_recorded_blocks_are_what_the_commands_print(folder):
     assert (folder / "demo-pruned/config.json").exists()
 
 
+def installed(needs: str) -> bool:
+    """Whether all modules are here that a mark `<!-- needs onnx, onnxruntime -->` names. What is no module is not here."""
+    return all(importlib.util.find_spec(name.strip().replace("-", "_")) for name in needs.split(","))
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named)
 def test_python_blocks_run(document, folder, monkeypatch):
     monkeypatch.chdir(folder)
+    text = NEEDING.sub(lambda found: found["block"] if installed(found["needs"]) else "", document.read_text(encoding="utf-8"))
     names: dict[str, object] = {}
-    for block in code(NEEDED.sub("", document.read_text(encoding="utf-8")), "python"):
+    for block in code(text, "python"):
         exec(compile(block, named(document), "exec"), names)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named)
 def test_python_blocks_that_need_more_than_is_installed_are_python(document):
-    for block in code("".join(NEEDED.findall(document.read_text(encoding="utf-8"))), "python"):
-        compile(block, named(document), "exec")
+    for found in NEEDING.finditer(document.read_text(encoding="utf-8")):
+        for block in code(found["block"], "python"):
+            compile(block, named(document), "exec")
 
 
 @pytest.mark.parametrize("document", MARKDOWN, ids=named)
