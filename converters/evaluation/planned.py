@@ -65,5 +65,6 @@ def added(held: InMemory, plan: Plan, refits: Mapping[int, LinearCompensation]) 
     """The projections of refitted layers."""
     found = merged(held, plan, refits)  # type: ignore[arg-type]
     return {
-        name: one.tensor().to(held.read(one.base if one.base in held.tensors else f"{one.base}.weight").device) for name, one in found.items()
+        name: one.tensor().to(held.read(one.base if one.base in held.tensors else f"{one.base}.weight").device)
+        for name, one in found.items()
     }
