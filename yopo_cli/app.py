@@ -4,6 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -61,6 +62,9 @@ def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 told what is wrong, 2 wrong usage, 3 a gate failed, 130 interrupted."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries' notes to developers are not for the user
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what it cannot encode is written as an escape
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except KeyboardInterrupt:

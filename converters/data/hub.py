@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from ..checkpoint.source import explained, fetch_errors
+from ..checkpoint.source import explained, limit_silence
 from ..errors import YopoError
 
 ELSEWHERE = "Give a folder with the data: --task NAME=FOLDER. For what is private or gated, set HF_TOKEN."
@@ -29,11 +29,12 @@ def snapshot(repositories: Sequence[str], patterns: Sequence[str], revision: str
 
     `revision` is a branch, a tag or a commit; None is the main branch.
     """
+    limit_silence()
     failures = []
     for repository in repositories:
         try:
             folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=list(patterns)))
-        except fetch_errors() as error:
+        except Exception as error:  # of an answer that makes no sense the Hub's client raises what it likes
             failures.append(YopoError(explained(error, repository, revision, "data set").message, ELSEWHERE))
             continue
         files = tuple(sorted(file for pattern in patterns for file in folder.glob(pattern)))

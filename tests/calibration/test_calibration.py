@@ -312,7 +312,7 @@ IMPOSSIBLE: dict[str, tuple[Callable[[Statistics], dict[str, Any]], str]] = {
     "more samples": (lambda found: {"samples": found.samples + 1}, "does not count"),
     "no samples": (lambda found: {"samples": 0}, "samples is 0, but"),
     "no rows": (lambda found: {"visual_rows": 0}, "visual_rows is 0, but"),
-    "no layouts": (lambda found: {"layouts": ()}, "layouts is ., but"),
+    "no layouts": (lambda found: {"layouts": ()}, "layouts is .*, but list should have"),
     "a grid without rows": (lambda found: {"layouts": (((Grid(0, 1),), found.samples),)}, "layouts.* is 0, but"),
     "an endless grid": (lambda found: {"layouts": (((Grid(10**9, 10**9),), found.samples),)}, "the visual tokens of all grids is"),
 }

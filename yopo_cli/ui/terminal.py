@@ -2,7 +2,11 @@
 
 import functools
 import json
+import os
+import sys
+import unicodedata
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, ParamSpec
 
 import typer
@@ -12,10 +16,13 @@ from rich.table import Table
 
 from converters.errors import YopoError
 from converters.processes import rank
-from converters.runtime.plan import PlanError
+
+from .failures import told
 
 FAILED, GATE_FAILED, INTERRUPTED = 1, 3, 130
 PIPE_WIDTH = 1000
+# Overrides of the direction of writing: they make a name look like another.
+DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 Arguments = ParamSpec("Arguments")
 
@@ -26,40 +33,68 @@ def guarded(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
     @functools.wraps(command)
     def guard(*arguments: Arguments.args, **options: Arguments.kwargs) -> None:
         try:
+            _check_folder()
             command(*arguments, **options)
-        except YopoError as error:
-            _complain(error.message, error.hint)
-            raise typer.Exit(FAILED) from None
-        except PlanError as error:
-            _complain(f"The plan cannot be used: {error}.", "See `yopo inspect` for what a plan looks like.")
-            raise typer.Exit(FAILED) from None
-        except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for its name
-                raise
-            _complain("The device ran out of memory.", "Try --dtype bfloat16, a smaller batch, or --device cpu.")
-            raise typer.Exit(FAILED) from None
+            sys.stdout.flush()
         except KeyboardInterrupt:
             say("Interrupted; nothing unfinished was left behind.")
             raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:  # whoever reads has enough
+            _close_stdout()
+            raise typer.Exit(FAILED) from None
+        except Exception as error:
+            if (sentence := told(error)) is None:
+                raise
+            _complain(*sentence)
+            if isinstance(error, OSError):
+                _close_stdout()
+            raise typer.Exit(FAILED) from None
 
     return guard
 
 
+def _check_folder() -> None:
+    """Raise YopoError where the folder we are in was removed: libraries end the process for that, without a word about it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise YopoError("The folder you are in is not there any more.", "Change to another one with cd.") from None
+
+
 def _complain(message: str, hint: str) -> None:
     console = Console(stderr=True, highlight=False)
-    console.print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
-    if hint:
-        console.print(f"[bold]Hint:[/] {escape(hint)}", soft_wrap=True)
+    with suppress(OSError):  # there is no other place to tell it
+        console.print(f"[bold red]Error:[/] {escape(printable(message))}", soft_wrap=True)
+        if hint:
+            console.print(f"[bold]Hint:[/] {escape(printable(hint))}", soft_wrap=True)
+
+
+def _close_stdout() -> None:
+    """Give up what could not be written: at its end Python would try again, and show a traceback."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.__stdout__.fileno() if sys.__stdout__ else 1)
+        os.close(null)
+
+
+def printable(text: str, lines: bool = False) -> str:
+    """The text with what would control a terminal written as escapes; line feeds and tabs stay with `lines`."""
+    kept = "\n\t" if lines else ""
+    return "".join(char if char in kept or not _controls(char) else repr(char)[1:-1] for char in text)
+
+
+def _controls(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cs") or unicodedata.bidirectional(char) in DIRECTIONS
 
 
 def say(text: str, console: Console | None = None) -> None:
     """A note to the user, on stderr, above what else is drawn there; of several processes, the first one speaks."""
-    (console or _stderr()).print(text, markup=False, highlight=False, soft_wrap=True)
+    (console or _stderr()).print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def warn(text: str, console: Console | None = None) -> None:
     """Something that the user should know before trusting the result, on stderr."""
-    (console or _stderr()).print(f"[bold yellow]Warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
+    (console or _stderr()).print(f"[bold yellow]Warning:[/] {escape(printable(text))}", highlight=False, soft_wrap=True)
 
 
 def _stderr() -> Console:
@@ -72,9 +107,9 @@ def show_json(data: dict[str, Any]) -> None:
 
 
 def show_text(lines: Iterable[str]) -> None:
-    """Lines on stdout, as they are; of several processes, the first one tells."""
+    """Lines on stdout; of several processes, the first one tells."""
     for line in lines if rank() == 0 else ():
-        print(line)
+        print(printable(line, lines=True))
 
 
 def show_table(columns: Iterable[str], rows: Iterable[Iterable[str]], numbers: bool = True) -> None:
@@ -84,5 +119,5 @@ def show_table(columns: Iterable[str], rows: Iterable[Iterable[str]], numbers: b
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index and numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(printable(cell)) for cell in row))
     console.print(table, width=None if console.is_terminal else PIPE_WIDTH, crop=False)
