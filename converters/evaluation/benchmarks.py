@@ -11,7 +11,6 @@ from typing import Any
 from ..data.prompts import encode_samples
 from ..data.samples import BUNDLED, batches, samples_of
 from ..errors import YopoError
-from ..families import family_of
 from ..loading import Loaded
 from ..model import Model
 from ..processes import joined
@@ -21,7 +20,7 @@ from .own import own_task
 from .protocols import encoder
 from .record import Record
 from .results import lines, results
-from .sides import Group, Subject, check_names, own_group, pruner_group, recipe_groups
+from .sides import Group, Subject, check_names, own_group, pruner_group, recipe_groups, subject_of
 from .sources import Asked, ask_for
 from .tasks import TASKS
 from .tasks.wording import CHECKPOINT
@@ -50,15 +49,6 @@ class Request:
     calibration: Path | None = None
     calibration_samples: int = 128
     save: Path | None = None
-
-
-def subject_of(model: Model) -> Subject:
-    """A model as what is evaluated."""
-    dense = model.missing_dense_side() is None
-    if (plan := model.plan) is not None:
-        return Subject(model.loaded, plan.sizes, plan.grids[:1], plan, dense)
-    family = family_of(model.config)
-    return Subject(model.loaded, family.sizes(model.config), (family.grid(model.config),), None)
 
 
 def base_name(model: Model) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 
 from ..baselines.schedule import SCHEDULES, schedule
 from ..errors import YopoError
+from ..families import family_of
 from ..loading import Loaded
+from ..model import Model
 from ..planning.cost import cost
 from ..planning.recipes import RECIPES, make_plan
 from ..runtime.plan import Grid, Plan, Sizes
@@ -48,6 +50,15 @@ class Subject:
     def share(self) -> float | None:
         """Its visual FLOPs as a share of the dense model's."""
         return None if self.plan is None else cost(self.plan).share
+
+
+def subject_of(model: Model) -> Subject:
+    """A model as what is evaluated."""
+    dense = model.missing_dense_side() is None
+    if (plan := model.plan) is not None:
+        return Subject(model.loaded, plan.sizes, plan.grids[:1], plan, dense)
+    family = family_of(model.config)
+    return Subject(model.loaded, family.sizes(model.config), (family.grid(model.config),), None)
 
 
 def own_group(subject: Subject) -> Group:
