@@ -15,9 +15,10 @@ from torch import Tensor
 from ..errors import YopoError
 from ..families import Family, Folders, converted_family, described, family_of, sizes_and_grid
 from ..families.family import Piece
-from ..json_files import read_object
+from ..json_files import conforming, read_object
 from ..runtime.plan import Grid, Plan, Sizes, factored
-from .config import NEWER, has_dense_side, is_converted, read_config, section_plan
+from .config import FORMAT, NEWER, has_dense_side, is_converted, read_config, section_plan
+from .config_schema import Config
 from .header import TensorInfo, ends_of, read_header, read_tensor
 from .manifest import changed_files, read_manifest
 from .permutation import permutations
