@@ -56,7 +56,7 @@ class FrontierFile(Closed):
 
 
 def check(frontier: "Frontier", data: FrontierFile) -> None:
-    """Raise YopoError where plans are of different models, cost other than is said, or more than was asked, or an order of importance is none."""
+    """Raise YopoError where plans are of different models, do not cost what is said or what was asked, or an order is not one of units."""
     first = frontier.asked[0].plan
     points = (*frontier.asked, *frontier.path)
     if len({(point.plan.sizes, point.plan.grids) for point in points}) > 1:
