@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from support.toy_trials import ToyTrials
 
 from converters.planning.cost import dense_visual_flops
@@ -16,7 +17,7 @@ from converters.planning.importance import importance_order
 from converters.planning.measure.plan_keys import first_difference
 from converters.planning.search.journal import Journal
 from converters.planning.search.moves import visual_flops
-from converters.planning.search.search import Effort, Search, search_trials
+from converters.planning.search.search import Effort, Search, reading_plan, search_trials
 from converters.runtime.plan import Grid, Plan, Sizes, dense_plan, normalise
 
 SIZES = Sizes(hidden_size=8, intermediate_size=1, num_hidden_layers=5, num_attention_heads=2, num_key_value_heads=2, head_dim=4)
@@ -120,6 +121,20 @@ def test_a_plan_that_uses_the_budget_up_is_taken_before_one_that_cannot() -> Non
     trials = ToyTrials(DENSE, lambda plan, _: {"": 0.0, "A": 0.01}.get(lacking(plan), 0.1))
     (point,), _ = search_trials(trials, {budget: {"windowed": windowed(DENSE)}}, ORDER, EFFORT)  # type: ignore[arg-type]
     assert point.plan == without("A")
+
+
+def test_a_second_branch_begins_where_visual_tokens_are_read_and_never_updated() -> None:
+    """Only what is read may be taken away, and the answers are wrong with self heads: the other branch takes one of ten KV heads."""
+
+    def drift(plan: Plan, question: int) -> float:
+        if any(layer.self_heads for layer in plan.layers):
+            return 0.0 if plan == DENSE else 0.5
+        return 0.01 + 0.001 * (10 - sum(len(layer.read_heads) for layer in plan.layers))
+
+    budget = (visual_flops(reading_plan(DENSE)) - 1) / dense_visual_flops(SIZES, DENSE.grids)
+    effort = replace(EFFORT, without=("self", "neurons", "freeze", "window", "stride", "rank"))
+    (point,), _ = search_trials(ToyTrials(DENSE, drift), {budget: {}}, ORDER, effort)  # type: ignore[arg-type]
+    assert (point.origin, point.logit_drift) == ("reading", pytest.approx(0.011))
 
 
 def test_the_plan_of_a_recipe_is_taken_where_it_is_better() -> None:
