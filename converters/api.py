@@ -39,7 +39,7 @@ from .planning.compensation import LinearCompensation
 from .planning.cost import cost
 from .planning.fitting import fit_compensations
 from .planning.frontier import Frontier, Point
-from .planning.headmask import Cuts, headmask_plan, own_headmask, read_headmask
+from .planning.headmask import Cuts, headmask_plan, config_headmask, read_headmask
 from .planning.measure.answers import answered
 from .planning.measure.trials import Trials
 from .planning.prefill import PrefillCost
@@ -565,7 +565,7 @@ def plan_from(
         return check_plan(read_plan(Path(file)), model.checkpoint.sizes)
     sizes = model.checkpoint.sizes
     cuts = Cuts(window, depth, ffn_ratio).filled(Cuts.of(model.config))
-    mask = own_headmask(model.config, sizes) if str(file) == OWN_PLAN else read_headmask(Path(file))
+    mask = config_headmask(model.config, sizes) if str(file) == OWN_PLAN else read_headmask(Path(file))
     return check_plan(headmask_plan(mask, cuts, sizes, (model.checkpoint.grid,)), sizes)
 
 

@@ -53,7 +53,7 @@ def read_headmask(file: Path) -> "np.ndarray[Any, np.dtype[np.bool_]]":
     return mask
 
 
-def own_headmask(config: Mapping[str, Any], sizes: Sizes) -> "np.ndarray[Any, np.dtype[np.bool_]]":
+def config_headmask(config: Mapping[str, Any], sizes: Sizes) -> "np.ndarray[Any, np.dtype[np.bool_]]":
     """All heads, for a fine-tuned checkpoint that cuts none. Raises YopoError for one that names a mask, or is no such checkpoint."""
     if not any(config.get(word) for word in WORDS):
         raise YopoError(f"config.json has none of {', '.join(WORDS)}.", "Only the authors' fine-tuned checkpoints tell their own plan.")

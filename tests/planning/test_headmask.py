@@ -18,7 +18,7 @@ from converters.checkpoint.native import native_model
 from converters.checkpoint.reader import open_checkpoint, open_converted
 from converters.errors import YopoError
 from converters.evaluation.reference import masked_logits
-from converters.planning.headmask import Cuts, headmask_plan, own_headmask, read_headmask
+from converters.planning.headmask import Cuts, headmask_plan, config_headmask, read_headmask
 from converters.runtime.plan import Grid, LayerPlan, Sizes, normalise
 from yopo_cli.app import app
 
@@ -153,4 +153,4 @@ def test_a_fine_tuned_checkpoint_tells_its_plan_by_itself(fine_tuned: Path) -> N
     assert result.exit_code == 0, result.stderr
     assert open_converted(fine_tuned / "out").plan == normalise(headmask_plan(np.ones_like(MASK), Cuts(3, 1, 2), SIZES, (Grid(4, 4),)))
     with pytest.raises(YopoError, match=r"config\.json has none of attncut_w"):
-        own_headmask({"model_type": "llava"}, SIZES)
+        config_headmask({"model_type": "llava"}, SIZES)
