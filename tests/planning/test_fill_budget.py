@@ -52,6 +52,19 @@ def test_where_a_neuron_does_not_fit_a_rank_may() -> None:
     assert fill_budget(plan, visual_flops(plan) + NEURON - 1, importance_order(None, sizes), ()) == more
 
 
+def test_a_budget_is_filled_where_not_a_neuron_more_fits() -> None:
+    plan = computing(2, 16, 16)
+    flops = visual_flops(plan)
+    assert [is_filled(plan, flops + room) for room in (-1, 0, NEURON - 1, NEURON)] == [False, True, True, False]
+
+
+def test_neurons_go_first_to_the_layer_that_has_the_most() -> None:
+    counts = {(2, 5): (2, 8), (5, 2): (8, 2), (3, 3): (6, 3)}  # room for three more
+    for before, after in counts.items():
+        plan, filled = (plan_of(*[LayerPlan(ALL, (), tuple(range(count))) for count in (*each, 0, 0)]) for each in (before, after))
+        assert fill_budget(plan, visual_flops(plan) + 3 * NEURON, importance_order(None, SIZES), ()) == filled
+
+
 def test_what_is_close_is_left_alone() -> None:
     """200 neurons are enough for what is less than one of them to be less than half a percent."""
     order, plan = importance_order(None, SIZES), computing(200, 16, 16)

@@ -18,7 +18,7 @@ from converters.checkpoint.native import native_model
 from converters.checkpoint.reader import open_checkpoint, open_converted
 from converters.errors import YopoError
 from converters.evaluation.reference import masked_logits
-from converters.planning.headmask import Cuts, headmask_plan, config_headmask, read_headmask
+from converters.planning.headmask import Cuts, config_headmask, headmask_plan, read_headmask
 from converters.runtime.plan import Grid, LayerPlan, Sizes, normalise
 from yopo_cli.app import app
 

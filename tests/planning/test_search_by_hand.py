@@ -14,7 +14,7 @@ from support.toy_trials import ToyTrials
 from converters.planning.cost import dense_visual_flops
 from converters.planning.frontier import Frontier, Point
 from converters.planning.importance import importance_order
-from converters.planning.measure.plan_keys import first_difference
+from converters.planning.measure.plan_keys import first_difference, plan_key
 from converters.planning.search.journal import Journal
 from converters.planning.search.moves import visual_flops
 from converters.planning.search.search import Effort, Search, reading_plan, search_trials
@@ -195,6 +195,7 @@ def test_plans_differ_where_a_window_shows_other_tokens() -> None:
     layers = [replace(layer, window=3 if index in (2, 3) else None) for index, layer in enumerate(DENSE.layers)]
     plan = replace(DENSE, layers=tuple(layers))
     assert first_difference(plan, replace(plan, locality="symmetric")) == 2
+    assert plan_key(plan) != plan_key(replace(plan, locality="symmetric"))
     assert first_difference(DENSE, replace(DENSE, locality="symmetric")) == 5
     assert first_difference(plan, plan) == 5
     assert first_difference(without("BC"), without("C")) == 1

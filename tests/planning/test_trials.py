@@ -16,6 +16,7 @@ from converters.errors import YopoError
 from converters.evaluation.reference import masked_logits
 from converters.families import family_of
 from converters.planning.measure.answers import Answered, answered
+from converters.planning.measure.drift import logit_drift
 from converters.planning.measure.plan_keys import first_difference, plan_key
 from converters.planning.measure.trials import OPENING_FORWARDS, Trials
 from converters.runtime.plan import Grid, Plan, Sizes, dense_plan, normalise
@@ -144,6 +145,16 @@ def test_the_error_of_a_difference() -> None:
     single = Trials(model, answers[:1], trials.plan)
     assert single.logit_drift(one) != single.logit_drift(other)
     assert single.error(one, other) == 0
+
+
+def test_logit_drift_by_hand() -> None:
+    """The first of five logits rises by 0.1: 0.08 from the mean, the others -0.02, so 0.04 in the root mean square; over the margin between
+    the first two, which counts as 0.1 at least. What all logits have in common changes no answer."""
+    moved = torch.tensor([0.1, 0.0, 0.0, 0.0, 0.0])
+    for margin, relative in ((2.0, 0.02), (0.0, 0.4), (-2.0, 0.02)):
+        dense = torch.tensor([margin, 0.0, -9.0, -9.0, -9.0])
+        for common in (0.0, 3.0):
+            assert float(logit_drift((dense + moved + common)[None], dense[None])) == pytest.approx(1 - exp(-relative), abs=1e-5)
 
 
 def test_equal_functions_have_one_key() -> None:
