@@ -162,16 +162,13 @@ def _check_memory(converted: Any, request: Request, micro: int, progress: Listen
 
 def _check_base(converted: Any) -> None:
     """Raise YopoError unless the files hold the base model that config.json names: its answers are what healing aims at."""
-    base = converted.section.get("base") or {}
-    again = "Convert the base model again with this version."
-    if not base.get("name") or not base.get("fingerprint"):
-        raise YopoError(f"The config.json of {converted.path} does not tell its base model's name and hash.", again)
+    base = converted.section["base"]
     if not converted.dense_side:
         raise YopoError(f"The language model of {converted.path} was healed: the dense model is gone.", "Heal the model it was made from.")
     if (found := converted.dense_fingerprint()) != base["fingerprint"]:
         raise YopoError(
             f"The weights in {converted.path} are not those of {base['name']}: the hash is {found[:12]}, not {base['fingerprint'][:12]}.",
-            f"They were changed after converting, or an older version wrote the hash. {again}",
+            "They were changed after converting. Convert the base model again with this version.",
         )
 
 

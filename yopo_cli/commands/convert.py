@@ -35,6 +35,7 @@ class Recipe(StrEnum):
 
 
 def convert(
+    context: typer.Context,
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="demo, a short name (llava-1.5-7b), a Hub id, a Hub id@revision, or a folder.")
     ],
@@ -87,19 +88,13 @@ def convert(
     from converters.api import convert, default_samples, load
 
     refit = None if compensation is None else compensation is Compensation.REFIT
-    command = command_line(
-        ("yopo", "convert", model),
-        {"--budget": budget, "--plan": plan, "--frontier": frontier, **{_option(name): value for name, value in cuts.items()}}
-        | {"--compensation": compensation, "--calibration": calibration, "--samples": None if samples == SAMPLES else samples}
-        | options | {"--seed": seed or None, "--dtype": None if dtype is Dtype.AUTO else dtype, "--heal": heal},
-    )  # fmt: skip
     with listening() as progress:
         opened = load(model, device=device, dtype=dtype)
         chosen = _chosen(opened, budget, plan, frontier, cuts)
         done = convert(
             opened, chosen, output, samples=calibration or default_samples(opened, chosen, progress), count=samples, seed=seed,
             recipe=recipe.value, statistics=statistics, grid=parse_grid(grid), refit=refit, heal=heal, dry_run=dry_run, force=force,
-            command=command, progress=progress,
+            command=command_line(context), progress=progress,
         )  # fmt: skip
     if as_json:
         show_json(done.to_json())

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def heal(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="OUT", help="A converted model.")],
     data: Annotated[
         Path, typer.Option(help='Questions to learn on, a JSONL file of {"image", "question"}; no answers; demo: the bundled.')
@@ -44,24 +45,14 @@ def heal(
     from converters.api import heal, load
     from converters.healing.heal import state_folder
 
-    command = command_line(
-        ("yopo", "heal", model, "--data", data, "--steps", steps),
-        {
-            "--tune": None if tune is Tune.PROJECTOR else tune.value,
-            "--samples": samples,
-            "--seed": seed or None,
-            "--batch-size": None if batch_size == BATCH_SIZE else batch_size,
-            "--learning-rate": learning_rate,
-            "--dtype": None if dtype is Dtype.AUTO else dtype.value,
-        },
-    )
     opened = load(model, device=device, dtype=dtype)
     target = output or Path(f"{opened.name}-healed")
     try:
         with listening() as progress:
             healing = heal(
                 opened, data, target, steps=steps, tune=tune, count=samples, seed=seed, batch_size=batch_size, micro_batch=micro_batch,
-                learning_rate=learning_rate, recompute=recompute, answers=answers, force=force, command=command, progress=progress,
+                learning_rate=learning_rate, recompute=recompute, answers=answers, force=force,
+                command=command_line(context), progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
         say(f"What was done is in {state_folder(target)}: the same command goes on there.")

@@ -52,7 +52,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Search for the plans that change a model's answers least: one search, the best plan for every budget."""
-    from converters.api import answer_changes, bundled_samples_for, load, plan, smallest_budget
+    from converters.api import answer_changes, bundled_samples_for, load, plan
     from converters.data.split import SampleSplit
 
     asked, reference, started = parse_budgets(budgets), parse_grid(grid), time.monotonic()
@@ -73,16 +73,8 @@ def plan(
         state.unlink(missing_ok=True)
         plot_frontier(frontier, opened.name, plot or ())
         changes = {} if max_drop is None else answer_changes(opened, frontier, progress=progress)
-    result = {
-        **_result(opened.name, frontier, changes),
-        "chosen": None if max_drop is None else smallest_budget(changes, max_drop),
-        "forwards": frontier.forwards,
-        "samples": frontier.samples,
-        "unseen": split.unseen if changes else 0,
-        "disk_bytes": progress.disk_bytes,
-        "seconds": round(time.monotonic() - started, 3),
-        "output": str(target),
-    }
+    facts = {"unseen": split.unseen if changes else 0, "disk_bytes": progress.disk_bytes, "seconds": round(time.monotonic() - started, 3)}
+    result = _result(opened.name, frontier, changes, max_drop) | facts | {"output": str(target)}
     if as_json:
         show_json(result)
     else:
@@ -118,7 +110,8 @@ def resumable(state: Path) -> Iterator[None]:
         raise
 
 
-def _result(name: str, frontier: "Frontier", changes: dict[float, float]) -> dict[str, Any]:
+def _result(name: str, frontier: "Frontier", changes: dict[float, float], max_drop: float | None) -> dict[str, Any]:
+    from converters.api import smallest_budget
     from converters.planning.cost import cost
 
     points = [
@@ -132,7 +125,8 @@ def _result(name: str, frontier: "Frontier", changes: dict[float, float]) -> dic
         }
         for point in frontier.asked
     ]
-    return {"model": name, "budgets": points}
+    chosen = None if max_drop is None else smallest_budget(changes, max_drop)
+    return {"model": name, "budgets": points, "chosen": chosen, "forwards": frontier.forwards, "samples": frontier.samples}
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Options that several commands share."""
 
 import shlex
-from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated
 
@@ -19,6 +18,7 @@ class Compensation(StrEnum):
     NONE = "none"
 
 
+NOT_PART = ("output", "device", "answers", "micro_batch", "recompute", "dry_run", "force", "as_json")
 SAMPLES = 128  # questions that plans are made on, unless --samples says otherwise
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
@@ -40,7 +40,13 @@ def parse_grid(text: str | None) -> Grid | None:
     return Grid(*map(int, parts))
 
 
-def command_line(words: Iterable[object], options: Mapping[str, object]) -> str:
-    """A command as it can be typed again; options that are None are left out."""
-    given = [(name, f"{value:g}" if isinstance(value, float) else str(value)) for name, value in options.items() if value is not None]
-    return shlex.join([*map(str, words), *(word for pair in given for word in pair)])
+def command_line(context: typer.Context) -> str:
+    """The command as it can be typed again, without what is not part of what it makes: where it runs, and where it writes."""
+    words = ["yopo", str(context.info_name)]
+    for parameter in context.command.params:
+        value = context.params.get(str(parameter.name))
+        if parameter.name in NOT_PART or value in (None, parameter.get_default(context)):
+            continue
+        option = [name for name in parameter.opts if name.startswith("--")]
+        words += [*option, f"{value:g}" if isinstance(value, float) else str(value)]
+    return shlex.join(words)

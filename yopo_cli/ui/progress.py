@@ -26,7 +26,7 @@ def listening() -> Iterator["Shown"]:
     narrow = console.width < NARROW
     bars = Bars(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=8 if narrow else 20),
+        BarColumn(bar_width=5 if narrow else 20),
         TextColumn("{task.fields[figures]}"),
         TimeRemainingColumn(compact=True),
         console=console,
