@@ -38,5 +38,10 @@ def read_config(path: Path) -> dict[str, Any]:
     if (path / "adapter_config.json").exists():
         raise YopoError(f"{path} is an adapter, or holds one beside a model.", "Merge it into its base model first.")
     data = read_object(path / CONFIG, FORMAT)
-    conforming(Config, data, str(path / CONFIG), FORMAT)
+    check_config(data, str(path / CONFIG))
     return data
+
+
+def check_config(data: Mapping[str, Any], place: str) -> None:
+    """Raise YopoError, which begins with `place`, for a value of another type than config.json has, or out of all bounds."""
+    conforming(Config, data, place, FORMAT)

@@ -15,10 +15,9 @@ from torch import Tensor
 from ..errors import YopoError
 from ..families import Family, Folders, converted_family, described, family_of, sizes_and_grid
 from ..families.family import Piece
-from ..json_files import conforming, read_object
+from ..json_files import read_object
 from ..runtime.plan import Grid, Plan, Sizes, factored
-from .config import FORMAT, NEWER, has_dense_side, is_converted, read_config, section_plan
-from .config_schema import Config
+from .config import NEWER, check_config, has_dense_side, is_converted, read_config, section_plan
 from .header import TensorInfo, ends_of, read_header, read_tensor
 from .manifest import changed_files, read_manifest
 from .permutation import permutations
@@ -215,7 +214,7 @@ def _open(
         folders = Folders(path, None if tower is None else resolve(tower).path)
         sizes, grid = sizes_and_grid(family, config)
         native = dict(family.native(config, folders))
-    conforming(Config, native, f"The config of {path} in transformers' words", FORMAT)
+    check_config(native, f"The config of {path} in transformers' words")
     expected = skeleton(family, native)
     tensors = _tensors(folders.model, config, family)
     if folders.tower is not None:
