@@ -18,6 +18,7 @@ from .commands.heal import heal
 from .commands.inspect import inspect
 from .commands.models import models
 from .commands.plan import plan
+from .commands.report import report
 from .commands.verify import verify
 from .ui.terminal import INTERRUPTED, guarded, say
 
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "heal": heal,
     "bench": bench,
+    "report": report,
     "models": models,
 }
 

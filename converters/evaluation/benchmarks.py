@@ -71,10 +71,11 @@ def evaluate_benchmarks(model: Model, request: Request, progress: Listener = unh
     record = Record.open(request.save, settings, processes.rank)
     ask(asked, groups, encode, subject.loaded.processor, lengths, request.batch_size, record, processes, progress)
     base = base_name(model)
-    found = {one.task.name: results(one, record, base) for one in asked}
+    tasks = {one.task.name: results(one, record, base) for one in asked}
+    found = {**settings, "base": base, "executed": dict(record.facts), "tasks": tasks, "yopo": version("yopo")}
     if processes.first:
-        record.finish(line for one in asked for line in lines(one, record))
-    return {**settings, "base": base, "executed": dict(record.facts), "tasks": found, "yopo": version("yopo")}
+        record.finish((line for one in asked for line in lines(one, record)), found)
+    return found
 
 
 def names_of(text: str) -> tuple[str, ...]:

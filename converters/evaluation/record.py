@@ -57,7 +57,7 @@ class Record:
         for line in lines[1:]:
             if "side" in line:
                 self.facts[line["side"]] = line["facts"]
-            else:
+            elif "task" in line:
                 self.answers.setdefault((line["task"], line["id"]), {}).update(line["answers"])
 
     @property
@@ -92,8 +92,8 @@ class Record:
         with part.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in (*head, *lines)))
 
-    def finish(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Write the whole file: settings, facts, and these lines; the parts of all processes go."""
+    def finish(self, lines: Iterable[Mapping[str, Any]], found: Mapping[str, Any] | None = None) -> None:
+        """Write the whole file: settings, facts, what was `found`, and these lines; the parts of all processes go."""
         if self.path is None:
             return
         head = [

@@ -1,7 +1,9 @@
 """What an evaluation found, JSON-ready: figures of every side with intervals, what is kept of the dense one's, and what changed."""
 
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from io import BytesIO
 from math import isfinite
 from typing import Any
 
@@ -9,9 +11,10 @@ from .published import published
 from .record import Record
 from .sources import Asked
 from .statistics import Interval, Sample, compare, intervals
-from .task import Scored, Task
+from .task import Question, Scored, Task
 
 DENSE = "dense"
+MOST_PICTURES, THUMBNAIL_SIDE = 60, 128  # of answers that changed, for each task
 
 
 def results(asked: Asked, record: Record, base: str | None) -> dict[str, Any]:
@@ -75,10 +78,15 @@ def _rounded(value: Any) -> Any:
 
 
 def lines(asked: Asked, record: Record) -> Iterator[dict[str, Any]]:
-    """A line for each question: what was asked, what is right, what every side said, and which of them that changed."""
+    """A line for each question: what was asked, what is right, what every side said, and which of them changed; of the first that did,
+    the picture, small."""
+    shown = 0
     for question in asked.questions:
         said = record.answers[asked.task.name, question.id]
         scores = {side: asked.task.score(text, question) for side, text in said.items()}
+        changed = {side: _change(side, said, scores) for side in said if side != DENSE and DENSE in said}
+        show = any(changed.values()) and shown < MOST_PICTURES and question.images
+        shown += bool(show)
         yield {
             "task": asked.task.name,
             "id": question.id,
@@ -88,8 +96,18 @@ def lines(asked: Asked, record: Record) -> Iterator[dict[str, Any]]:
             "accepted": list(question.accepted),
             "answers": said,
             "scores": scores,
-            "changed": {side: _change(side, said, scores) for side in said if side != DENSE and DENSE in said},
+            "changed": changed,
+            **({"thumbnail": _thumbnail(question)} if show else {}),
         }
+
+
+def _thumbnail(question: Question) -> str:
+    """The first picture as a small JPEG, in base64."""
+    image = question.images[0].open()
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    stream = BytesIO()
+    image.save(stream, "JPEG", quality=80)
+    return b64encode(stream.getvalue()).decode()
 
 
 def _change(side: str, said: Mapping[str, str], scores: Mapping[str, float]) -> str | None:

@@ -1,9 +1,12 @@
 """`yopo inspect`: what a plan does and what it costs, without reading a weight."""
 
+import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from converters.data.samples import BUNDLED
 from converters.inspection import Inspection
 from converters.inspection import inspect as look_at
 from converters.runtime.plan import Plan, ranges
@@ -11,14 +14,23 @@ from converters.runtime.plan import Plan, ranges
 from ..ui.costs import cost_table, dense_table
 from ..ui.options import Json
 from ..ui.picture import picture
-from ..ui.terminal import show_json, show_table, show_text
+from ..ui.progress import listening
+from ..ui.terminal import say, show_json, show_table, show_text
 
 
 def inspect(
     model: Annotated[str, typer.Argument(metavar="OUT|PLAN.json|MODEL", help="A converted model, a plan, or a dense model.")],
+    attention: Annotated[
+        Path | None, typer.Option(help="Measure what the dense model's heads look at, and write it to this JSON file for `yopo report`.")
+    ] = None,
+    calibration: Annotated[str, typer.Option(help="With --attention: the questions it is measured on.")] = BUNDLED,
+    samples: Annotated[int, typer.Option(min=1, help="With --attention: how many of them.")] = 32,
     as_json: Json = False,
 ) -> None:
-    """Show a plan: a picture of every layer, and its cost in all four ways of counting. Reads no weights."""
+    """Show a plan: a picture of every layer, and its cost in all four ways of counting. Reads no weights without --attention."""
+    if attention is not None:
+        _measure(model, attention, calibration, samples)
+        return
     found = look_at(model)
     if as_json:
         show_json(found.to_json())
@@ -27,6 +39,24 @@ def inspect(
     else:
         show_text([f"{found.name}, a dense {found.family}: {_sizes(found.plan)}", ""])
         show_table(*dense_table(found.costs))
+
+
+def _measure(model: str, file: Path, calibration: str, samples: int) -> None:
+    """Attention maps of a model."""
+    from converters.errors import YopoError
+    from converters.model import load
+    from converters.report.attention import attention_of
+
+    if not file.parent.is_dir():
+        raise YopoError(f"The folder {file.parent} does not exist.", "Attention is written to --attention: make it first.")
+    with listening() as progress:
+        found = attention_of(load(model), calibration, samples, progress=progress)
+    file.write_text(json.dumps(found.to_json()), encoding="utf-8")
+    rows = [(str(layer), f"{sum(row) / len(row):.1%}", f"{max(row):.1%}") for layer, row in enumerate(found.read)]
+    near = [f"{sum(row[:3]):.1%}" for row in found.by_distance]
+    columns = ("layer", "text to visual", "most of a head", "visual to visual within 2")
+    show_table(columns, [(*row, within) for row, within in zip(rows, near, strict=True)])
+    say(f"Wrote {file}: yopo report {file} -o report.html draws it.")
 
 
 def _show_plan(found: Inspection) -> None:
