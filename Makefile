@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check
+.PHONY: demo test check docs dist
 
 PYTHON ?= python3
 VENV := .venv
@@ -26,6 +26,17 @@ check: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What the documents show anew: the command reference, recorded output; then the site, in build/site.
+docs: $(VENV)/.ready
+	$(BIN)/python -m tools.docs.commands
+	$(BIN)/python -m tools.docs.blocks
+	$(BIN)/mkdocs build --strict
+
+# sdist and wheel, in dist.
+dist: $(VENV)/.ready
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
 
 # The exact versions that the project is tested with. torch comes first: pinned alone, pip takes a local build where there is one.
 $(VENV)/.ready: pyproject.toml constraints.txt

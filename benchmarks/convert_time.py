@@ -116,7 +116,7 @@ def example_plan(opened: Any) -> Any:
 
     sizes, chance = opened.sizes, random.Random(0)
     heads, neurons = range(sizes.num_attention_heads), range(sizes.intermediate_size)
-    frozen = LayerPlan(tuple(heads), (), (), read_phases=2)
+    frozen = LayerPlan(tuple(heads), (), (), read_stride=2)
     layers = [
         frozen
         if index % 4

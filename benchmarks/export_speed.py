@@ -93,7 +93,9 @@ def _line(name: str, found: Times, shares: dict[str, float]) -> dict[str, Any]:
 
 
 def _config(asked: argparse.Namespace) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((Path(__file__).parent.parent / "converters" / "bench" / "configs" / "llava-1.5-7b.json").read_text())
+    config: dict[str, Any] = json.loads(
+        (Path(__file__).parent.parent / "converters" / "bench" / "configs" / "llava-1.5-7b.json").read_text()
+    )
     config["text_config"] |= {
         "hidden_size": asked.hidden, "intermediate_size": asked.neurons, "num_hidden_layers": asked.layers,
         "num_attention_heads": asked.heads, "num_key_value_heads": asked.heads, "head_dim": asked.hidden // asked.heads,

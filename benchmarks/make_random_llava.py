@@ -117,7 +117,9 @@ def _hub_name(name: str) -> str:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--config", type=Path, default=Path(__file__).parent.parent / "converters" / "bench" / "configs" / "llava-1.5-7b.json")
+    parser.add_argument(
+        "--config", type=Path, default=Path(__file__).parent.parent / "converters" / "bench" / "configs" / "llava-1.5-7b.json"
+    )
     parser.add_argument("--layers", type=int, help="decoder layers, if not the config's")
     parser.add_argument("--dtype", default="float16", choices=("float16", "bfloat16", "float32"))
     parser.add_argument("--seed", type=int, default=0)

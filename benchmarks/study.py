@@ -136,7 +136,10 @@ class Subject:
         state = file.with_suffix(".search")
         asked = self.questions(samples, seed)
         statistics, budgets = self.statistics(seed), self.setting.budgets
-        found = search(self.model, asked, statistics, budgets, seed=seed, effort=effort, grids=self.dense.grids, state=state)
+        source = self.setting.questions_from
+        found = search(
+            self.model, asked, statistics, budgets, seed=seed, questions_from=source, effort=effort, grids=self.dense.grids, state=state
+        )  # fmt: skip
         found.save(file)
         state.unlink(missing_ok=True)
         return found

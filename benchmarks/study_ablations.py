@@ -91,7 +91,7 @@ def text_too(model: Any, plan: Plan) -> Iterator[None]:
 
 def _turns(turn: Callable[[int, int], int]) -> Ablation:
     """Interlaced reading by other turns of a layer and a place within it."""
-    return Ablation(interlaced, during=lambda model, plan: patch("converters.runtime.layout.turn", turn))
+    return Ablation(interlaced, during=lambda model, plan: patch("converters.runtime.layout.head_offset", turn))
 
 
 ABLATIONS = {
@@ -112,13 +112,13 @@ def searches(usual: Effort, samples: int) -> dict[str, tuple[Effort, int]]:
     once = {"slack": 1e9, "fading": 1.0}  # the cheapest by its first price is taken, whatever it is found to cost
     found = {
         "auto": (usual, samples),
-        "auto: not floated": (replace(usual, floats=False), samples),
-        "auto: prices taken once, not floated": (replace(usual, **once, floats=False), samples),
+        "auto: not refined": (replace(usual, refines=False), samples),
+        "auto: prices taken once, not refined": (replace(usual, **once, refines=False), samples),
         "auto: no windows": (replace(usual, without=("window",)), samples),
         "auto: not refitted": (replace(usual, refit=False), samples),
         "auto: no ranks": (whole, samples),
         "auto: no ranks, prices taken once": (replace(whole, **once), samples),
-        "auto: no ranks, not interlaced": (replace(whole, without=("rank", "phases", "turns")), samples),
+        "auto: no ranks, not interlaced": (replace(whole, without=("rank", "stride")), samples),
     }
     counts = (8, 16, 32, 64, 256)
     return found | {f"auto: no ranks, {count} samples": (whole, count) for count in counts}

@@ -27,7 +27,6 @@ class Asked:
     opset: int
     dtype: Dtype
     bits: int | None
-    masked: bool
     parity: bool
     force: bool
 
@@ -48,14 +47,12 @@ def request_of(asked: Asked, say: Callable[[str], None]) -> Any:
         checkpoint = open_checkpoint(source.path)
     if asked.output is None and not Path(asked.model).expanduser().is_dir():
         raise YopoError(f"{asked.model} is not a folder of yours to write to.", "Write to another one with -o.")
-    if asked.masked and plan is None:
-        raise YopoError(f"{asked.model} has no plan to make masks of.", "Leave --masked out, or convert it first.")
     grids = asked.grids or _grids(checkpoint, plan)
     dtype = _dtype(asked.dtype, checkpoint, asked.bits)
     if asked.parity:
         _check_memory(checkpoint)
     return Request(
-        checkpoint, plan, grids, asked.output, *origin, opset=asked.opset, dtype=dtype, bits=asked.bits, masked=asked.masked,
+        checkpoint, plan, grids, asked.output, *origin, opset=asked.opset, dtype=dtype, bits=asked.bits,
         force=asked.force, compare=_comparison(asked, source.path, grids[0]) if asked.parity else None, say=say,
     )  # fmt: skip
 

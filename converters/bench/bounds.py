@@ -76,7 +76,7 @@ def working_bytes(plan: Plan, text: int, batch: int, element: int, pruned: bool)
     """Bytes that a prefill holds at once where it is widest, beside K and V: the picture's features, the rows, what a layer makes of them.
 
     The dense model keeps the embedded sequence too, and is widest in a feed-forward (normalised rows, three of neurons). A pruned one
-    holds the unit and the normalised rows all along; it is widest in one of its layers' lattices, attention or feed-forward. What a
+    holds the unit and the normalised rows all along; it is widest in one of its layers' reading, attention or feed-forward. What a
     library lays out for its products is not counted.
     """
     sizes, rows, visual = plan.sizes, batch * text, batch * plan.visual_tokens
@@ -88,13 +88,13 @@ def working_bytes(plan: Plan, text: int, batch: int, element: int, pruned: bool)
 
 
 def _widest(layout: LayerLayout, sizes: Sizes, rows: int, visual: int) -> int:
-    """Numbers that one layer makes at most at once of all rows: keys and values of lattices before they are put together, queries, keys,
-    values and outputs of visual attention, neurons."""
+    """Numbers that one layer makes at most at once of all rows: keys and values at several offsets before they are put together, queries,
+    keys, values and outputs of visual attention, neurons."""
     both, kept = rows + visual, sum(layout.computes)
-    lattices = sum(2 * (part.last - part.first) * (rows + visual // part.phases) for part in layout.ranges if part.phases > 1)
+    reading = sum(2 * (part.last - part.first) * (rows + visual // part.stride) for part in layout.ranges if part.stride > 1)
     attention = 2 * both * layout.own + (4 * visual + both) * kept
     neurons = max(3 * min(both, FFN_ROWS) * layout.neurons, 3 * rows * (sizes.intermediate_size - layout.neurons))
-    return max(lattices * sizes.head_dim, attention * sizes.head_dim, neurons)
+    return max(reading * sizes.head_dim, attention * sizes.head_dim, neurons)
 
 
 def decode_bytes(plan: Plan, text: int, batch: int, vocabulary: int, element: int) -> int:
@@ -130,7 +130,7 @@ def _layer(layout: LayerLayout, plan: Plan, batch: int, text: int, refitted: boo
     if refitted:
         yield Product(rows, width, 2 * len(layout.kv_order) * size)
     for part in layout.ranges:
-        held = sum(read_tokens(plan.grids, part.phases, part.lattice)) if part.phases != TEXT_ONLY else 0
+        held = sum(read_tokens(plan.grids, part.stride, part.offset)) if part.stride != TEXT_ONLY else 0
         rank = layout.kv_rank if held else None
         yield Product(batch * ((0 if refitted else text) + held), rank or width, 2 * (part.last - part.first) * size)
         if rank and not layout.ranked_queries:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..checkpoint.private import whole_file
 from ..errors import YopoError
 from ..families import family_of
 from ..runtime.plan import Grid
@@ -103,12 +104,8 @@ class Statistics:
             "model": self.model,
             "data": self.data,
         }
-        partial = path.with_name(path.name + ".partial")
-        try:
+        with whole_file(path) as partial:
             save_file({name: getattr(self, name).contiguous() for name in TENSORS}, partial, {METADATA_KEY: json.dumps(facts)})
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -29,7 +29,7 @@ the work done for visual tokens is pruned by a fixed plan, which is in `config.j
 | visual and {text_tokens} text tokens | {total_dense:.4g} T | {total:.4g} T | {total_share:.2%} |
 | KV cache at two bytes a value | {cache_dense:.4g} MB | {cache:.4g} MB | {cache_share:.2%} |
 
-One multiply-add is 2 FLOPs; without vision tower and lm_head. Budget asked: {asked}, reached: {share:.4%} of the visual FLOPs.{refitted}
+One multiply-add is 2 FLOPs; without vision tower and lm_head. Budget asked: {asked}, reached: {share:.4%} of the visual FLOPs.{calibrated}{refitted}
 
 ## Use
 
@@ -80,12 +80,21 @@ def card(family: Family, folder: Path, plan: Plan | None, provenance: Provenance
         "command": provenance.command,
         "licence": _licence_text(folder, provenance),
         "text_stays": TEXT_STAYS,
+        "calibrated": _calibrated_text(provenance),
         "refitted": _refitted_text(refitted, plan, provenance),
     }
     # Strings and lists as JSON has them are YAML too.
     front = "".join(f"{key}: {json.dumps(value)}\n" for key, value in front_matter(folder, plan, provenance).items())
     body = NATIVE.format(**facts) if plan is None else CONVERTED.format(**facts, **_costs(plan, provenance))
     return f"---\n{front}---\n{body}"
+
+
+def _calibrated_text(provenance: Provenance) -> str:
+    """What the plan was chosen by; nothing for a plan that was given, of which that is not known."""
+    if (facts := provenance.calibration) is None:
+        return ""
+    seed = "" if facts["seed"] is None else f", drawn with seed {facts['seed']}"
+    return f" The plan was calibrated on {facts['samples']} samples of {facts['from']}{seed} (hash {facts['data'][:12]})."
 
 
 def _refitted_text(refitted: Refitted | None, plan: Plan | None, provenance: Provenance) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -13,8 +14,8 @@ from ..runtime import RUNTIME_FILES
 from ..runtime.plan import Plan, PlanError, Sizes, factored, normalise, ranges, validate
 from .card import LICENCE_FILES, card
 from .compensation import merged, refitted_layers
-from .folder import appearing, check_output, check_space, json_text, synchronise, write_bytes, write_text
-from .manifest import MANIFEST, file_sha256, manifest_text
+from .folder import appearing, check_apart, check_output, check_space, copy_file, synchronise, write_bytes, write_config, write_text
+from .manifest import file_sha256, is_exported
 from .permutation import Permutation, permutations
 from .reader import CONFIG, Checkpoint
 from .section import Provenance, Refitted, converted_config
@@ -49,8 +50,8 @@ def convert(
     output that exists (unless `force`) and a full disk; KeyboardInterrupt on signals. Nothing is left behind then.
     """
     output = Path(output)
+    check_apart(checkpoint.path, output)
     check_output(output, force)
-    _check_apart(checkpoint.path, output)
     plan = None if plan is None else check_plan(plan, checkpoint.sizes)
     if plan is not None and not refits.keys() >= set(factored(plan)):
         raise YopoError(
@@ -73,13 +74,13 @@ def convert(
         return added[name].tensor() if name in added else _permuted(checkpoint, name, moved.get(name))
 
     with appearing(output, force) as folder:
-        _write_small_files(folder, checkpoint, plan, provenance, refitted)
+        config = _write_small_files(folder, checkpoint, plan, provenance, refitted)
         if len(shards) > 1:
             write_text(folder / "model.safetensors.index.json", index_text(shards))
         files = {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
         for shard in shards:
             files[shard.file] = write_shard(folder, shard, tensor, tell)
-        write_text(folder / MANIFEST, manifest_text(files))
+        write_config(folder, config, files)
     return output
 
 
@@ -103,17 +104,12 @@ def _permuted(checkpoint: Checkpoint, name: str, permutation: Permutation | None
     return tensor if permutation is None else permutation.apply(tensor)
 
 
-def _check_apart(source: Path, output: Path) -> None:
-    """An output that holds its own input would destroy it when it is replaced."""
-    if source.resolve().is_relative_to(output.resolve()):
-        raise YopoError(f"{output} is the model that is to be converted, or holds it.", "Choose another name with -o.")
-
-
 def _write_small_files(
     folder: Path, checkpoint: Checkpoint, plan: Plan | None, provenance: Provenance, refitted: Refitted | None
-) -> None:  # fmt: skip
-    for file in _copied_files(checkpoint.path, LICENCE_FILES if checkpoint.foreign else COPIED):
-        write_bytes(folder / file.name, file.read_bytes())
+) -> Mapping[str, Any]:  # fmt: skip
+    """All but the weights and config.json, which is returned: it tells what all others are."""
+    for file in copied_files(checkpoint.path, LICENCE_FILES if checkpoint.foreign else COPIED):
+        copy_file(file, folder)
     if checkpoint.foreign:
         checkpoint.write_processor(folder)
         for file in folder.iterdir():
@@ -123,8 +119,8 @@ def _write_small_files(
     else:
         config = converted_config(checkpoint.family, checkpoint.config, plan, provenance, checkpoint.fingerprint(), refitted)
         write_runtime(folder, checkpoint.family)
-    write_text(folder / CONFIG, json_text(config))
     write_text(folder / "README.md", card(checkpoint.family, checkpoint.path, plan, provenance, refitted))
+    return config
 
 
 def write_runtime(folder: Path, family: Family) -> None:
@@ -133,9 +129,10 @@ def write_runtime(folder: Path, family: Family) -> None:
         write_bytes(folder / name, (RUNTIME / name).read_bytes())
 
 
-def _copied_files(path: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
+def copied_files(path: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
+    """What of a checkpoint is neither weights nor config, nor an export beside them."""
     found = {file for pattern in patterns for file in path.glob(pattern) if file.is_file()}
-    return (file for file in sorted(found) if file.name != CONFIG and not file.name.endswith(".index.json"))
+    return (file for file in sorted(found) if file.name != CONFIG and not file.name.endswith(".index.json") and not is_exported(file.name))
 
 
 def counter(total: int, progress: Progress) -> Callable[[int], None]:

@@ -1,37 +1,49 @@
 """A folder that is written elsewhere and appears whole: a temporary one beside it, renamed at the end."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
-import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from ..errors import YopoError
+from .interruption import uninterrupted
+from .manifest import CONFIG, MANIFEST, list_sha256, manifest_text, unlisted, write_manifest
+from .private import NEW, OLD, Lock, dead, private, private_path, remove
+from .renaming import exchange, rename_new
 
-SIGNALS = (signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGTERM,)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG)
 NO_SPACE = "Free some space, or write to another disk with -o."
 
 
 def check_output(output: Path, force: bool = False) -> None:
-    """Raise YopoError if the output may not be written there. `force` replaces a checkpoint or an empty folder, nothing else."""
-    parent = output.absolute().parent
+    """Raise YopoError if the output may not be written there. `force` replaces an empty folder, or one with files of ours alone.
+
+    What killed runs left there is put right first: what they were replacing is restored, what they were writing is removed.
+    """
+    output = _absolute(output)
+    parent = output.parent
     if not parent.is_dir():
         raise YopoError(f"The folder {parent} does not exist.", f"Make it first: mkdir -p {parent}")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise YopoError(f"The folder {parent} may not be written.", "Choose another place with -o.")
-    if not os.path.lexists(output):
-        return
-    if not force:
-        raise YopoError(f"{output} exists already.", "Choose another name with -o, or replace it with --force.")
-    if not output.is_dir() or output.is_symlink() or (any(output.iterdir()) and not (output / "config.json").is_file()):
-        raise YopoError(f"{output} is not a checkpoint and is not replaced.", "Choose another name with -o.")
+    with _explained(output):
+        _put_right(output)
+        _check_free(output, force)
+
+
+def check_apart(source: Path, output: Path) -> None:
+    """Raise YopoError if one of the two folders is inside the other: the source would be changed, or lost."""
+    one, other = source.resolve(), output.resolve()
+    if one.is_relative_to(other):
+        raise YopoError(f"{output} is the model that is read, or holds it.", "Choose another name with -o.")
+    if other.is_relative_to(one):
+        raise YopoError(f"{output} is inside the model that is read.", "Choose a place outside of it with -o.")
 
 
 def check_space(output: Path, needed: int) -> None:
@@ -43,22 +55,35 @@ def check_space(output: Path, needed: int) -> None:
 
 @contextmanager
 def appearing(output: Path, force: bool = False) -> Iterator[Path]:
-    """A temporary folder that becomes `output` when the block ends, and is removed when it is left in any other way.
+    """A private folder that becomes `output` when the block ends, and is removed when it is left in any other way.
 
-    Raises YopoError where the disk is full or cannot be written. SIGTERM and SIGHUP arrive as KeyboardInterrupt.
+    Files that the block lists in no SHA256SUMS are listed in the end. Raises YopoError where the disk is full or cannot be written,
+    and where the output appeared meanwhile. SIGTERM and SIGHUP arrive as KeyboardInterrupt; nothing is left behind then either.
     """
-    check_output(output, force)
-    output = output.absolute()
-    temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}")
-    with _terminable(), _explained(output):
-        try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
-            yield temporary
-            synchronise(temporary)
-            _replace(output, temporary)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    output = _absolute(output)
+    with _explained(output), uninterrupted() as signals:
+        check_output(output, force)
+        with private(output) as folder:
+            with signals.admitted():
+                yield folder
+                if not (folder / MANIFEST).exists():
+                    write_manifest(folder)
+                synchronise(folder)
+            _place(folder, output, force)
+
+
+@contextmanager
+def scratch(output: Path) -> Iterator[Path]:
+    """A private folder beside the output, for what is made on the way to it; gone when the block ends, however it does."""
+    output = _absolute(output)
+    with _explained(output), uninterrupted() as signals, private(output) as folder, signals.admitted():
+        yield folder
+
+
+def copy_file(file: Path, folder: Path) -> None:
+    """Copy a file's contents into a folder and flush them to the disk."""
+    shutil.copyfile(file, folder / file.name)
+    synchronise(folder / file.name)
 
 
 def write_text(file: Path, text: str) -> None:
@@ -70,6 +95,15 @@ def write_bytes(file: Path, data: bytes) -> None:
     """Write a file and flush it to the disk."""
     file.write_bytes(data)
     synchronise(file)
+
+
+def write_config(folder: Path, config: Mapping[str, Any], files: Mapping[str, str]) -> None:
+    """Write config.json and the list of all files. `files` are the sha256 of the others, which a `yopo` section is bound to."""
+    if "yopo" in config:
+        config = {**config, "yopo": {**config["yopo"], "files": list_sha256(files)}}
+    text = json_text(config)
+    write_text(folder / CONFIG, text)
+    write_text(folder / MANIFEST, manifest_text({**files, CONFIG: hashlib.sha256(text.encode()).hexdigest()}))
 
 
 def json_text(data: Any) -> str:
@@ -88,18 +122,61 @@ def synchronise(path: Path) -> None:
         os.close(descriptor)
 
 
-def _replace(output: Path, temporary: Path) -> None:
-    old = output.with_name(f".{output.name}.old-{os.getpid()}")
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))
+
+
+def _check_free(output: Path, force: bool) -> None:
+    if not os.path.lexists(output):
+        return
+    if not force:
+        raise YopoError(f"{output} exists already.", "Choose another name with -o, or replace it with --force.")
+    if output.is_symlink() or not output.is_dir():
+        raise YopoError(f"{output} is not a folder and is not replaced.", "Choose another name with -o.")
+    if (foreign := unlisted(output)) is not None:
+        raise YopoError(
+            f"{output} is not replaced: {foreign} in it is not of ours (no {MANIFEST} lists it).",
+            "Choose another name with -o, or remove the folder yourself.",
+        )
+
+
+def _put_right(output: Path) -> None:
+    """A run that was killed between two renames left its target under another name; every other leftover is of no use."""
+    for old in dead(output, OLD):
+        if os.path.lexists(output):
+            remove(old)
+        else:
+            rename_new(old, output)
+    for new in dead(output, NEW):
+        remove(new)
+
+
+def _place(folder: Path, output: Path, force: bool) -> None:
+    """Give the finished folder its name; what it replaces is removed by whoever removes the private folder."""
+    _check_free(output, force)
     try:
-        if output.exists():
-            output.rename(old)
-        temporary.rename(output)
-    except BaseException:
-        if old.exists() and not output.exists():
-            old.rename(output)
-        raise
+        if not os.path.lexists(output):
+            rename_new(folder, output)
+        elif not exchange(folder, output):
+            _replace(folder, output)
+    except FileExistsError:
+        raise YopoError(f"{output} appeared while it was written, and is not replaced.", "Another run writes there: use -o.") from None
     synchronise(output.parent)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def _replace(folder: Path, output: Path) -> None:
+    """In two renames; a run that is killed between them leaves the old folder to the next one."""
+    old, lock = private_path(output, OLD), Lock(output)
+    try:
+        output.rename(old)
+        try:
+            rename_new(folder, output)
+        except BaseException:
+            rename_new(old, output)
+            raise
+        remove(old)
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -109,27 +186,6 @@ def _explained(output: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in DISK_FULL:
             raise YopoError(f"The disk is full: {output} could not be written.", NO_SPACE) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in UNWRITABLE:
             raise YopoError(f"{output} may not be written: {error.strerror}.", "Choose another place with -o.") from error
         raise
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let signals that end the process unwind it, as Ctrl-C does. Only the main thread may say so; others are left alone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    # Under nohup SIGHUP is ignored and stays so; a handler of the caller's is the caller's business.
-    taken = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_DFL]
-    for number in taken:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)

@@ -76,15 +76,14 @@ def converted_config(
 
 def attention(plan: Plan) -> dict[str, Any]:
     """The sparse attention in plain numbers, for readers without this project. Derived from the plan, which alone is obeyed."""
-    used = sorted({phases for layer in plan.layers for phases in (layer.read_phases, layer.self_phases)} - {1})
+    used = sorted({layer.read_stride for layer in plan.layers} - {1})
     return {
         "visual_depth": plan.visual_depth,
         "locality": plan.locality,
-        "window_frames": plan.window_frames,
         "grid": {
             "order": "row-major, rows and columns counted anew in every image and tile",
-            "phase": "(row + skew * column + frame) mod phases",
-            "skew": {str(phases): skew(phases) for phases in used},
+            "offset": "(row + skew * column + frame) mod stride",
+            "skew": {str(stride): skew(stride) for stride in used},
         },
         "layers": [_layer(layout) for layout in layouts(plan)],
     }
@@ -93,14 +92,13 @@ def attention(plan: Plan) -> dict[str, Any]:
 def _layer(layout: LayerLayout) -> dict[str, Any]:
     return {
         "window": layout.window,
-        "read_phases": layout.read_phases,
-        "self_phases": layout.self_phases,
+        "read_stride": layout.read_stride,
         "kv_rank": layout.kv_rank,
         "ranked_queries": layout.ranked_queries,
         "read_heads": sum(layout.reads),
         "self_heads": sum(layout.computes),
         "kv_heads": {"self_and_read": layout.own_read, "self_only": layout.own - layout.own_read, "read_only": layout.read_only},
-        "phase_of_kv_heads": list(layout.lattices),
+        "offset_of_kv_heads": list(layout.offsets),
         "neurons": layout.neurons,
     }
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..runtime.layout import LayerLayout, lattices, layouts
+from ..runtime.layout import LayerLayout, head_offsets, layouts
 from ..runtime.plan import Grid, LayerPlan, Plan, Sizes, from_json, normalise
-from ..runtime.stride import phase_of
+from ..runtime.stride import offset_of
 
 
 def masked_logits(model: Any, inputs: Any, plan: Plan | None = None, grids: list[list[Grid]] | None = None) -> Tensor:
@@ -160,17 +160,17 @@ def _head_mask(head: int, kept: LayerPlan, plan: Plan, index: int, visual: Tenso
     """`[batch, length, length]`: which keys each query sees in one (dense) head of layer `index`."""
     length = visual.shape[1]
     kv_head = head // plan.sizes.group
-    own, read_only = lattices(kept, index, plan.sizes)
-    phases, phase = (kept.self_phases, own[kv_head]) if kv_head in own else (kept.read_phases, read_only.get(kv_head, 0))
-    spots = [[phase_of(row, column, frame, phases) == phase for _, frame, row, column in sample] for sample in where.tolist()]
-    on_lattice = torch.tensor(spots, device=visual.device)
+    read_only = head_offsets(kept, index, plan.sizes)
+    stride, offset = (kept.read_stride, read_only[kv_head]) if kv_head in read_only else (1, 0)
+    spots = [[offset_of(row, column, frame, stride) == offset for _, frame, row, column in sample] for sample in where.tolist()]
+    at_offset = torch.tensor(spots, device=visual.device)
     earlier = torch.ones(length, length, dtype=torch.bool, device=visual.device).tril()
     visible = earlier & valid[:, None]
     text_key = ~visual[:, None]
-    readable = on_lattice & (head in kept.read_heads)
+    readable = at_offset & (head in kept.read_heads)
     by_text = visible & (text_key | readable[:, None])
     in_window = visible if kept.window is None else _near(kept.window, plan, where) & valid[:, None]
-    by_visual = (visible & text_key) | (in_window & (visual & on_lattice)[:, None])
+    by_visual = (visible & text_key) | (in_window & (visual & at_offset)[:, None])
     return torch.where(visual[..., None], by_visual, by_text)
 
 
@@ -181,7 +181,7 @@ def _near(window: int, plan: Plan, where: Tensor) -> Tensor:
     near = (image == 0) & (row.abs() <= window // 2) & (column.abs() <= window // 2)
     before = (row > 0) | ((row == 0) & (column >= 0))
     own_frame = (frame == 0) & (before if plan.locality == "causal" else torch.ones_like(before))
-    earlier_frame = (frame > 0) & ((frame <= plan.window_frames) if plan.window_frames is not None else torch.ones_like(before))
+    earlier_frame = frame > 0
     return near & (own_frame | earlier_frame)
 
 

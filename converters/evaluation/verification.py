@@ -49,11 +49,20 @@ def _told(name: str, check: Callable[..., str], *arguments: Any) -> Check:
 
 
 def _files(converted: Any) -> str:
+    """The folder has the files that were written, and no others."""
+    from converters.checkpoint.manifest import CONFIG, MANIFEST, added_files, list_sha256
+
     if not converted.files:
         raise YopoError("there is no SHA256SUMS")
+    if converted.section.get("files") != list_sha256(converted.files):
+        raise YopoError(f"{MANIFEST} is not the list that config.json was written with")
+    if CONFIG not in converted.files:
+        raise YopoError(f"{MANIFEST} does not list {CONFIG}")
+    if added := added_files(converted.path, converted.files):
+        raise YopoError(f"not listed: {', '.join(added)}")
     if changed := converted.changed_files():
         raise YopoError(f"changed or missing: {', '.join(changed)}")
-    return f"{len(converted.files)} files have the sha256 that was written"
+    return f"{len(converted.files)} files have the sha256 that was written, and there are no others"
 
 
 def _plan(converted: Any) -> str:

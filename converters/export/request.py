@@ -33,7 +33,6 @@ class Request:
     opset: int = 23
     dtype: str = "float32"
     bits: int | None = None
-    masked: bool = False
     force: bool = False
     compare: "Callable[[Runnable], Mapping[str, Any]] | None" = None
     say: Callable[[str], None] = lambda text: None

@@ -4,7 +4,6 @@ What enters the projector is kept, not the picture: the vision tower is never tr
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..checkpoint.private import whole_file
 from ..errors import YopoError
 from ..planning.measure.answers import MAX_ANSWER_TOKENS, continued, language_model_pass
 
@@ -111,6 +111,5 @@ def records(model: Any, projector: str, batch: Any, max_new_tokens: int = MAX_AN
 
 def write_whole(file: Path, data: bytes) -> None:
     """Write a small file, whole or not at all, also where several processes write it at once."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_bytes(data)
-    partial.replace(file)
+    with whole_file(file) as partial:
+        partial.write_bytes(data)

@@ -58,9 +58,9 @@ def _values(layout: LayerLayout, plan: Plan, seen: bool) -> int:
     sizes = plan.sizes
     heads, kv_heads = sizes.num_attention_heads * sizes.head_dim, sizes.num_key_value_heads * sizes.head_dim
     text = 12 * sizes.hidden_size + 4 * heads + 6 * kv_heads + 4 * sizes.intermediate_size
-    own = 4 * (layout.own // layout.self_phases + sum(layout.computes)) * sizes.head_dim + 4 * layout.neurons
+    own = 4 * (layout.own + sum(layout.computes)) * sizes.head_dim + 4 * layout.neurons
     updated = 8 * sizes.hidden_size if layout.updates else 2 * sizes.hidden_size
-    read = 6 * layout.read_only * sizes.head_dim // layout.read_phases + (layout.kv_rank or 0)
+    read = 6 * layout.read_only * sizes.head_dim // layout.read_stride + (layout.kv_rank or 0)
     visual = own + updated + read if seen else 0
     return REFERENCE_TEXT_TOKENS * text + plan.visual_tokens * visual
 

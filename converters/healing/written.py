@@ -9,13 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoint.card import TEXT_STAYS
-from ..checkpoint.convert import SMALL_FILES_BYTES, Progress, counter, write_runtime
-from ..checkpoint.folder import appearing, check_output, check_space, json_text, write_bytes, write_text
-from ..checkpoint.manifest import MANIFEST, file_sha256, manifest_text
-from ..checkpoint.reader import BASE_PROJECTOR, CONFIG, Checkpoint, Converted, has_dense_side
+from ..checkpoint.convert import COPIED, SMALL_FILES_BYTES, Progress, copied_files, counter, write_runtime
+from ..checkpoint.folder import appearing, check_apart, check_output, check_space, copy_file, write_config, write_text
+from ..checkpoint.manifest import file_sha256
+from ..checkpoint.reader import BASE_PROJECTOR, Checkpoint, Converted, has_dense_side
 from ..checkpoint.section import version
 from ..checkpoint.writer import MAX_SHARD_BYTES, Entry, index_text, plan_shards, write_shard
-from ..errors import YopoError
 
 CARD = "README.md"
 SECTION = re.compile(r"## Healing\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
@@ -42,9 +41,8 @@ def write_healed(
 
     `healing` is the record, JSON-ready. `output` appears when it is whole. Raises YopoError as `convert` does.
     """
+    check_apart(converted.path, output)
     check_output(output, force)
-    if converted.path.resolve().is_relative_to(output.resolve()):
-        raise YopoError(f"{output} is the model that is to be healed, or holds it.", "Choose another name with -o.")
     checkpoint = converted.open_tensors()
     base = _base_projector(converted, checkpoint, tensors) if has_dense_side({"healing": [healing]}) else {}
     entries = [Entry(name, info.dtype, info.shape) for name, info in checkpoint.stored.items()]
@@ -60,13 +58,13 @@ def write_healed(
         return tensors[name] if name in tensors else checkpoint.read(name)
 
     with appearing(output, force) as folder:
-        _write_small_files(folder, converted, healing, bool(base))
+        config = _write_small_files(folder, converted, healing, bool(base))
         if len(shards) > 1:
             write_text(folder / "model.safetensors.index.json", index_text(shards))
         files = {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
         for shard in shards:
             files[shard.file] = write_shard(folder, shard, read, tell)
-        write_text(folder / MANIFEST, manifest_text(files))
+        write_config(folder, config, files)
     return output
 
 
@@ -79,18 +77,16 @@ def _base_projector(converted: Converted, checkpoint: Checkpoint, tensors: Mappi
     return {BASE_PROJECTOR + name.removeprefix(projector): name for name in names}
 
 
-def _write_small_files(folder: Path, converted: Converted, healing: Mapping[str, Any], base: bool) -> None:
-    """Config, card, runtime; the pruned model's other files as they are."""
-    written = {CONFIG, CARD, MANIFEST}
-    for file in sorted(converted.path.iterdir()):
-        if file.is_file() and file.name not in written and file.suffix not in (".safetensors", ".py") and ".index." not in file.name:
-            write_bytes(folder / file.name, file.read_bytes())
+def _write_small_files(folder: Path, converted: Converted, healing: Mapping[str, Any], base: bool) -> Mapping[str, Any]:
+    """Card, runtime; the pruned model's other files as they are. Returns the config."""
+    for file in copied_files(converted.path, COPIED):
+        copy_file(file, folder)
     write_runtime(folder, converted.family)
     healings = [*converted.section.get("healing", []), dict(healing)]
     section = dict(converted.section) | {"version": version(), "base_projector": base, "healing": healings}
-    write_text(folder / CONFIG, json_text(dict(converted.config) | {"yopo": section}))
     card = converted.path / CARD
     write_text(folder / CARD, healed_card(card.read_text(encoding="utf-8") if card.exists() else "", healings))
+    return dict(converted.config) | {"yopo": section}
 
 
 def healed_card(card: str, healings: list[Any]) -> str:

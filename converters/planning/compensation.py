@@ -23,7 +23,7 @@ RIDGE = 1e-3
 
 
 ITERATIONS = 8
-UPDATES = ("self_heads", "neurons", "window", "self_phases", "kv_rank", "ranked_queries")
+UPDATES = ("self_heads", "neurons", "window", "kv_rank")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def visual_keys(plan: Plan, dense: Plan) -> list[str | None]:
     name.
     """
     keys: list[str | None] = []
-    text, same = f"{plan.locality} {plan.window_frames}", True
+    text, same = plan.locality, True
     for index, (layer, whole) in enumerate(zip(plan.layers, dense.layers, strict=True)):
         holds = index < plan.visual_depth and (layer.read_heads or layer.self_heads)
         text = hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -130,6 +130,6 @@ def visual_keys(plan: Plan, dense: Plan) -> list[str | None]:
 @lru_cache(maxsize=4096)
 def _updates(layer: LayerPlan) -> str:
     """What a layer does to visual rows, to the last bit: what is read decides in which order the heads of self attention stand."""
-    how = layer.window, layer.self_phases, layer.read_phases, layer.kv_rank, layer.ranked_queries
+    how = layer.window, layer.read_stride, layer.kv_rank
     attention = (ranges(layer.self_heads), ranges(layer.read_heads), *map(str, how))
     return ";".join((ranges(layer.neurons), *(attention if layer.self_heads else ())))

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from ..runtime.layout import lattices, layer_layout, layouts
+from ..runtime.layout import head_offsets, layer_layout, layouts
 from ..runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise
-from ..runtime.stride import phase_sizes
+from ..runtime.stride import offset_sizes
 
 REFERENCE_TEXT_TOKENS = 64
 
@@ -60,29 +60,25 @@ def dense_flops(sizes: Sizes, tokens: int) -> int:
 def layer_cost(layer: LayerPlan, index: int, plan: Plan) -> LayerCost:
     """Visual FLOPs executed in layer `index` of a normalised plan."""
     sizes = plan.sizes
-    own, read_only = lattices(layer, index, sizes)
     tokens, width = plan.visual_tokens, 2 * sizes.hidden_size * sizes.head_dim
-    held = sum(sum(read_tokens(plan.grids, layer.self_phases, phase)) for phase in own.values())
-    held += sum(sum(read_tokens(plan.grids, layer.read_phases, phase)) for phase in read_only.values())
+    held = tokens * len(layer.kv_heads(sizes)[0])
+    held += sum(sum(read_tokens(plan.grids, layer.read_stride, offset)) for offset in head_offsets(layer, index, sizes).values())
     computed = tokens * len(layer.self_heads)
     if layer.kv_rank is None:
         made = width * (2 * held + computed)
     elif layer.ranked_queries:  # all tokens go there, once
         made = 2 * layer.kv_rank * (sizes.hidden_size * tokens + sizes.head_dim * (2 * held + computed))
     else:
-        made = factored_flops(layer.kv_rank, held, index, layer, plan) + width * computed
+        made = factored_flops(layer.kv_rank, held, index, layer, plan)
     projections = made + width * computed
-    if layer.self_phases > 1:
-        pairs = sum(lattice_pairs(plan.grids, layer.self_phases, own[head // sizes.group]) for head in layer.self_heads)
-    else:
-        pairs = len(layer.self_heads) * visible_pairs(plan.grids, layer.window, plan.locality, plan.window_frames)
+    pairs = len(layer.self_heads) * visible_pairs(plan.grids, layer.window, plan.locality)
     return LayerCost(projections, 2 * 2 * sizes.head_dim * pairs, 2 * 3 * tokens * sizes.hidden_size * len(layer.neurons))
 
 
 def factored_flops(rank: int, held: int, index: int, layer: LayerPlan, plan: Plan) -> int:
-    """FLOPs of K and V of `held` rows (of a head) through `rank` dimensions: each lattice's tokens go there once, and on to each of
+    """FLOPs of K and V of `held` rows (of a head) through `rank` dimensions: each offset's tokens go there once, and on to each of
     its heads."""
-    there = sum(sum(read_tokens(plan.grids, part.phases, part.lattice)) for part in layer_layout(layer, index, plan.sizes).visual_ranges)
+    there = sum(sum(read_tokens(plan.grids, part.stride, part.offset)) for part in layer_layout(layer, index, plan.sizes).visual_ranges)
     return 2 * rank * (plan.sizes.hidden_size * there + 2 * plan.sizes.head_dim * held)
 
 
@@ -100,38 +96,31 @@ def dense_visual_flops(sizes: Sizes, grids: Sequence[Grid]) -> int:
     return sum(dense_flops(sizes, grid.tokens) for grid in grids)
 
 
-def read_tokens(grids: Sequence[Grid], phases: int, phase: int) -> tuple[int, ...]:
-    """Visual tokens of each grid that a KV head of this phase holds."""
-    return tuple(phase_sizes(grid.rows, grid.columns, grid.frames, phases)[phase] for grid in grids)
+def read_tokens(grids: Sequence[Grid], stride: int, offset: int) -> tuple[int, ...]:
+    """Visual tokens of each grid that a KV head at this offset holds."""
+    return tuple(offset_sizes(grid.rows, grid.columns, grid.frames, stride)[offset] for grid in grids)
 
 
-def largest_lattice(grids: Sequence[Grid], phases: int) -> int:
-    """Visual tokens of the largest lattice of a prompt."""
-    return max(sum(read_tokens(grids, phases, phase)) for phase in range(phases))
+def most_read_tokens(grids: Sequence[Grid], stride: int) -> int:
+    """Visual tokens of a prompt at the offset that has the most."""
+    return max(sum(read_tokens(grids, stride, offset)) for offset in range(stride))
 
 
-def visible_pairs(grids: Sequence[Grid], window: int | None, locality: str, window_frames: int | None) -> int:
+def visible_pairs(grids: Sequence[Grid], window: int | None, locality: str) -> int:
     """(query, key) pairs of visual tokens that may see each other: n^2 per image without a window, as the dense count has it."""
     if window is None:
         return sum(grid.tokens**2 for grid in grids)
-    return sum(window_pairs(grid, window, locality, window_frames) for grid in grids)
-
-
-def lattice_pairs(grids: Sequence[Grid], phases: int, phase: int) -> int:
-    """(query, key) pairs where keys are those of one lattice of the query's image, counted as those without a window are."""
-    return sum(grid.tokens * own for grid, own in zip(grids, read_tokens(grids, phases, phase), strict=True))
+    return sum(window_pairs(grid, window, locality) for grid in grids)
 
 
 @cache
-def window_pairs(grid: Grid, window: int, locality: str, window_frames: int | None) -> int:
+def window_pairs(grid: Grid, window: int, locality: str) -> int:
     """Visible pairs within one image or video. Earlier frames are seen through the whole square, the own one causally or not."""
     along_rows, along_columns = _near(grid.rows, window), _near(grid.columns, window)
     square = along_rows * along_columns
     # Half of the square without its centre comes before a query in row-major order, and the query sees itself.
     own = square if locality == "symmetric" else (square + grid.rows * grid.columns) // 2
-    reach = grid.frames if window_frames is None else window_frames
-    earlier = sum(min(frame, reach) for frame in range(grid.frames))
-    return grid.frames * own + earlier * square
+    return grid.frames * own + grid.frames * (grid.frames - 1) // 2 * square
 
 
 def _near(length: int, window: int) -> int:
@@ -142,11 +131,11 @@ def _near(length: int, window: int) -> int:
 def kv_cache_bytes(plan: Plan, grids: Sequence[Grid], text_tokens: int, element_bytes: int) -> int:
     """Bytes of K and V after a prefill of one prompt with these images and `text_tokens` of text.
 
-    Heads are padded to the largest lattice of the prompt, so that a layer's cache is at most three rectangles.
+    Heads are padded to the offset with the most tokens, so that a layer's cache is at most three rectangles.
     """
     plan = normalise(plan)
     entries = plan.sizes.num_hidden_layers * plan.sizes.num_key_value_heads * text_tokens
     for layout in layouts(plan):
-        entries += layout.cached_own * largest_lattice(grids, layout.self_phases)
-        entries += layout.read_only * largest_lattice(grids, layout.read_phases)
+        entries += layout.cached_own * sum(grid.tokens for grid in grids)
+        entries += layout.read_only * most_read_tokens(grids, layout.read_stride)
     return 2 * entries * plan.sizes.head_dim * element_bytes

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ..runtime.attention import head_kinds, strips
 from ..runtime.layout import TEXT_ONLY, LayerLayout, layouts
 from ..runtime.plan import Grid, Plan, normalise
-from .cost import largest_lattice, layer_cost
+from .cost import layer_cost, most_read_tokens
 
 
 def linear_flops(plan: Plan, text_tokens: int) -> int:
@@ -37,23 +37,21 @@ def _layer_pairs(layout: LayerLayout, plan: Plan, text_tokens: int, leading: int
     """(query, key) pairs of one layer's rectangles, summed over query heads."""
     kept, pairs = sum(layout.computes), 0
     for kind in head_kinds(layout):
-        first = leading if kind.phases != TEXT_ONLY and leading < text_tokens else 0
+        first = leading if kind.stride != TEXT_ONLY and leading < text_tokens else 0
         square = first * (first + 1) // 2 if skipping else first * first
-        pairs += len(kind.query_heads) * (square + (text_tokens - first) * _keys(kind.phases, plan.grids, text_tokens))
+        pairs += len(kind.query_heads) * (square + (text_tokens - first) * _keys(kind.stride, plan.grids, text_tokens))
     if not kept:
         return pairs
-    if layout.self_phases > 1:
-        return pairs + kept * plan.visual_tokens * _keys(layout.self_phases, plan.grids, text_tokens)
     if layout.window is None:
         length = plan.visual_tokens + text_tokens
         return pairs + kept * (length * (length + 1) // 2 if skipping else length * length)
     for grid in plan.grids:
-        count, rows, reach = strips(grid, layout.window, plan.locality, plan.window_frames).mask.shape
+        count, rows, reach = strips(grid, layout.window, plan.locality).mask.shape
         pairs += kept * count * rows * (text_tokens + reach)
     return pairs
 
 
-def _keys(phases: int, grids: Sequence[Grid], text_tokens: int) -> int:
-    if phases == TEXT_ONLY:
+def _keys(stride: int, grids: Sequence[Grid], text_tokens: int) -> int:
+    if stride == TEXT_ONLY:
         return text_tokens
-    return text_tokens + largest_lattice(grids, phases)
+    return text_tokens + most_read_tokens(grids, stride)

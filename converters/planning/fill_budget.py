@@ -8,10 +8,10 @@ from math import floor
 from ..runtime.plan import Plan
 from .cost import dense_visual_flops
 from .importance import Ranks
-from .search.moves import PHASES, Move, counts, moved, rank_notches, units, visual_flops
+from .search.moves import Move, counts, moved, rank_notches, units, visual_flops
 
 Knob = tuple[int, str]  # layer, name
-OTHERS = "rank", "phases", "turns", "read", "self"  # knobs, beside neurons
+OTHERS = "rank", "stride", "read", "self"  # knobs, beside neurons
 RANK_STEPS = 256  # of the hidden size: ranks are rounded to what products like
 CLOSE = 0.995  # of a budget: what reaches it is left alone where not a neuron more fits
 MOST_EXCHANGED = 0.02  # of a budget: more would be another plan
@@ -93,8 +93,8 @@ def _rank_step(plan: Plan) -> int:
 
 def _above(plan: Plan, layer: int, knob: str) -> range:
     """Settings above the current one, from cheap to dear."""
-    if knob in PHASES:
-        return range(getattr(plan.layers[layer], PHASES[knob]) - 1, 0, -1)
+    if knob == "stride":
+        return range(plan.layers[layer].read_stride - 1, 0, -1)
     if knob == "rank":
         rank, highest = plan.layers[layer].kv_rank, max(rank_notches(plan.sizes), default=0)
         step = _rank_step(plan)

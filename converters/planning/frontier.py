@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from ..checkpoint.private import whole_file
 from ..errors import YopoError
 from ..runtime.plan import Plan, PlanError, from_json, normalise, to_json
 from .cost import cost
@@ -13,9 +14,8 @@ from .fill_budget import Knob, limit_of, spent
 from .importance import Ranks
 from .search.moves import rank_of, visual_flops
 
-SCHEMA = 2
-NEAR = 0.6  # of a budget: a stop that uses as much is believed, since it was measured on all questions; others on some
-FACTS = ("forwards", "samples", "seed", "model", "data", "refit")
+SCHEMA = 1
+FACTS = ("forwards", "questions_from", "samples", "seed", "model", "data", "refit")
 AGAIN = "Make it again with `yopo plan`."
 
 
@@ -36,11 +36,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Frontier:
-    """What a search found. `asked` has the plan of each budget, falling; `path` plans that were passed on the way, falling.
+    """What a search found: `asked`, the plans of the budgets, falling, and `path`, the plans that it passed on the way, falling.
 
-    `forwards` counts passes of all calibration samples through all layers, `model` is the checkpoint's fingerprint, `data` the hash
-    of the samples, `order` the knobs in the order in which what is left of a budget is spent on them. `refit`: its plans were measured
-    with K and V of visual tokens refitted.
+    `ranks` is the order of importance by which plans between these are filled up. `forwards` counts passes of all calibration questions
+    through all layers; `samples` of them were drawn with `seed` from `questions_from`, and `data` is their hash; `model` is the
+    checkpoint's fingerprint. `refit`: plans were measured with K and V of visual tokens refitted.
     """
 
     asked: tuple[Point, ...]
@@ -51,10 +51,11 @@ class Frontier:
     seed: int
     model: str
     data: str
+    questions_from: str
     refit: bool = False
 
     def at(self, budget: float) -> Point:
-        """The plan for a budget: the one searched for, else the best one below it with the rest spent, without measuring again.
+        """The plan for a budget: the one searched for, else the best below it, filled up to the budget without measuring it again.
 
         Raises YopoError for a budget below the smallest plan of the frontier.
         """
@@ -63,11 +64,10 @@ class Frontier:
                 return point
         limit = limit_of(budget, self.asked[0].plan)
         below = [point for point in (*self.asked, *self.path) if visual_flops(point.plan) <= limit]
-        stops = [point for point in below if point.asked is not None and visual_flops(point.plan) >= limit * NEAR]
         if not below:
             smallest = min(point.share for point in (*self.asked, *self.path))
             raise YopoError(f"The budget {budget:g} is below the frontier, which ends at {smallest:.4f}.", "Plan again with it.")
-        best = min(stops or below, key=lambda point: point.shift)
+        best = min(below, key=lambda point: point.shift)
         return Point(spent(best.plan, limit, self.ranks, self._later(best)), best.shift, f"from {best.origin}", budget)
 
     def _later(self, point: Point) -> list[Knob]:
@@ -77,12 +77,8 @@ class Frontier:
 
     def save(self, path: Path) -> None:
         """Write the frontier as JSON, whole or not at all."""
-        partial = path.with_name(path.name + ".partial")
-        try:
+        with whole_file(path) as partial:
             partial.write_text(json.dumps(self.to_json()) + "\n", encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; the path's plans are written as the layers that change."""
@@ -123,8 +119,7 @@ def differing(lower: Plan, upper: Plan) -> list[Knob]:
             (index, knob)
             for knob, one, other in (
                 ("rank", rank_of(less, lower.sizes), rank_of(more, lower.sizes)),
-                ("phases", -less.read_phases, -more.read_phases),
-                ("turns", -less.self_phases, -more.self_phases),
+                ("stride", -less.read_stride, -more.read_stride),
                 ("read", len(less.read_heads), len(more.read_heads)),
                 ("self", len(less.self_heads), len(more.self_heads)),
                 ("neurons", len(less.neurons), len(more.neurons)),
@@ -148,8 +143,7 @@ def _changes(path: Sequence[Point]) -> list[dict[str, Any]]:
             found.append({**_facts(point), "plan": plan})
         else:
             layers = {str(index): layer for index, layer in enumerate(plan["layers"]) if layer != before["layers"][index]}
-            rest = {name: plan[name] for name in ("locality", "window_frames")}
-            found.append({**_facts(point), "layers": layers, **rest})
+            found.append({**_facts(point), "layers": layers, "locality": plan["locality"]})
         before = plan
     return found
 
@@ -158,7 +152,7 @@ def _from_changes(changes: list[dict[str, Any]]) -> tuple[Point, ...]:
     path: list[Point] = []
     plan: dict[str, Any] = {}
     for change in changes:
-        plan = dict(change["plan"]) if "plan" in change else {**plan, **{name: change[name] for name in ("locality", "window_frames")}}
+        plan = dict(change["plan"]) if "plan" in change else {**plan, "locality": change["locality"]}
         plan["layers"] = list(plan["layers"])
         for index, layer in change.get("layers", {}).items():
             plan["layers"][int(index)] = layer

@@ -13,7 +13,7 @@ from math import floor
 from ..calibration.statistics import Statistics
 from ..errors import YopoError
 from ..runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan, normalise, validate
-from ..runtime.stride import MAX_PHASES
+from ..runtime.stride import MAX_STRIDE
 from .cost import cost, dense_visual_flops
 from .importance import Ranks, ranks
 
@@ -75,17 +75,17 @@ def make_plan(recipe: str, statistics: Statistics | None, sizes: Sizes, grids: t
 
 
 def smallest_plan(sizes: Sizes, grids: tuple[Grid, ...]) -> Plan:
-    """One reading KV head of layer 0, at the most phases."""
-    first = LayerPlan(tuple(range(sizes.group)), (), (), read_phases=MAX_PHASES)
+    """One reading KV head of layer 0, at the largest stride."""
+    first = LayerPlan(tuple(range(sizes.group)), (), (), read_stride=MAX_STRIDE)
     return Plan(sizes, (first,) + (NOTHING,) * (sizes.num_hidden_layers - 1), grids)
 
 
 def interlaced(target: Target) -> Plan:
-    """Freeze all, read all, interlaced: all heads of all layers read with as few phases as fit, later layers with one more.
+    """Freeze all, read all, interlaced: all heads of all layers read with as small a stride as fits, later layers with one more.
 
     When every head reads every token, the rest goes to self heads and neurons alike, evenly over the layers, the best of each
     first; self heads have a causal window of 5 unless the budget is not used up that way. Where all heads do not fit with the
-    most phases, the best KV heads of each layer read, those of the earliest layers first (of layer 0 last: nothing can be
+    largest stride, the best KV heads of each layer read, those of the earliest layers first (of layer 0 last: nothing can be
     updated before it).
     """
     reading = _reading(target)
@@ -121,7 +121,7 @@ RECIPES: dict[str, Callable[[Target], Plan]] = {"interlaced": interlaced, "yopo"
 
 
 def _reading(target: Target) -> Path:
-    """KV heads that text reads, one more at a time at the most phases, then all with fewer and fewer phases."""
+    """KV heads that text reads, one more at a time at the largest stride, then all with smaller and smaller ones."""
     sizes = target.sizes
     layers = sizes.num_hidden_layers
     order = [
@@ -132,10 +132,10 @@ def _reading(target: Target) -> Path:
         heads = _by_layer(order[: step + 1], layers)
         lowered = max(0, step + 1 - len(order))
         read = [tuple(sizes.group * kv_head + place for kv_head in kv_heads for place in range(sizes.group)) for kv_heads in heads]
-        phases = [MAX_PHASES - (lowered + layers - 1 - layer) // layers for layer in range(layers)]
-        return Plan(sizes, tuple(map(lambda heads, phases: LayerPlan(heads, (), (), read_phases=phases), read, phases)), target.grids)
+        strides = [MAX_STRIDE - (lowered + layers - 1 - layer) // layers for layer in range(layers)]
+        return Plan(sizes, tuple(map(lambda heads, stride: LayerPlan(heads, (), (), read_stride=stride), read, strides)), target.grids)
 
-    return Path(len(order) - 1 + (MAX_PHASES - 1) * layers, at)
+    return Path(len(order) - 1 + (MAX_STRIDE - 1) * layers, at)
 
 
 def _updating(target: Target, reading: Plan, window: int | None) -> Path:

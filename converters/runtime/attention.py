@@ -42,14 +42,14 @@ QUERY_BLOCK = 1024
 class HeadKind:
     """KV heads of a layer that hold the same share of the visual tokens, by their places in the file, and their query heads.
 
-    `phases` is the cache's key: TEXT_ONLY, 1 for all visual tokens, or the number of lattices; then `lattices` has one per KV head.
+    `stride` is the cache's key: TEXT_ONLY, 1 for all visual tokens, or more; then `offsets` has one per KV head.
     `reads` has one entry per query head: False where the K and V are held for visual queries alone.
     """
 
-    phases: int
+    stride: int
     kv_heads: tuple[int, ...]
     query_heads: tuple[int, ...]
-    lattices: tuple[int, ...]
+    offsets: tuple[int, ...]
     reads: tuple[bool, ...]
 
 
@@ -62,14 +62,14 @@ def head_kinds(layout: LayerLayout) -> tuple[HeadKind, ...]:
 @cache
 def _head_kinds(layout: LayerLayout) -> tuple[HeadKind, ...]:
     group = len(layout.query_order) // len(layout.kv_order)
-    held = [cut.phases for cut in layout.ranges for _ in range(cut.first, cut.last)]
+    held = [cut.stride for cut in layout.ranges for _ in range(cut.first, cut.last)]
     held[layout.cached_own : layout.own] = [TEXT_ONLY] * (layout.own - layout.cached_own)
     kinds = []
-    for phases, places in groupby(sorted(range(len(held)), key=lambda place: -held[place]), key=lambda place: held[place]):
+    for stride, places in groupby(sorted(range(len(held)), key=lambda place: -held[place]), key=lambda place: held[place]):
         kv_heads = tuple(sorted(places))
         query_heads = tuple(kv_head * group + member for kv_head in kv_heads for member in range(group))
-        lattices = tuple(layout.lattices[place] for place in kv_heads) if phases > 1 else ()
-        kinds.append(HeadKind(phases, kv_heads, query_heads, lattices, tuple(layout.reads[head] for head in query_heads)))
+        offsets = tuple(layout.offsets[place] for place in kv_heads) if stride > 1 else ()
+        kinds.append(HeadKind(stride, kv_heads, query_heads, offsets, tuple(layout.reads[head] for head in query_heads)))
     return tuple(kinds)
 
 
@@ -163,10 +163,10 @@ class TextMasks:
         self._visible: dict[int, Tensor | None] = {}
         self._masks: dict[HeadKind, Tensor | None] = {}
 
-    def prepare(self, phases: Iterable[int]) -> None:
-        """Look now, since data decides, which lattices can share a mask: no compiler can follow that."""
-        for number in phases:
-            self._seen(number)
+    def prepare(self, strides: Iterable[int]) -> None:
+        """Look now, since data decides, which offsets can share a mask: no compiler can follow that."""
+        for stride in strides:
+            self._seen(stride)
 
     def of(self, kind: HeadKind) -> Tensor | None:
         """Mask `[batch, 1 or query heads, queries, keys]`, None where every key is seen (or `causal` says it all)."""
@@ -176,27 +176,27 @@ class TextMasks:
             self._masks[kind] = self._mask(kind)
         return self._masks[kind]
 
-    def _seen(self, phases: int) -> Tensor | None:
-        if phases not in self._visible and not self.causal:
-            self._visible[phases] = _shared(self.timeline.visible(phases, self.slots))
-        return self._visible.get(phases)
+    def _seen(self, stride: int) -> Tensor | None:
+        if stride not in self._visible and not self.causal:
+            self._visible[stride] = _shared(self.timeline.visible(stride, self.slots))
+        return self._visible.get(stride)
 
     def _mask(self, kind: HeadKind) -> Tensor | None:
-        mask = self._seen(kind.phases)
+        mask = self._seen(kind.stride)
         group = len(kind.query_heads) // len(kind.kv_heads)
         if mask is not None and mask.shape[1] > 1:
-            mask = take(mask, [lattice for lattice in kind.lattices for _ in range(group)], 1)
-        if kind.phases == TEXT_ONLY or all(kind.reads):
+            mask = take(mask, [offset for offset in kind.offsets for _ in range(group)], 1)
+        if kind.stride == TEXT_ONLY or all(kind.reads):
             return mask
         reads = torch.tensor(kind.reads, device=self.slots.device)[:, None, None]
-        allowed = (reads | self.timeline.text_columns(kind.phases))[None]
+        allowed = (reads | self.timeline.text_columns(kind.stride))[None]
         return allowed if mask is None else mask & allowed
 
 
 def text_attention(query: Tensor, key: Tensor, value: Tensor, kind: HeadKind, masks: TextMasks, scale: float) -> Tensor:
     """Text queries of one kind of KV head. Those before all that is visual are not shown it."""
     mask, leading, text = masks.of(kind), masks.leading, query.shape[2]
-    if mask is None or kind.phases == TEXT_ONLY or not leading:
+    if mask is None or kind.stride == TEXT_ONLY or not leading:
         return attend(query, key, value, mask, scale, masks.causal)
     first = slice(key.shape[2] - text, key.shape[2] - text + leading)
     before = attend(query[:, :, :leading], key[:, :, first], value[:, :, first], None, scale, causal=True)
@@ -211,7 +211,7 @@ def leading_text(streams: Streams, seen: int) -> int:
 
 
 def _shared(mask: Tensor | None) -> Tensor | None:
-    """One lattice's mask for all of them where they are equal: where no text stands inside a picture, and lattices are of one size."""
+    """One offset's mask for all of them where they are equal: no text inside a picture, and all offsets have as many tokens."""
     return mask[:, :1] if mask is not None and mask.shape[1] > 1 and bool((mask == mask[:, :1]).all()) else mask
 
 
@@ -238,23 +238,21 @@ class Strips:
 
 @cache
 @torch.inference_mode(False)  # what is kept serves training too
-def strips(grid: Grid, window: int, locality: str, window_frames: int | None) -> Strips:
-    """The strips of one image or video. Keys are the rectangle in reach, clamped into the grid, of the frames in reach."""
+def strips(grid: Grid, window: int, locality: str) -> Strips:
+    """The strips of one image or video. Keys are the rectangle in reach, clamped into the grid, of all frames."""
     half, below = window // 2, 0 if locality == "causal" and grid.frames == 1 else window // 2
     height, width = min(STRIP_ROWS, grid.rows), ceil(grid.columns / ceil(grid.columns / STRIP_COLUMNS))
     tall, wide = min(grid.rows, height + half + below), min(grid.columns, width + 2 * half)
-    frames_back = grid.frames - 1 if window_frames is None else min(window_frames, grid.frames - 1)
     area = grid.rows * grid.columns
     queries, keys, masks = [], [], []
     for frame, top, left in product(range(grid.frames), range(0, grid.rows, height), range(0, grid.columns, width)):
         top, left = min(top, grid.rows - height), min(left, grid.columns - width)
         query = frame * area + _rectangle(grid, top, left, height, width)
         block = _rectangle(grid, min(max(0, top - half), grid.rows - tall), min(max(0, left - half), grid.columns - wide), tall, wide)
-        first_frame = max(0, frame - frames_back)
-        key = torch.cat([(first_frame + back) * area + block for back in range(frames_back + 1)])
+        key = torch.cat([other * area + block for other in range(grid.frames)])
         queries.append(query)
         keys.append(key)
-        masks.append(sees(query[:, None], key[None], grid, window, locality, window_frames))
+        masks.append(sees(query[:, None], key[None], grid, window, locality))
     places = torch.cat(queries).argsort(stable=True)[_first_of_each(torch.cat(queries))]
     return Strips(torch.stack(queries), torch.stack(keys), torch.stack(masks), places)
 
@@ -270,16 +268,15 @@ def _first_of_each(numbers: Tensor) -> Tensor:
     return torch.cat([torch.tensor([True]), ordered[1:] != ordered[:-1]])
 
 
-def sees(query: Tensor, key: Tensor, grid: Grid, window: int, locality: str, window_frames: int | None) -> Tensor:
+def sees(query: Tensor, key: Tensor, grid: Grid, window: int, locality: str) -> Tensor:
     """Whether a visual query sees a visual key of the same image: in the window, not in a later frame, causal or symmetric."""
     area = grid.rows * grid.columns
     frames = query // area - key // area
     rows = (query % area // grid.columns - key % area // grid.columns).abs()
     columns = (query % grid.columns - key % grid.columns).abs()
     near = (rows <= window // 2) & (columns <= window // 2)
-    earlier = (frames > 0) & (frames <= (grid.frames if window_frames is None else window_frames))
     same = (frames == 0) & ((key <= query) if locality == "causal" else torch.ones_like(near))
-    return near & (earlier | same)
+    return near & ((frames > 0) | same)
 
 
 @dataclass(frozen=True)
@@ -288,11 +285,10 @@ class WindowRule:
 
     window: int
     locality: str
-    window_frames: int | None
 
     def sees(self, query: Tensor, key: Tensor, grid: Grid) -> Tensor:
         """Whether a token of a grid sees another one, both by their numbers."""
-        return sees(query, key, grid, self.window, self.locality, self.window_frames)
+        return sees(query, key, grid, self.window, self.locality)
 
 
 def windowed_attention(
@@ -343,7 +339,7 @@ def in_strips(query: Tensor, keys: Tensor, values: Tensor, text_slots: Tensor, s
     queries = query.transpose(1, 2).flatten(0, 1)
     out = query.new_zeros(batch * rows, heads, size)
     for grid, images in streams.grids.items():
-        cut = strips(grid, rule.window, rule.locality, rule.window_frames)
+        cut = strips(grid, rule.window, rule.locality)
         sample = torch.tensor([image.sample for image in images], device=device)[:, None, None]
         first = sample * rows + torch.tensor([image.start for image in images], device=device)[:, None, None]
         texts = (batch * rows + sample * text + torch.arange(text, device=device)).expand(-1, len(cut.keys), -1)
@@ -384,24 +380,6 @@ def full_attention(query: Tensor, key: Tensor, value: Tensor, slots: Tensor, key
         keys, values = (torch.cat([tensor[:, :, before], tensor[:, :, text]], 2) for tensor in (key, value))
         seen.append(attend(query[:, :, first:last], keys, values, (shown <= queries[:, :, first:last]) & (shown >= 0), scale))
     return torch.cat(seen, 2)
-
-
-def lattice_attention(
-    query: Tensor, key: Tensor, value: Tensor, slots: Tensor, key_slots: Tensor, lattices: Sequence[int], scale: float
-) -> Tensor:
-    """The same where the keys of each head are those of one lattice: `key_slots` `[batch, phases, keys]`, heads by `lattices`."""
-    queries = slots.where(slots >= 0, torch.iinfo(slots.dtype).max)[:, None, :, None]
-    shown = ((key_slots >= 0)[:, :, None], key_slots[:, :, None])
-    seen = []
-    for lattice, group in groupby(range(len(lattices)), key=lattices.__getitem__):
-        heads = list(group)
-        for first in range(0, query.shape[2], QUERY_BLOCK):
-            block = slice(first, first + QUERY_BLOCK)
-            mask = (shown[1][:, [lattice]] <= queries[:, :, block]) & shown[0][:, [lattice]]
-            queried, keys, values = (take(part, heads, 1) for part in (query[:, :, block], key, value))
-            seen.append(attend(queried, keys, values, mask, scale))
-    blocks = ceil(query.shape[2] / QUERY_BLOCK)
-    return torch.cat([torch.cat(seen[start : start + blocks], 2) for start in range(0, len(seen), blocks)], 1)
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, slots: Tensor, key_slots: Tensor, scale: float) -> Tensor:

@@ -20,71 +20,71 @@ ROOM = 64
 class Timeline:
     """The slot of every cached key, shared by the layers of one cache.
 
-    `slots[phases]` is `[batch, max(phases, 1), keys]`, -1 where a sample has no key; `text[phases]` `[keys]` tells text columns.
-    Keys stand in the order of calls, in each call visual before text. `gapless[phases]` is True while no key is missing.
+    `slots[stride]` is `[batch, max(stride, 1), keys]`, -1 where a sample has no key; `text[stride]` `[keys]` tells text columns.
+    Keys stand in the order of calls, in each call visual before text. `gapless[stride]` is True while no key is missing.
     """
 
-    def __init__(self, phases: Iterable[int]) -> None:
+    def __init__(self, strides: Iterable[int]) -> None:
         self.seen = 0
-        self.slots: dict[int, Tensor | None] = dict.fromkeys(sorted(set(phases) | {TEXT_ONLY}))
+        self.slots: dict[int, Tensor | None] = dict.fromkeys(sorted(set(strides) | {TEXT_ONLY}))
         self.text: dict[int, Tensor | None] = dict.fromkeys(self.slots)
         self.gapless = dict.fromkeys(self.slots, True)
         self.kept: dict[int, Tensor] = {}
 
     def append(self, length: int, text: Tensor, visual: Callable[[int], Tensor] | None, gapless: bool) -> None:
-        """Add a call of `length` slots: its text slots `[batch, text]` and, by phases, its visual ones `[batch, phases, keys]`."""
-        for phases in self.slots:
-            parts = [text[:, None].expand(-1, max(phases, 1), -1)]
-            if visual is not None and phases != TEXT_ONLY:
-                parts.insert(0, visual(phases))
-                self.gapless[phases] &= bool((parts[0] >= 0).all())
-            self.gapless[phases] &= gapless
+        """Add a call of `length` slots: its text slots `[batch, text]` and, by stride, its visual ones `[batch, stride, keys]`."""
+        for stride in self.slots:
+            parts = [text[:, None].expand(-1, max(stride, 1), -1)]
+            if visual is not None and stride != TEXT_ONLY:
+                parts.insert(0, visual(stride))
+                self.gapless[stride] &= bool((parts[0] >= 0).all())
+            self.gapless[stride] &= gapless
             columns = [torch.full((part.shape[-1],), part is parts[-1], device=text.device) for part in parts]
-            self.slots[phases] = _joined(self.slots[phases], parts)
-            self.text[phases] = _joined(self.text[phases], columns)
+            self.slots[stride] = _joined(self.slots[stride], parts)
+            self.text[stride] = _joined(self.text[stride], columns)
         self.seen += length
 
     def crop(self, length: int) -> None:
         """Forget the slots from `length` on; `kept` then holds the columns that remain, for the layers to follow."""
-        for phases, slots in self.slots.items():
+        for stride, slots in self.slots.items():
             if slots is None:
                 continue
             stay = (slots >= 0) & (slots < length)
-            self.kept[phases] = stay.flatten(0, 1).any(0).nonzero()[:, 0]
-            self.slots[phases] = slots.where(stay, -1)[..., self.kept[phases]]
-            self.text[phases] = self._text(phases)[self.kept[phases]]
-            self.gapless[phases] = bool((self.all_slots(phases) >= 0).all())
+            self.kept[stride] = stay.flatten(0, 1).any(0).nonzero()[:, 0]
+            self.slots[stride] = slots.where(stay, -1)[..., self.kept[stride]]
+            self.text[stride] = self._text(stride)[self.kept[stride]]
+            self.gapless[stride] = bool((self.all_slots(stride) >= 0).all())
         self.seen = length
 
     def each_batch(self, change: Callable[[Tensor], Tensor]) -> None:
         """Apply a change of the batch dimension."""
-        self.slots = {phases: None if slots is None else change(slots) for phases, slots in self.slots.items()}
+        self.slots = {stride: None if slots is None else change(slots) for stride, slots in self.slots.items()}
 
-    def all_slots(self, phases: int) -> Tensor:
-        """Slots of the keys held so far, `[batch, max(phases, 1), keys]`."""
-        slots = self.slots[phases]
+    def all_slots(self, stride: int) -> Tensor:
+        """Slots of the keys held so far, `[batch, max(stride, 1), keys]`."""
+        slots = self.slots[stride]
         assert slots is not None
         return slots
 
-    def _text(self, phases: int) -> Tensor:
-        text = self.text[phases]
+    def _text(self, stride: int) -> Tensor:
+        text = self.text[stride]
         assert text is not None
         return text
 
-    def visible(self, phases: int, queries: Tensor) -> Tensor | None:
-        """Mask `[batch, max(phases, 1), queries, keys]` of keys up to each query's slot `[batch, queries]`; None: all of them.
+    def visible(self, stride: int, queries: Tensor) -> Tensor | None:
+        """Mask `[batch, max(stride, 1), queries, keys]` of keys up to each query's slot `[batch, queries]`; None: all of them.
 
         A padded query (slot -1) sees every key, so that no row is empty; nobody reads its output.
         """
-        slots = self.all_slots(phases)
-        if queries.shape[1] == 1 and self.gapless[phases]:
+        slots = self.all_slots(stride)
+        if queries.shape[1] == 1 and self.gapless[stride]:
             return None
         queries = queries.where(queries >= 0, self.seen)[:, None, :, None]
         return (slots[:, :, None] <= queries) & (slots[:, :, None] >= 0)
 
-    def text_columns(self, phases: int) -> Tensor:
+    def text_columns(self, stride: int) -> Tensor:
         """`[keys]`, True where a column is text."""
-        return self._text(phases)
+        return self._text(stride)
 
 
 class SparseLayer(CacheLayerMixin):
@@ -101,28 +101,28 @@ class SparseLayer(CacheLayerMixin):
         self.rectangles: dict[int, tuple[Tensor, Tensor]] = {}
         self.rooms: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def extend(self, phases: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def extend(self, stride: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append to the rectangle of this kind; returns it whole."""
-        if phases in self.rectangles and in_place():
-            keys, values = self._placed(phases, keys, values)
-        elif phases in self.rectangles:
-            old_keys, old_values = self.rectangles[phases]
+        if stride in self.rectangles and in_place():
+            keys, values = self._placed(stride, keys, values)
+        elif stride in self.rectangles:
+            old_keys, old_values = self.rectangles[stride]
             keys, values = torch.cat([old_keys, keys], 2), torch.cat([old_values, values], 2)
-        self.rectangles[phases] = keys, values
+        self.rectangles[stride] = keys, values
         self.is_initialized = True
         return keys, values
 
-    def _placed(self, phases: int, *new: Tensor) -> tuple[Tensor, Tensor]:
+    def _placed(self, stride: int, *new: Tensor) -> tuple[Tensor, Tensor]:
         """The rectangle with new keys and values behind it, in a room of its own, made when it first grows or is full."""
-        held, last = self.rectangles[phases], self.rectangles[phases][0].shape[2] + new[0].shape[2]
-        if phases not in self.rooms or self.rooms[phases][0].shape[2] < last:
+        held, last = self.rectangles[stride], self.rectangles[stride][0].shape[2] + new[0].shape[2]
+        if stride not in self.rooms or self.rooms[stride][0].shape[2] < last:
             spare = [tensor.new_empty(*tensor.shape[:2], last + ROOM, tensor.shape[3]) for tensor in held]
             for room, tensor in zip(spare, held, strict=True):
                 room[:, :, : tensor.shape[2]] = tensor
-            self.rooms[phases] = spare[0], spare[1]
-        for room, tensor in zip(self.rooms[phases], new, strict=True):
+            self.rooms[stride] = spare[0], spare[1]
+        for room, tensor in zip(self.rooms[stride], new, strict=True):
             room[:, :, last - tensor.shape[2] : last] = tensor
-        keys, values = self.rooms[phases]
+        keys, values = self.rooms[stride]
         return keys[:, :, :last], values[:, :, :last]
 
     @property
@@ -148,9 +148,9 @@ class SparseLayer(CacheLayerMixin):
         if self.first:
             length = tokens_to_remove if tokens_to_remove > 0 else self.timeline.seen + tokens_to_remove
             self.timeline.crop(max(0, length))
-        for phases, pair in self.rectangles.items():
-            kept = self.timeline.kept[phases]
-            self.rectangles[phases] = (pair[0].index_select(2, kept), pair[1].index_select(2, kept))
+        for stride, pair in self.rectangles.items():
+            kept = self.timeline.kept[stride]
+            self.rectangles[stride] = (pair[0].index_select(2, kept), pair[1].index_select(2, kept))
         self.rooms = {}
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -165,7 +165,7 @@ class SparseLayer(CacheLayerMixin):
     def _each_batch(self, change: Callable[[Tensor], Tensor]) -> None:
         if self.first:
             self.timeline.each_batch(change)
-        self.rectangles = {phases: (change(keys), change(values)) for phases, (keys, values) in self.rectangles.items()}
+        self.rectangles = {stride: (change(keys), change(values)) for stride, (keys, values) in self.rectangles.items()}
         self.rooms = {}
 
     def reset(self) -> None:
@@ -185,7 +185,7 @@ def _joined(old: Tensor | None, parts: list[Tensor]) -> Tensor:
     return torch.cat(parts if old is None else [old, *parts], -1)
 
 
-def sparse_layers(cache: Cache | None, layers: int, phases: Iterable[int]) -> tuple[Cache, list[SparseLayer]]:
+def sparse_layers(cache: Cache | None, layers: int, strides: Iterable[int]) -> tuple[Cache, list[SparseLayer]]:
     """The layers of a pruned model's cache, put into `cache` when it is still empty. Raises ValueError for other caches."""
     cache = DynamicCache() if cache is None else cache
     held = list(cache.layers)
@@ -198,7 +198,7 @@ def sparse_layers(cache: Cache | None, layers: int, phases: Iterable[int]) -> tu
         )
     if cache.get_seq_length():
         raise ValueError("This cache was filled by another model. Start with an empty one.")
-    timeline = Timeline(phases)
+    timeline = Timeline(strides)
     cache.layers = [SparseLayer(timeline, index == 0) for index in range(layers)]
     cache.layer_class_to_replicate = None
     return cache, cache.layers

@@ -1,6 +1,6 @@
 """Kept first: the order of heads and neurons in a converted file, and what each layer's heads are for.
 
-KV heads come in the order *used by self heads and read*, *used by self heads only*, *read only*, *unread*, each by phase; query
+KV heads come in the order *used by self heads and read*, *used by self heads only*, *read only*, *unread*, each by offset; query
 heads follow inside and with their groups; neurons that visual tokens compute come first. What visual tokens need is then a
 leading slice of the dense matrices, and the file stays a valid dense checkpoint of the same function.
 """
@@ -12,18 +12,18 @@ from itertools import groupby
 from .plan import LayerPlan, Plan, Sizes
 
 TEXT_ONLY = 0
-"""In the place of a number of phases: a KV head that holds no visual token."""
+"""In the place of a stride: a KV head that holds no visual token."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Neighbouring KV heads of a file, `first` to `last`, that hold the same visual tokens: those of one lattice of `phases`, all
+    """Neighbouring KV heads of a file, `first` to `last`, that hold the same visual tokens: those at one offset of `stride`, all
     where that is 1, none where it is TEXT_ONLY."""
 
     first: int
     last: int
-    phases: int
-    lattice: int
+    stride: int
+    offset: int
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class LayerLayout:
 
     `kv_order[i]` is the dense KV head at place i of the file, and so on. Counts give the leading parts: `own_read` KV heads
     used by self heads and read, `own` of these and the self-only ones, `read_only` heads after them, the rest unread.
-    `lattices[i]` is the lattice of KV head i of the file, one of `self_phases` where self heads use it, of `read_phases` where it
-    is read only. `reads[h]` and `computes[h]` tell for the query head at place h of the file whether text reads visual tokens in
-    it and whether visual tokens compute it. `ranges` are the KV heads, cut where what they hold changes.
+    `offsets[i]` is the offset of KV head i of the file within `read_stride` where it is read only, else 0. `reads[h]` and
+    `computes[h]` tell for the query head at place h of the file whether text reads visual tokens in it and whether visual tokens compute
+    it. `ranges` are the KV heads, cut where what they hold changes.
     """
 
     kv_order: tuple[int, ...]
@@ -43,21 +43,24 @@ class LayerLayout:
     own_read: int
     own: int
     read_only: int
-    lattices: tuple[int, ...]
+    offsets: tuple[int, ...]
     ranges: tuple[Range, ...]
     reads: tuple[bool, ...]
     computes: tuple[bool, ...]
     neurons: int
     window: int | None
-    read_phases: int
-    self_phases: int
+    read_stride: int
     kv_rank: int | None
-    ranked_queries: bool
+
+    @property
+    def ranked_queries(self) -> bool:
+        """Whether visual queries are made through the dimensions of K and V."""
+        return self.kv_rank is not None and self.own > 0
 
     @property
     def visual_ranges(self) -> tuple[Range, ...]:
         """The ranges that hold visual tokens: their K and V are one product each."""
-        return tuple(part for part in self.ranges if part.phases != TEXT_ONLY)
+        return tuple(part for part in self.ranges if part.stride != TEXT_ONLY)
 
     @property
     def held(self) -> int:
@@ -74,9 +77,9 @@ class LayerLayout:
         """Leading KV heads of self heads that keep K and V of visual tokens in the cache (unwindowed ones: a later image sees them)."""
         return self.own if self.window is None else self.own_read
 
-    def first(self, phases: int) -> int:
-        """The first KV head that holds one lattice of so many."""
-        return next(part.first for part in self.ranges if part.phases == phases)
+    def first(self, stride: int) -> int:
+        """The first KV head of a stride."""
+        return next(part.first for part in self.ranges if part.stride == stride)
 
     @property
     def updates(self) -> bool:
@@ -84,17 +87,13 @@ class LayerLayout:
         return self.own > 0 or self.neurons > 0
 
 
-def lattices(layer: LayerPlan, index: int, sizes: Sizes) -> tuple[dict[int, int], dict[int, int]]:
-    """The lattice of each KV head of layer `index` that self heads use, and of each read-only one, in ascending order of the dense
-    model's heads."""
-    own, read_only = layer.kv_heads(sizes)
-    by_turns = ((own, layer.self_phases), (read_only, layer.read_phases))
-    first, second = ({head: turn(index, place) % phases for place, head in enumerate(heads)} for heads, phases in by_turns)
-    return first, second
+def head_offsets(layer: LayerPlan, index: int, sizes: Sizes) -> dict[int, int]:
+    """The offset of each read-only KV head of layer `index`, in ascending order of the dense model's heads."""
+    return {head: head_offset(index, place) % layer.read_stride for place, head in enumerate(layer.kv_heads(sizes)[1])}
 
 
-def turn(index: int, place: int) -> int:
-    """Whose turn it is: KV heads of one kind follow one another in their layer, and every layer begins one lattice further."""
+def head_offset(index: int, place: int) -> int:
+    """Before the modulus: read-only KV heads follow one another in their layer, and every layer begins one offset further."""
     return index + place
 
 
@@ -103,10 +102,9 @@ def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
     own, read_only = layer.kv_heads(sizes)
     reads, computes = set(layer.read_heads), set(layer.self_heads)
     read_groups = {head // sizes.group for head in reads}
-    own_lattice, read_lattice = lattices(layer, index, sizes)
-    lattice = own_lattice | read_lattice
-    by_lattice = sorted(own, key=lambda head: (head not in read_groups, lattice[head], head))
-    first = by_lattice + sorted(read_only, key=lambda head: (lattice[head], head))
+    offset = dict.fromkeys(own, 0) | head_offsets(layer, index, sizes)
+    first = sorted(own, key=lambda head: (head not in read_groups, head))
+    first += sorted(read_only, key=lambda head: (offset[head], head))
     kv_order = first + [head for head in range(sizes.num_key_value_heads) if head not in set(first)]
     query_order = [
         head
@@ -117,7 +115,7 @@ def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
         )
     ]
     unread = len(kv_order) - len(first)
-    held = [layer.self_phases] * len(own) + [layer.read_phases] * len(read_only) + [TEXT_ONLY] * unread
+    strides = [1] * len(own) + [layer.read_stride] * len(read_only) + [TEXT_ONLY] * unread
     kept = set(layer.neurons)
     neuron_order = list(layer.neurons) + [neuron for neuron in range(sizes.intermediate_size) if neuron not in kept]
     return LayerLayout(
@@ -127,23 +125,21 @@ def layer_layout(layer: LayerPlan, index: int, sizes: Sizes) -> LayerLayout:
         own_read=sum(head in read_groups for head in own),
         own=len(own),
         read_only=len(read_only),
-        lattices=tuple(lattice[head] for head in first),
-        ranges=tuple(_ranges(held, [*(lattice[head] for head in first), *[0] * len(held)])),
+        offsets=tuple(offset[head] for head in first),
+        ranges=tuple(_ranges(strides, [*(offset[head] for head in first), *[0] * unread])),
         reads=tuple(head in reads for head in query_order),
         computes=tuple(head in computes for head in query_order),
         neurons=len(layer.neurons),
         window=layer.window,
-        read_phases=layer.read_phases,
-        self_phases=layer.self_phases,
+        read_stride=layer.read_stride,
         kv_rank=layer.kv_rank,
-        ranked_queries=layer.ranked_queries,
     )
 
 
-def _ranges(held: Sequence[int], lattice: Sequence[int]) -> Iterator[Range]:
-    for (phases, turn), group in groupby(range(len(held)), key=lambda place: (held[place], lattice[place])):
+def _ranges(strides: Sequence[int], offsets: Sequence[int]) -> Iterator[Range]:
+    for (stride, offset), group in groupby(range(len(strides)), key=lambda place: (strides[place], offsets[place])):
         places = list(group)
-        yield Range(places[0], places[-1] + 1, phases, turn)
+        yield Range(places[0], places[-1] + 1, stride, offset)
 
 
 def layouts(plan: Plan) -> tuple[LayerLayout, ...]:

@@ -7,12 +7,9 @@ version, and an unknown key is an error. Only the standard library is needed to 
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from .stride import MAX_PHASES
+from .stride import MAX_STRIDE
 
-SCHEMA = 4
-_ADDED = {2: "self_phases", 3: "kv_rank", SCHEMA: "ranked_queries"}
-LATER = {schema: tuple(name for since, name in _ADDED.items() if since > schema) for schema in range(1, SCHEMA + 1)}
-"""Schemas that can be read, with what their layers lack: nothing was dealt out or factored so."""
+SCHEMA = 1
 LOCALITIES = ("causal", "symmetric")
 
 
@@ -59,20 +56,23 @@ class LayerPlan:
 
     `read_heads`: query heads in which text sees visual keys. `self_heads`: query heads that visual tokens compute for
     themselves. `neurons`: FFN neurons computed for visual tokens. `window`: odd side of the square of grid neighbours that a
-    visual query sees, None for all. `read_phases`: lattices that read-only KV heads take in turns; `self_phases`: the same for the
-    KV heads of self heads, whose K and V then exist for one lattice only, for text and visual queries alike. `kv_rank`: K and V of
-    visual tokens are made through so many dimensions, by factors that are fitted to the model (see `planning.refit`); None: by the
-    whole projections. `ranked_queries`: so are the queries of self heads, through the same dimensions.
+    visual query sees, None for all. `read_stride`: a read-only KV head shows text
+    every so many-th visual token, at an offset that changes from head to head and layer to layer. `kv_rank`: K and V of visual
+    tokens, and the queries of self heads, are made through so many dimensions, by factors that are fitted to the model (see
+    `planning.compensation`); None: by the whole projections.
     """
 
     read_heads: tuple[int, ...]
     self_heads: tuple[int, ...]
     neurons: tuple[int, ...]
     window: int | None = None
-    read_phases: int = 1
-    self_phases: int = 1
+    read_stride: int = 1
     kv_rank: int | None = None
-    ranked_queries: bool = False
+
+    @property
+    def ranked_queries(self) -> bool:
+        """Whether visual queries are made through the dimensions of K and V."""
+        return self.kv_rank is not None and bool(self.self_heads)
 
     def kv_heads(self, sizes: Sizes) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """KV heads that self heads need, and those that text alone reads."""
@@ -89,7 +89,6 @@ class Plan:
     layers: tuple[LayerPlan, ...]
     grids: tuple[Grid, ...]
     locality: str = "causal"
-    window_frames: int | None = None
 
     @property
     def visual_depth(self) -> int:
@@ -116,9 +115,8 @@ def dense_plan(sizes: Sizes, grids: tuple[Grid, ...]) -> Plan:
 def normalise(plan: Plan) -> Plan:
     """The same function, written without updates that nobody reads, so that equal functions have equal plans.
 
-    From layer `visual_depth - 1` on visual tokens need K and V only. A layer without self heads has no window and one self phase,
-    one without read-only KV heads one read phase, one that holds no visual tokens no rank, and one that lacks either no ranked
-    queries; a locality without a window anywhere is causal.
+    From layer `visual_depth - 1` on visual tokens need K and V only. A layer without self heads has no window, one without read-only
+    KV heads a read stride of 1, one that holds no visual tokens no rank; a locality without a window anywhere is causal.
     """
     depth = plan.visual_depth
     layers = []
@@ -126,21 +124,14 @@ def normalise(plan: Plan) -> Plan:
         if index >= depth - 1:
             layer = replace(layer, self_heads=(), neurons=())
         if not layer.self_heads:
-            layer = replace(layer, window=None, self_phases=1)
+            layer = replace(layer, window=None)
         if not layer.kv_heads(plan.sizes)[1]:
-            layer = replace(layer, read_phases=1)
+            layer = replace(layer, read_stride=1)
         if not layer.read_heads and not layer.self_heads:
             layer = replace(layer, kv_rank=None)
-        if not layer.self_heads or layer.kv_rank is None:
-            layer = replace(layer, ranked_queries=False)
         layers.append(layer)
     windows = any(layer.window for layer in layers)
-    return replace(
-        plan,
-        layers=tuple(layers),
-        locality=plan.locality if windows else "causal",
-        window_frames=plan.window_frames if windows else None,
-    )
+    return replace(plan, layers=tuple(layers), locality=plan.locality if windows else "causal")
 
 
 def validate(plan: Plan) -> Plan:
@@ -154,8 +145,6 @@ def validate(plan: Plan) -> Plan:
         raise PlanError(f"locality is {plan.locality!r}, not one of {', '.join(LOCALITIES)}")
     if not plan.grids or any(min(grid.rows, grid.columns, grid.frames) < 1 for grid in plan.grids):
         raise PlanError("the plan needs at least one reference grid, of at least one row, column and frame")
-    if plan.window_frames is not None and plan.window_frames < 0:
-        raise PlanError(f"window_frames is {plan.window_frames}, which is below 0")
     limits = {"read_heads": sizes.num_attention_heads, "self_heads": sizes.num_attention_heads, "neurons": sizes.intermediate_size}
     for index, layer in enumerate(plan.layers):
         for name, limit in limits.items():
@@ -164,17 +153,10 @@ def validate(plan: Plan) -> Plan:
                 raise PlanError(f"layer {index}: {name} must be sorted, unique and within 0..{limit - 1}")
         if layer.window is not None and (layer.window < 1 or layer.window % 2 == 0):
             raise PlanError(f"layer {index}: window is {layer.window}, not an odd number of at least 1")
-        for name, phases in (("read_phases", layer.read_phases), ("self_phases", layer.self_phases)):
-            if not 1 <= phases <= MAX_PHASES:
-                raise PlanError(f"layer {index}: {name} is {phases}, not within 1..{MAX_PHASES}")
+        if not 1 <= layer.read_stride <= MAX_STRIDE:
+            raise PlanError(f"layer {index}: read_stride is {layer.read_stride}, not within 1..{MAX_STRIDE}")
         if layer.kv_rank is not None and not 1 <= layer.kv_rank <= sizes.hidden_size:
             raise PlanError(f"layer {index}: kv_rank is {layer.kv_rank}, not within 1..{sizes.hidden_size}")
-        if not isinstance(layer.ranked_queries, bool):
-            raise PlanError(f"layer {index}: ranked_queries is {layer.ranked_queries!r}, not true or false")
-        if layer.window is not None and layer.self_phases > 1:
-            raise PlanError(
-                f"layer {index}: self_phases is {layer.self_phases} beside a window of {layer.window}, which needs all neighbours"
-            )
     return plan
 
 
@@ -208,17 +190,14 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "sizes": asdict(plan.sizes),
         "grids": [[grid.rows, grid.columns, grid.frames] for grid in plan.grids],
         "locality": plan.locality,
-        "window_frames": plan.window_frames,
         "layers": [
             {
                 "read_heads": ranges(layer.read_heads),
                 "self_heads": ranges(layer.self_heads),
                 "neurons": ranges(layer.neurons),
                 "window": layer.window,
-                "read_phases": layer.read_phases,
-                "self_phases": layer.self_phases,
+                "read_stride": layer.read_stride,
                 "kv_rank": layer.kv_rank,
-                "ranked_queries": layer.ranked_queries,
             }
             for layer in plan.layers
         ],
@@ -226,14 +205,14 @@ def to_json(plan: Plan) -> dict[str, Any]:
 
 
 def from_json(data: Any) -> Plan:
-    """Read and validate a plan. Raises PlanError for a newer schema, an unknown or missing key, or impossible values."""
+    """Read and validate a plan. Raises PlanError for another schema, an unknown or missing key, or impossible values."""
     if not isinstance(data, dict) or "schema" not in data:
         raise PlanError("this is not a plan: it has no schema")
-    if data["schema"] not in LATER:
-        raise PlanError(f"the plan's schema is {data['schema']!r}, this version reads {', '.join(map(str, LATER))}")
-    _exactly(data, {"schema", "sizes", "grids", "locality", "window_frames", "layers"}, "the plan")
+    if data["schema"] != SCHEMA:
+        raise PlanError(f"the plan's schema is {data['schema']!r}, this version reads {SCHEMA}")
+    _exactly(data, {"schema", "sizes", "grids", "locality", "layers"}, "the plan")
     _exactly(data["sizes"], {field.name for field in fields(Sizes)}, "the plan's sizes")
-    layer_keys = {field.name for field in fields(LayerPlan)} - set(LATER[data["schema"]])
+    layer_keys = {field.name for field in fields(LayerPlan)}
     layers = []
     for index, layer in enumerate(data["layers"]):
         _exactly(layer, layer_keys, f"layer {index}")
@@ -241,7 +220,7 @@ def from_json(data: Any) -> Plan:
         layers.append(LayerPlan(**{**layer, **kept}))
     try:
         grids = tuple(Grid(*grid) for grid in data["grids"])
-        plan = Plan(Sizes(**data["sizes"]), tuple(layers), grids, data["locality"], data["window_frames"])
+        plan = Plan(Sizes(**data["sizes"]), tuple(layers), grids, data["locality"])
         return validate(plan)
     except TypeError as error:
         raise PlanError(f"the plan has a value of the wrong type: {error}") from None

@@ -24,7 +24,6 @@ from .attention import (
     causal_attention,
     full_attention,
     head_kinds,
-    lattice_attention,
     leading_text,
     rotate,
     take,
@@ -96,13 +95,13 @@ class Call:
                 added(total, inner(part), weight, bias)
         self.unit = None
 
-    def normalised(self, norm: Any, text: Tensor, phases: int = 1, phase: int = 0) -> Tensor:
-        """Visual rows (of one phase) after an RMS norm, `norm(visual)` to the bit, then the `text` rows, which have been through it."""
+    def normalised(self, norm: Any, text: Tensor, stride: int = 1, offset: int = 0) -> Tensor:
+        """Visual rows (at one offset) after an RMS norm, `norm(visual)` to the bit, then the `text` rows, which have been through it."""
         assert self.visual is not None
         if self.unit is None:
             place = None if self.places is None else self.places[0]
             self.unit = by_pieces(partial(_unit, epsilon=norm.variance_epsilon), self.visual, place=place)
-        index = torch.arange(len(self.visual), device=text.device) if phases == 1 else self.of_phase(phases, phase)
+        index = torch.arange(len(self.visual), device=text.device) if stride == 1 else self.at_offset(stride, offset)
         work = partial(_scaled, self.unit, norm.weight)
         if self.places is None:
             return torch.cat([work(index), text])
@@ -111,23 +110,23 @@ class Call:
         rows[len(index) :] = text
         return rows
 
-    def of_phase(self, phases: int, phase: int) -> Tensor:
-        """Which of the flat visual rows are of a phase."""
+    def at_offset(self, stride: int, offset: int) -> Tensor:
+        """Which of the flat visual rows are at an offset."""
         assert self.streams is not None
-        index = self.streams.by_phase(phases)[0][:, phase, : self.streams.phase_size(phases, phase)]
+        index = self.streams.by_stride(stride)[0][:, offset, : self.streams.offset_size(stride, offset)]
         return flat_index(index, self.streams.visual_index.shape[1])
 
-    def rotary(self, phases: int = 1, phase: int = 0) -> Rotary:
-        """Cosine and sine of the visual rows (of one phase), then of the text rows."""
-        if (phases, phase) not in self.rotaries:
+    def rotary(self, stride: int = 1, offset: int = 0) -> Rotary:
+        """Cosine and sine of the visual rows (at one offset), then of the text rows."""
+        if (stride, offset) not in self.rotaries:
             assert self.visual_rotary is not None
             visual = self.visual_rotary
-            if phases > 1:
-                index = self.of_phase(phases, phase)
+            if stride > 1:
+                index = self.at_offset(stride, offset)
                 visual = visual[0].index_select(0, index), visual[1].index_select(0, index)
             cosine, sine = (torch.cat(pair) for pair in zip(visual, self.text_rotary, strict=True))
-            self.rotaries[phases, phase] = cosine, sine
-        return self.rotaries[phases, phase]
+            self.rotaries[stride, offset] = cosine, sine
+        return self.rotaries[stride, offset]
 
 
 def _unit(rows: Tensor, epsilon: float) -> Tensor:
@@ -362,10 +361,10 @@ class SparseTextModel(nn.Module):
         """A call at the input of the first layer, and the cache with its layers."""
         if not self.split:
             self.split_weights()
-        phases = [kind.phases for layout in self.layouts for kind in head_kinds(layout)]
-        cache, cached = sparse_layers(cache, len(self.layers), phases)
+        strides = [kind.stride for layout in self.layouts for kind in head_kinds(layout)]
+        cache, cached = sparse_layers(cache, len(self.layers), strides)
         call = self._call(embeds, mask, positions, visual, images, cached[0].timeline, own, rows_of_call)
-        call.masks.prepare(phases)
+        call.masks.prepare(strides)
         return call, cache, cached
 
     def _rows_apart(self, ids: Tensor, visual: Tensor, features: Tensor, streams: Streams) -> Tensor:
@@ -417,7 +416,7 @@ class SparseTextModel(nn.Module):
         timeline.append(
             length,
             streams.text_slots,
-            lambda phases: streams.visual_slots[:, None] if phases == 1 else streams.by_phase(phases)[1],
+            lambda stride: streams.visual_slots[:, None] if stride == 1 else streams.by_stride(stride)[1],
             gapless=bool((streams.text_slots >= 0).all()),
         )
         first = streams.visual_index.numel()
@@ -449,9 +448,6 @@ class SparseTextModel(nn.Module):
             rows = call.normalised(layer.input_layernorm, text)
             ranked = _linear(rows[: len(call.visual)], layer.self_attn.visual_kv_proj)
             queries, own_queries = _ranked_queries(layer.self_attn, parts.query, ranked, text, call)
-        elif layout.self_phases > 1 and call.visual is not None:  # no KV head takes all visual rows
-            rows = call.normalised(layer.input_layernorm, text)
-            queries, own_queries = _queries(parts.query, layout, rows, text, call, size)
         source = partial(_source, layer.self_attn, text, call)
         key, value = source(parts.key, "visual_k_proj"), source(parts.value, "visual_v_proj")
         for part in _shared_rows(layer, layout, call, text, ranked):
@@ -461,8 +457,8 @@ class SparseTextModel(nn.Module):
             values.append(_projected(part, value, call.batch, size))
         assert queries is not None
         kinds = head_kinds(layout)
-        held = {kind.phases: cached.extend(kind.phases, _rectangle(kind, keys), _rectangle(kind, values)) for kind in kinds}
-        seen = [text_attention(take(queries, kind.query_heads, 1), *held[kind.phases], kind, call.masks, scale) for kind in kinds]
+        held = {kind.stride: cached.extend(kind.stride, _rectangle(kind, keys), _rectangle(kind, values)) for kind in kinds}
+        seen = [text_attention(take(queries, kind.query_heads, 1), *held[kind.stride], kind, call.masks, scale) for kind in kinds]
         output = _joined([part.transpose(1, 2) for part in seen], 2)
         places = [head for kind in kinds for head in kind.query_heads]
         if places != sorted(places):
@@ -487,10 +483,6 @@ class SparseTextModel(nn.Module):
         assert call.streams is not None
         group = len(layout.query_order) // len(layout.kv_order)
         shared = [head // group for head in layout.computing]
-        if layout.self_phases > 1:
-            held_keys, held_values = (take(tensor, shared, 1) for tensor in held[layout.self_phases])
-            lattices, key_slots = [layout.lattices[head] for head in shared], call.timeline.all_slots(layout.self_phases)
-            return lattice_attention(queries, held_keys, held_values, call.streams.visual_slots, key_slots, lattices, scale)
         if layout.window is None:
             held_keys, held_values = (take(tensor, shared, 1) for tensor in held[1])
             key_slots, visual_slots = call.timeline.all_slots(1)[:, 0], call.streams.visual_slots
@@ -498,11 +490,11 @@ class SparseTextModel(nn.Module):
                 return causal_attention(queries, held_keys, held_values, visual_slots, key_slots, scale)
             return full_attention(queries, held_keys, held_values, visual_slots, key_slots, keys.text.shape[1], scale)
         near_keys, near_values = (
-            take(_near_rows(layout, call, new, {phases: kind[number] for phases, kind in held.items()}), shared, 1)
+            take(_near_rows(layout, call, new, {stride: kind[number] for stride, kind in held.items()}), shared, 1)
             for number, new in enumerate((keys, values))
         )
         slots = call.text_slots if call.fresh else call.timeline.all_slots(TEXT_ONLY)[:, 0]
-        rule = WindowRule(layout.window, self.plan.locality, self.plan.window_frames)
+        rule = WindowRule(layout.window, self.plan.locality)
         return windowed_attention(queries, near_keys, near_values, slots, call.streams, rule, scale)
 
     def _ffn(self, layer: Any, layout: LayerLayout, call: Call) -> None:
@@ -553,18 +545,18 @@ def _shared_rows(layer: Any, layout: LayerLayout, call: Call, text: Tensor, rank
         return
     norm, inner = layer.input_layernorm, getattr(layer.self_attn, "visual_kv_proj", None)
     for part in layout.ranges:
-        if part.phases == TEXT_ONLY:
+        if part.stride == TEXT_ONLY:
             yield Shared(text, call.text_rotary, part.first, part.last)
             continue
         if ranked is None:
-            rows = call.normalised(norm, text, part.phases, part.lattice)
+            rows = call.normalised(norm, text, part.stride, part.offset)
             visual = rows[: len(rows) - len(text)]
             visual = visual if inner is None else _linear(visual, inner)
         else:
-            rows, visual = text, ranked if part.phases == 1 else ranked.index_select(0, call.of_phase(part.phases, part.lattice))
+            rows, visual = text, ranked if part.stride == 1 else ranked.index_select(0, call.at_offset(part.stride, part.offset))
         count = len(visual) // call.batch
-        width = count if part.phases == 1 else call.streams.by_phase(part.phases)[0].shape[-1]
-        yield Shared(rows, call.rotary(part.phases, part.lattice), part.first, part.last, count, width, visual)
+        width = count if part.stride == 1 else call.streams.by_stride(part.stride)[0].shape[-1]
+        yield Shared(rows, call.rotary(part.stride, part.offset), part.first, part.last, count, width, visual)
 
 
 def _source(attention: Any, text: Tensor, call: Call, own: Any, name: str) -> Source:
@@ -585,11 +577,11 @@ def _projected(part: Shared, source: Source, batch: int, size: int, turned: bool
 def _rectangle(kind: HeadKind, parts: list[Projected]) -> Tensor:
     """New keys or values of one kind of KV head, `[batch, KV heads, visual and text rows, head_dim]`, visual ones first.
 
-    The product's own result where it is just that; else put together, lattices of unequal size with zeros up to the largest.
+    The product's own result where it is just that; else put together, heads whose offsets have fewer tokens with zeros up to the most.
     """
     batch, text, _, size = parts[0].text.shape
     mine = [(part, _within(part.shared, kind.kv_heads)) for part in parts if _within(part.shared, kind.kv_heads)]
-    width = mine[0][0].shared.width if kind.phases != TEXT_ONLY else 0
+    width = mine[0][0].shared.width if kind.stride != TEXT_ONLY else 0
     part, heads = mine[0]
     alone = len(mine) == 1 and len(part.both) == batch * (width + text)
     if alone and (not width or (batch == 1 and len(heads) == part.both.shape[1])):
@@ -616,7 +608,7 @@ def _near_rows(layout: LayerLayout, call: Call, new: Projected, held: dict[int, 
     for kind in head_kinds(layout):
         places = [place for place, head in enumerate(kind.kv_heads) if head < layout.own]
         if places:
-            texts.append(take(held[kind.phases], places, 1)[:, :, call.timeline.text_columns(kind.phases)])
+            texts.append(take(held[kind.stride], places, 1)[:, :, call.timeline.text_columns(kind.stride)])
     text = torch.cat(texts, 1).transpose(1, 2).flatten(0, 1)
     return torch.cat([new.visual.flatten(0, 1)[:, : layout.own], text])
 

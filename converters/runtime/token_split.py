@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .plan import Grid
-from .stride import phase_of
+from .stride import offset_of
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Streams:
     visual_index: Tensor
     visual_slots: Tensor
     images: tuple[Image, ...]
-    _by_phase: dict[int, tuple[Tensor, Tensor, tuple[int, ...]]] = field(default_factory=dict)
+    _by_stride: dict[int, tuple[Tensor, Tensor, tuple[int, ...]]] = field(default_factory=dict)
     block_masks: dict[Any, Any] = field(default_factory=dict)
 
-    def phase_size(self, phases: int, phase: int) -> int:
-        """Rows of one lattice, the most that a sample of the batch has."""
-        return self._lattices(phases)[2][phase]
+    def offset_size(self, stride: int, offset: int) -> int:
+        """Rows at one offset, the most that a sample of the batch has."""
+        return self._offsets(stride)[2][offset]
 
     @property
     def grids(self) -> dict[Grid, list[Image]]:
@@ -50,25 +50,25 @@ class Streams:
             groups[image.grid].append(image)
         return groups
 
-    def by_phase(self, phases: int) -> tuple[Tensor, Tensor]:
-        """Visual rows and slots of each lattice, `[batch, phases, largest lattice]`; absent rows point to 0 and have slot -1."""
-        return self._lattices(phases)[:2]
+    def by_stride(self, stride: int) -> tuple[Tensor, Tensor]:
+        """Visual rows and slots at each offset, `[batch, stride, most rows]`; absent rows point to 0 and have slot -1."""
+        return self._offsets(stride)[:2]
 
-    def _lattices(self, phases: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-        if phases not in self._by_phase:
-            self._by_phase[phases] = self._gather(phases)
-        return self._by_phase[phases]
+    def _offsets(self, stride: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        if stride not in self._by_stride:
+            self._by_stride[stride] = self._gather(stride)
+        return self._by_stride[stride]
 
-    def _gather(self, phases: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-        """Rows and slots of each lattice, and how many rows each has at most."""
+    def _gather(self, stride: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """Rows and slots at each offset, and how many rows each has at most."""
         batch, tokens = self.visual_index.shape
-        phase = torch.full((batch, tokens), phases, device=self.visual_index.device)
+        offset = torch.full((batch, tokens), stride, device=self.visual_index.device)
         for image in self.images:
-            lattice = torch.tensor(token_phases(image.grid, phases), device=phase.device)
-            phase[image.sample, image.start : image.start + image.grid.tokens] = lattice
-        order = phase.argsort(dim=1, stable=True)
-        counts = torch.stack([(phase == number).sum(1) for number in range(phases)], 1)
-        place = torch.arange(int(counts.max()), device=phase.device)
+            of_image = torch.tensor(token_offsets(image.grid, stride), device=offset.device)
+            offset[image.sample, image.start : image.start + image.grid.tokens] = of_image
+        order = offset.argsort(dim=1, stable=True)
+        counts = torch.stack([(offset == number).sum(1) for number in range(stride)], 1)
+        place = torch.arange(int(counts.max()), device=offset.device)
         present = place < counts[..., None]
         first = counts.cumsum(1) - counts
         rows = order.gather(1, (first[..., None] + place).where(present, 0).flatten(1)).view(present.shape)
@@ -77,10 +77,10 @@ class Streams:
 
 
 @cache
-def token_phases(grid: Grid, phases: int) -> tuple[int, ...]:
-    """The lattice of every token of a grid, in the order of its tokens."""
+def token_offsets(grid: Grid, stride: int) -> tuple[int, ...]:
+    """The offset of every token of a grid, in the order of its tokens."""
     return tuple(
-        phase_of(row, column, frame, phases) for frame in range(grid.frames) for row in range(grid.rows) for column in range(grid.columns)
+        offset_of(row, column, frame, stride) for frame in range(grid.frames) for row in range(grid.rows) for column in range(grid.columns)
     )
 
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from converters.checkpoint.folder import appearing, check_output, check_space
-from converters.checkpoint.manifest import changed_files, manifest_text, read_manifest
+from converters.checkpoint.manifest import added_files, changed_files, list_sha256, manifest_text, read_manifest, write_manifest
 from converters.checkpoint.writer import Entry, Shard, check_finite, header_bytes, index_text, plan_shards, write_shard
 from converters.errors import YopoError
 
@@ -85,8 +85,15 @@ def test_the_manifest(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("3")
     (tmp_path / "b").unlink()
     assert changed_files(tmp_path, files) == ("a", "b")
-    (tmp_path / "SHA256SUMS").write_text("nonsense\n")
-    with pytest.raises(YopoError, match="line 1"):
+    (tmp_path / "c").write_text("4")
+    assert added_files(tmp_path, files) == ("c",)
+    assert list_sha256(files | {"config.json": "0" * 64}) == hashlib.sha256(manifest_text(files).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("line", ["nonsense", "0" * 64 + "  ../a", "0" * 64 + "  /a", "0" * 64 + "  .", "0" * 64 + "  a\n" + "0" * 64 + "  a"])
+def test_lines_that_list_no_file(line: str, tmp_path: Path) -> None:
+    (tmp_path / "SHA256SUMS").write_text(line + "\n")
+    with pytest.raises(YopoError, match="line [12]: not a sha256"):
         read_manifest(tmp_path)
 
 
@@ -104,7 +111,8 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
     with appearing(tmp_path / "out") as folder:
         write_ones(folder)
         assert [path.name for path in tmp_path.iterdir()] == [folder.name]
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", "config.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert read_manifest(tmp_path / "out").keys() == {"config.json"}
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
@@ -113,6 +121,7 @@ def test_whatever_happens_nothing_is_left_behind(error: type[BaseException], for
     if force:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "config.json").write_text("old")
+        write_manifest(tmp_path / "out")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(error):
         break_off(tmp_path / "out", error(), force)
@@ -130,12 +139,31 @@ def test_force_replaces_a_checkpoint_only(tmp_path: Path) -> None:
     assert "--force" in raised.value.hint
     with appearing(output, force=True) as folder:
         (folder / "config.json").write_text("newer")
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", "config.json"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["SHA256SUMS", "config.json", "out"]
     assert (output / "config.json").read_text() == "newer"
-    (output / "config.json").rename(output / "holiday.jpg")
-    with pytest.raises(YopoError, match="is not a checkpoint and is not replaced"), appearing(output, force=True):
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", ".git/HEAD", "deep/er/picture.png", "link"])
+def test_force_replaces_nothing_that_is_not_ours(name: str, tmp_path: Path) -> None:
+    """A checkpoint with anything else in it stays as it is, and the file in question is named."""
+    output = tmp_path / "out"
+    with appearing(output) as folder:
+        write_ones(folder)
+    foreign = output / name
+    foreign.parent.mkdir(parents=True, exist_ok=True)
+    foreign.symlink_to(tmp_path, True) if name == "link" else foreign.write_text("years of work")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(YopoError, match=rf"out is not replaced: {name} in it is not of ours"), appearing(output, force=True):
         pass
-    with pytest.raises(YopoError, match="is not a checkpoint"), appearing(output / "holiday.jpg", force=True):
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_force_replaces_no_folder_without_a_list(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    write_ones(tmp_path / "out")
+    with pytest.raises(YopoError, match="config.json in it is not of ours"), appearing(tmp_path / "out", force=True):
+        pass
+    with pytest.raises(YopoError, match="is not a folder"), appearing(tmp_path / "out" / "config.json", force=True):
         pass
 
 

@@ -37,7 +37,7 @@ def random_plan(sizes: Sizes, seed: int = 0) -> Plan:
 
     heads, neurons = sizes.num_attention_heads, sizes.intermediate_size
     layers = [LayerPlan(some(heads), some(heads), some(neurons), chance.choice((None, 3)), 2) for _ in range(sizes.num_hidden_layers)]
-    layers[1] = LayerPlan(tuple(range(heads)), (), (), read_phases=3)
+    layers[1] = LayerPlan(tuple(range(heads)), (), (), read_stride=3)
     return Plan(sizes, tuple(layers), (Grid(4, 4),))
 
 
@@ -112,7 +112,7 @@ def test_everything_is_there(tmp_path: Path) -> None:
     save_model(tmp_path / "base", shards=2)
     checkpoint = open_checkpoint(tmp_path / "base")
     plan = random_plan(checkpoint.sizes, 1)
-    calibration = {"data": "abc", "samples": 100}
+    calibration = {"samples": 100, "from": "questions.jsonl", "seed": 0, "data": "abc"}
     facts = provenance(tmp_path / "base", budget=0.5, recipe="interlaced", calibration=calibration)
     progress: list[tuple[int, int]] = []
     out = convert(checkpoint, plan, tmp_path / "out", facts, progress=lambda *step: progress.append(step), max_shard_bytes=40_000)
@@ -260,10 +260,10 @@ def test_what_a_converted_folder_can_be_asked(tmp_path: Path) -> None:
     save_model(tmp_path / "base")
     checkpoint = open_checkpoint(tmp_path / "base")
     out = convert(checkpoint, random_plan(checkpoint.sizes), tmp_path / "out", provenance(tmp_path / "base"))
-    (out / "lattice.py").write_text("# changed")
+    (out / "cache.py").write_text("# changed")
     (out / "model.safetensors").unlink()
     converted = open_converted(out)
-    assert converted.changed_files() == ("lattice.py", "model.safetensors")
+    assert converted.changed_files() == ("cache.py", "model.safetensors")
     with pytest.raises(YopoError, match="has no weights"):
         converted.open_tensors()
     (out / "SHA256SUMS").unlink()

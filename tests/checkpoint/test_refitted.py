@@ -312,12 +312,11 @@ def exported(folder: Path, model: Any, seed: int, grid: Grid = GRID) -> Path:
 
 
 class TestExports:
-    @pytest.mark.parametrize("masked", [False, True])
     @pytest.mark.parametrize("seed", [0, 1, 4])
-    def test_llavas_graphs(self, tmp_path: Path, seed: int, masked: bool) -> None:
+    def test_llavas_graphs(self, tmp_path: Path, seed: int) -> None:
         model, config = tiny_llava(layers=4, kv_heads=2 if seed % 2 else 4, attention_bias=seed == 0, seed=seed)
         out = exported(tmp_path, model, seed)
-        graphs, own = decoders(out, GRID, hidden=masked), load(out)
+        graphs, own = decoders(out, GRID), load(out)
         assert_equal(graphs, own, tiny_inputs(config, (6, 3), (0, 9)), GRID)
         assert_equal(graphs, own, tiny_inputs(config, (4, 3), (2, 2), images=2), GRID)
         assert_equal(graphs, own, tiny_inputs(config, (4, 7), (1, 3), images=0), None)
@@ -326,10 +325,9 @@ class TestExports:
         out = exported(tmp_path, families.tiny_qwen(), 1, Grid(3, 4))
         assert_equal(decoders(out, Grid(3, 4)), load(out), families.qwen_inputs([(1, 3, 4)], [(1, 3, 4), (1, 3, 4)])[0], Grid(3, 4))
 
-    @pytest.mark.parametrize("masked", [False, True])
-    def test_fused_projections(self, tmp_path: Path, masked: bool) -> None:
+    def test_fused_projections(self, tmp_path: Path) -> None:
         out = exported(tmp_path, families.tiny_internvl("phi3"), 4)
-        assert_equal(decoders(out, GRID, hidden=masked), load(out), families.internvl_inputs(2, 1), GRID)
+        assert_equal(decoders(out, GRID), load(out), families.internvl_inputs(2, 1), GRID)
 
     def test_one_graph_for_every_call(self, tmp_path: Path) -> None:
         model, config = tiny_llava(layers=4, kv_heads=2)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from converters.data.demo.shapes import samples
+from converters.data.examples import BUNDLED
 from converters.loading import demo_folder
 from converters.planning.cost import cost
 from converters.planning.presets import PRESETS
@@ -479,6 +480,16 @@ def test_readme_shows_what_commands_print() -> None:
 
 
 class TestPlan:
+    def test_a_plan_with_questions_is_refitted_by_default(self, converted_demo: Path, task: Path, tmp_path: Path) -> None:
+        plan, out = tmp_path / "plan.json", tmp_path / "out"
+        plan.write_text(json.dumps(json.loads((converted_demo / "config.json").read_text())["yopo"]["plan"]))
+        asked = ("convert", "demo", "--plan", plan, "--samples", 3)
+        assert json.loads(run(*asked, "-o", out, "--json").stdout)["compensation"] is None
+        shown = json.loads(run(*asked, "--calibration", task, "--force", "-o", out, "--json").stdout)
+        assert shown["compensation"]["samples"] == 3
+        assert f"--plan {plan} --calibration {task} --samples 3" in (out / "README.md").read_text()
+        run(*asked, "--calibration", task, "--compensation", "none", code=2)  # which would do nothing
+
     @pytest.fixture(scope="class")
     @staticmethod
     def frontier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
@@ -507,7 +518,12 @@ class TestPlan:
         file = frontier[0] / "f.json"
         shown = json.loads(run("convert", "demo", "-b", 0.2, "--frontier", file, "-o", tmp_path / "out", "--json").stdout)
         assert 0.199 < shown["budget"]["reached"] <= 0.2
-        assert json.loads((tmp_path / "out" / "config.json").read_text())["yopo"]["recipe"] == "auto"
+        section = json.loads((tmp_path / "out" / "config.json").read_text())["yopo"]
+        assert section["recipe"] == "auto"
+        known = {"samples": 4, "from": BUNDLED, "seed": 0, "data": json.loads(file.read_text())["data"]}
+        assert section["calibration"] == shown["calibration"] == known  # what the frontier was made from, not the frontier
+        assert f"calibrated on 4 samples of {BUNDLED}, drawn with seed 0" in (tmp_path / "out" / "README.md").read_text()
+        assert f"calibrated on 4 samples of {BUNDLED}" in run("inspect", tmp_path / "out").stdout
         assert f"yopo convert demo --budget 0.2 --frontier {file}" in (tmp_path / "out" / "README.md").read_text()
         assert "below the frontier" in fails("convert", "demo", "-b", 0.01, "--frontier", file, "--dry-run")
         assert shown["compensation"]["samples"] == 128  # the plans of a frontier were measured with refits

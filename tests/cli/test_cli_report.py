@@ -29,14 +29,14 @@ def test_counts() -> None:
 
 def test_picture_of_three_layers() -> None:
     layers = (
-        LayerPlan((0, 1), (1, 2), tuple(range(8)), window=3, kv_rank=12, ranked_queries=True),
-        LayerPlan((0, 1, 2, 3), (1, 3), (0,), read_phases=2, self_phases=3),
+        LayerPlan((0, 1), (1, 2), tuple(range(8)), window=3, kv_rank=12),
+        LayerPlan((0, 1, 2, 3), (1, 3), (0,), read_stride=2),
         LayerPlan((3,), (0,), (5,)),  # the last reading layer: nothing reads what it would update
     )
     lines = picture(Plan(FOUR, layers, (Grid(4, 4),)))
     assert lines[0].split() == ["layer", "heads", "read", "self", "neurons", "sees", "every", "rank", "cost"]
-    assert lines[1].split()[:-1] == ["0", "r#s.", "2", "2", "8", "3x3", "all", "12q"]
-    assert lines[2].split()[:-1] == ["1", "r#r#", "4", "2", "1", "1/3", "1/2", "all"]
+    assert lines[1].split()[:-1] == ["0", "r#s.", "2", "2", "8", "3x3", "all", "12"]
+    assert lines[2].split()[:-1] == ["1", "r#r#", "4", "2", "1", "all", "1/2", "all"]
     assert lines[3].split()[:-1] == ["2", "...r", "1", "0", "0", "-", "all", "all"]
     assert lines[-1] == "visual tokens leave after layer 3 of 3"
     assert "causal" in " ".join(lines)

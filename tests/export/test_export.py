@@ -23,7 +23,6 @@ from converters.evaluation.reference import _entering
 from converters.export.graph.builder import Graph
 from converters.export.graph.calls import continuation, embedding, prefill
 from converters.export.graph.check import check_graph
-from converters.export.graph.masked import masked
 from converters.export.graph.precision import BLOCK, Float, eight_bit_columns, four_bit_blocks, precision_of
 from converters.export.graph.text import text_model
 from converters.export.graph.weights import Store, Weight
@@ -53,17 +52,17 @@ def request(out: Path, **options: Any) -> Request:
     return Request(checkpoint, opened.plan, options.pop("grids", (checkpoint.grid,)), **options)
 
 
-def decoders(out: Path, grid: Grid, opset: int = 23, bits: int | None = None, hidden: bool = False) -> Exported:
+def decoders(out: Path, grid: Grid, opset: int = 23, bits: int | None = None) -> Exported:
     """An export without its vision tower, whose tracing takes seconds."""
     opened = open_converted(out)
     checkpoint = opened.open_tensors()
     model = text_model(checkpoint, opened.plan)
     store = Store(checkpoint, out, WEIGHTS, precision_of(bits), beside=True)
-    builds = {"embed": lambda graph: embedding(graph, model), "decode": lambda graph: continuation(graph, model)}
-    if hidden:
-        builds["decode"] = lambda graph: masked(graph, model, grid)
-    else:
-        builds["prefill"] = lambda graph: prefill(graph, model, grid)
+    builds = {
+        "embed": lambda graph: embedding(graph, model),
+        "prefill": lambda graph: prefill(graph, model, grid),
+        "decode": lambda graph: continuation(graph, model),
+    }
     graphs = {name: Graph(name, opset, ir.DataType.FLOAT, store) for name in builds}
     for name, build in builds.items():
         build(graphs[name])
@@ -72,8 +71,8 @@ def decoders(out: Path, grid: Grid, opset: int = 23, bits: int | None = None, hi
         ir.save(graph.model({}, out), out / f"{name}.onnx")
         check_graph(out / f"{name}.onnx")
     facts = manifest.Manifest(
-        "test", "onnxruntime", "float32", bits, opset, hidden, (str(grid),), {}, "embed.onnx",
-        {} if hidden else {str(grid): "prefill.onnx"}, "decode.onnx", None, model.image_tokens, (), bool(model.rotary.sections),
+        "test", "onnxruntime", "float32", bits, opset, (str(grid),), {}, "embed.onnx",
+        {str(grid): "prefill.onnx"}, "decode.onnx", None, model.image_tokens, (), bool(model.rotary.sections),
         model.merge, model.rotary.limit,
     )  # fmt: skip
     return Exported(out, facts)
@@ -137,16 +136,6 @@ def test_internvls_decoder_is_the_runtimes(tmp_path: Path, text: str) -> None:
     for tiles in ((1,), (2, 1), (0, 3)):
         assert_equal(exported, own, families.internvl_inputs(*tiles), GRID)
     assert_equal(exported, own, families.internvl_inputs(0, 0), None)
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_masked_graph_is_the_same_function(tmp_path: Path, seed: int) -> None:
-    model, config = tiny_llava(layers=3, kv_heads=2 if seed % 2 else 4, attention_bias=seed == 0, seed=seed)
-    out = converted(tmp_path, model, seed)
-    exported, own = decoders(out, GRID, hidden=True), load(out)
-    for inputs in (tiny_inputs(config, (6, 3), (0, 9)), tiny_inputs(config, (4, 3), (2, 2), images=2)):
-        assert_equal(exported, own, inputs, GRID)
-    assert_equal(exported, own, tiny_inputs(config, (4, 7), images=0), None)
 
 
 def test_weights_are_byte_ranges_of_the_checkpoint(tmp_path: Path) -> None:
@@ -246,7 +235,7 @@ def test_exports_answer_as_pytorch_does(tmp_path: Path, family: str) -> None:
         assert not any(word in text for word in (str(out).encode(), b"site-packages", b"torch", b"converters/"))
         told = {entry.key: entry.value for entry in onnx.load(file, load_external_data=False).metadata_props}
         assert told["yopo.grids"] == str(grid)
-        assert json.loads(told["yopo.plan"])["schema"] == 4
+        assert json.loads(told["yopo.plan"])["schema"] == 1
 
 
 def test_videos_with_a_frame_rate_are_refused(tmp_path: Path) -> None:

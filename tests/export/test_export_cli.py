@@ -54,7 +54,6 @@ def test_an_export_answers_the_demos_questions_as_pytorch_does(converted_demo: P
     [
         (("demo",), "demo is not a folder of yours to write to."),
         (("demo", "-o", "out", "--dtype", "bfloat16"), "onnxruntime has no bfloat16 products on a CPU."),
-        (("demo", "-o", "out", "--masked"), "demo has no plan to make masks of."),
         (("demo", "-o", "missing/out", "--no-parity"), "missing does not exist."),
     ],
 )

@@ -264,7 +264,6 @@ def test_refusals(demo: Request, tmp_path: Path) -> None:
         (transformers_js, others["InternVL"], "transformers.js cannot be given a InternVL"),
         (genai, others["Qwen2-VL"], "onnxruntime-genai cannot be given a Qwen2-VL"),
         (transformers_js, demo, "A transformers.js package has a config.json of its own"),
-        (genai, replace(demo, masked=True), "Masked graphs are not made for onnxruntime-genai"),
         (genai, replace(demo, grids=(Grid(3, 3),)), "LLaVA-1.5 has pictures of one grid, 12x12"),
     ]
     for module, request, sentence in cases:

@@ -1,4 +1,4 @@
-"""The pruned forward pass can be trained through: its gradients are those of the masked reference, strips, lattices and splits included."""
+"""The pruned forward pass can be trained through: its gradients are those of the masked reference, strips, offsets and splits included."""
 
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def assert_same_gradients(model: Any, inputs: Any, rows: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("window", [None, 3])
-def test_strips_lattices_and_split_weights(tmp_path: Path, window: int | None) -> None:
+def test_strips_offsets_and_split_weights(tmp_path: Path, window: int | None) -> None:
     save_model(tmp_path / "dense", layers=3)
     checkpoint = open_checkpoint(tmp_path / "dense")
     layers = (LayerPlan((0, 2, 3), (1, 2), (3, 4, 40), window), LayerPlan(EVERY, (0,), (), window, 3), LayerPlan((1, 2), (), (), None, 2))

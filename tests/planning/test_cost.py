@@ -16,7 +16,7 @@ from converters.planning.cost import (
     window_pairs,
 )
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan
-from converters.runtime.stride import phase_of, phase_sizes, skew
+from converters.runtime.stride import offset_of, offset_sizes, skew
 
 LLAVA_7B = Sizes(4096, 11008, 32, 32, 32, 128)
 LLAVA_13B = Sizes(5120, 13824, 40, 40, 40, 128)
@@ -26,8 +26,8 @@ GRID = (Grid(24, 24),)
 TILE = (Grid(16, 16),)
 
 
-def freeze_all_read_all(sizes: Sizes, phases: int = 1, grids: tuple[Grid, ...] = GRID) -> Plan:
-    layer = LayerPlan(tuple(range(sizes.num_attention_heads)), (), (), read_phases=phases)
+def freeze_all_read_all(sizes: Sizes, stride: int = 1, grids: tuple[Grid, ...] = GRID) -> Plan:
+    layer = LayerPlan(tuple(range(sizes.num_attention_heads)), (), (), read_stride=stride)
     return Plan(sizes, (layer,) * sizes.num_hidden_layers, grids)
 
 
@@ -54,11 +54,11 @@ def test_twelve_percent_of_visual_is_21_percent_of_total() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "grids", "phases", "share"),
+    ("sizes", "grids", "stride", "share"),
     [(LLAVA_7B, GRID, 1, 0.162), (LLAVA_7B, GRID, 2, 0.081), (INTERNVL2_8B, TILE, 1, 0.038), (QWEN2_VL_7B, TILE, 1, 0.016)],
 )
-def test_freeze_all_read_all(sizes: Sizes, grids: tuple[Grid, ...], phases: int, share: float) -> None:
-    assert cost(freeze_all_read_all(sizes, phases, grids)).share == pytest.approx(share, abs=5e-4)
+def test_freeze_all_read_all(sizes: Sizes, grids: tuple[Grid, ...], stride: int, share: float) -> None:
+    assert cost(freeze_all_read_all(sizes, stride, grids)).share == pytest.approx(share, abs=5e-4)
 
 
 def test_the_published_13b_setting_is_28_6_percent() -> None:
@@ -73,85 +73,78 @@ def test_the_published_13b_setting_is_28_6_percent() -> None:
 
 
 def test_a_small_plan_by_hand() -> None:
-    """Two layers, width 4, heads of 2, 3 x 3 tokens. Layer 0: self head 0, two neurons. Layer 1: head 1 reads with 2 phases."""
+    """Two layers, width 4, heads of 2, 3 x 3 tokens. Layer 0: self head 0, two neurons. Layer 1: head 1 reads with a stride of 2."""
     sizes = Sizes(4, 8, 2, 2, 2, 2)
-    plan = Plan(sizes, (LayerPlan((), (0,), (0, 1)), LayerPlan((1,), (), (), read_phases=2)), (Grid(3, 3),))
+    plan = Plan(sizes, (LayerPlan((), (0,), (0, 1)), LayerPlan((1,), (), (), read_stride=2)), (Grid(3, 3),))
     projections, scores, neurons = 2 * 4 * (9 * 4 * 2), 2 * 2 * 2 * 81, 2 * 3 * 9 * 4 * 2
-    reading = 2 * 4 * (4 * 2 * 2)  # the first reading head of layer 1 takes phase 1, which has four tokens of the nine
+    reading = 2 * 4 * (4 * 2 * 2)  # the first reading head of layer 1 shows offset 1, which has four tokens of the nine
     assert cost(plan).visual == projections + scores + neurons + reading
     through = replace(plan, layers=(replace(plan.layers[0], kv_rank=3), replace(plan.layers[1], kv_rank=1)))
-    queries, updating, read = 2 * 4 * (9 * 2 * 2), 2 * 3 * (9 * 4 + 2 * 9 * 2), 2 * 1 * (4 * 4 + 2 * 4 * 2)
-    assert cost(through).visual == queries + updating + scores + neurons + read
-    ranked = replace(through, layers=(replace(through.layers[0], ranked_queries=True), through.layers[1]))
-    assert cost(through).visual - cost(ranked).visual == 2 * 9 * 2 * (4 - 3)  # 9 tokens, 2 numbers of one head, width 4 and rank 3
+    output, updating, read = 2 * 4 * (9 * 2), 2 * 3 * (9 * 4 + 3 * 9 * 2), 2 * 1 * (4 * 4 + 2 * 4 * 2)
+    assert cost(through).visual == output + updating + scores + neurons + read
 
 
-def test_lattices_go_through_a_rank_once() -> None:
-    """Four heads that take turns on 3 x 3 tokens, three each: 9 tokens go through, and one lattice twice, to its two heads."""
+def test_offsets_go_through_a_rank_once() -> None:
+    """Four heads at three offsets of 3 x 3 tokens, three each: 9 tokens go through, and those at one offset twice, to its two heads."""
     sizes = Sizes(8, 8, 1, 4, 4, 2)
-    plan = Plan(sizes, (LayerPlan((0, 1, 2, 3), (), (), read_phases=3, kv_rank=2),), (Grid(3, 3),))
+    plan = Plan(sizes, (LayerPlan((0, 1, 2, 3), (), (), read_stride=3, kv_rank=2),), (Grid(3, 3),))
     assert cost(plan).visual == 2 * 2 * (8 * 9 + 2 * 2 * 4 * 3)
 
 
 def test_for_queries_all_tokens_go_through_a_rank() -> None:
-    """Head 0 computes, on one lattice of three, and two others are read on another: 9 tokens go through once, for all of them."""
+    """Head 0 computes, and two others show three tokens each: 9 tokens go through once, for all of them."""
     sizes = Sizes(8, 8, 2, 4, 4, 2)
-    layer = LayerPlan((0, 1, 2), (0,), (), read_phases=3, self_phases=3, kv_rank=2, ranked_queries=True)
-    plan = Plan(sizes, (layer, LayerPlan((0,), (), (), read_phases=3)), (Grid(3, 3),))
-    through, queries, kv, outputs = 8 * 9 * 2, 9 * 2 * 2, 2 * 3 * 3 * 2 * 2, 9 * 2 * 8
+    layer = LayerPlan((0, 1, 2), (0,), (), read_stride=3, kv_rank=2)
+    plan = Plan(sizes, (layer, LayerPlan((0,), (), (), read_stride=3)), (Grid(3, 3),))
+    through, queries, kv, outputs = 8 * 9 * 2, 9 * 2 * 2, 2 * (9 + 3 + 3) * 2 * 2, 9 * 2 * 8
     assert layer_cost(layer, 0, plan).projections == 2 * (through + queries + kv + outputs)
-    whole = replace(layer, ranked_queries=False)
-    # Queries of all tokens; two lattices of three tokens go through, one of them for two heads.
-    assert layer_cost(whole, 0, plan).projections == 2 * (9 * 8 * 2 + 2 * 3 * 8 * 2 + kv + outputs)
 
 
-@pytest.mark.parametrize(("phases", "expected"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)])
-def test_skews(phases: int, expected: int) -> None:
-    assert skew(phases) == expected
+@pytest.mark.parametrize(("stride", "expected"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)])
+def test_skews(stride: int, expected: int) -> None:
+    assert skew(stride) == expected
 
 
 def test_rows_columns_and_frames_take_turns() -> None:
-    assert [phase_of(row, 0, 0, 3) for row in range(4)] == [0, 1, 2, 0]
-    assert [phase_of(0, column, 0, 5) for column in range(4)] == [0, 2, 4, 1]
-    assert [phase_of(0, 0, frame, 3) for frame in range(4)] == [0, 1, 2, 0]
+    assert [offset_of(row, 0, 0, 3) for row in range(4)] == [0, 1, 2, 0]
+    assert [offset_of(0, column, 0, 5) for column in range(4)] == [0, 2, 4, 1]
+    assert [offset_of(0, 0, frame, 3) for frame in range(4)] == [0, 1, 2, 0]
 
 
-@pytest.mark.parametrize("phases", [1, 2, 3, 5, 7, 16])
-def test_lattices_share_out_all_tokens(phases: int) -> None:
-    sizes = phase_sizes(5, 7, 2, phases)
+@pytest.mark.parametrize("stride", [1, 2, 3, 5, 7, 16])
+def test_offsets_share_out_all_tokens(stride: int) -> None:
+    sizes = offset_sizes(5, 7, 2, stride)
     assert sum(sizes) == 70
     tokens = product(range(5), range(7), range(2))
-    assert sizes[0] == sum(phase_of(*token, phases) == 0 for token in tokens)
-    assert read_tokens((Grid(5, 7, 2), Grid(1, 1)), phases, 0) == (sizes[0], 1)
+    assert sizes[0] == sum(offset_of(*token, stride) == 0 for token in tokens)
+    assert read_tokens((Grid(5, 7, 2), Grid(1, 1)), stride, 0) == (sizes[0], 1)
 
 
 @pytest.mark.parametrize("grid", [Grid(4, 6), Grid(1, 5), Grid(3, 3, 3)])
 @pytest.mark.parametrize("window", [1, 3, 5, 9])
 @pytest.mark.parametrize("locality", ["causal", "symmetric"])
-@pytest.mark.parametrize("window_frames", [None, 0, 1])
-def test_window_pairs_counted_one_by_one(grid: Grid, window: int, locality: str, window_frames: int | None) -> None:
+def test_window_pairs_counted_one_by_one(grid: Grid, window: int, locality: str) -> None:
     tokens = list(product(range(grid.frames), range(grid.rows), range(grid.columns)))
 
     def visible(query: tuple[int, int, int], key: tuple[int, int, int]) -> bool:
         near = max(abs(query[1] - key[1]), abs(query[2] - key[2])) <= window // 2
         back = query[0] - key[0]
-        in_time = 0 <= back <= (grid.frames if window_frames is None else window_frames)
-        return near and in_time and (back > 0 or locality == "symmetric" or key <= query)
+        return near and back >= 0 and (back > 0 or locality == "symmetric" or key <= query)
 
     expected = sum(visible(query, key) for query in tokens for key in tokens)
-    assert window_pairs(grid, window, locality, window_frames) == expected
-    assert visible_pairs((grid, Grid(1, 1)), window, locality, window_frames) == expected + 1
+    assert window_pairs(grid, window, locality) == expected
+    assert visible_pairs((grid, Grid(1, 1)), window, locality) == expected + 1
 
 
 def test_pairs_without_a_window_are_counted_within_each_image() -> None:
-    assert visible_pairs((Grid(2, 3), Grid(1, 2)), None, "causal", None) == 36 + 4
+    assert visible_pairs((Grid(2, 3), Grid(1, 2)), None, "causal") == 36 + 4
 
 
 def test_kv_cache_bytes_by_hand() -> None:
     """Text 5 in all 2 x 2 KV heads; layer 0: KV head 0 whole (self, read), 1 interlaced; layer 1: nothing; layer 2 is past the depth."""
     sizes = Sizes(8, 8, 2, 4, 2, 2)
-    plan = Plan(sizes, (LayerPlan((0, 2), (1,), (0,), read_phases=2), LayerPlan((3,), (), (), read_phases=3)), (Grid(3, 3),))
-    entries = 4 * 5 + (9 + 5) + 3  # 3 x 3 in two phases: 5 and 4 tokens; in three: 3 each
+    plan = Plan(sizes, (LayerPlan((0, 2), (1,), (0,), read_stride=2), LayerPlan((3,), (), (), read_stride=3)), (Grid(3, 3),))
+    entries = 4 * 5 + (9 + 5) + 3  # 3 x 3 in a stride of 2: 5 and 4 tokens; of 3: 3 each
     assert kv_cache_bytes(plan, plan.grids, 5, element_bytes=2) == 2 * entries * 2 * 2
 
 

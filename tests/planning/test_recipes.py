@@ -124,15 +124,15 @@ def test_the_same_input_gives_the_same_plan(recipe: str) -> None:
 
 def test_interlaced_reads_everywhere_with_later_layers_sparser() -> None:
     plan = make_plan("interlaced", statistics(DEMO), DEMO, DEMO_GRIDS, 0.06)
-    phases = [layer.read_phases for layer in plan.layers]
+    stride = [layer.read_stride for layer in plan.layers]
     assert all(len(layer.read_heads) == 8 and not layer.self_heads for layer in plan.layers)
-    assert phases == sorted(phases)
-    assert phases[-1] - phases[0] <= 1
+    assert stride == sorted(stride)
+    assert stride[-1] - stride[0] <= 1
 
 
 def test_interlaced_updates_with_what_reading_leaves() -> None:
     plan = make_plan("interlaced", statistics(DEMO), DEMO, DEMO_GRIDS, 0.4)
-    assert {layer.read_phases for layer in plan.layers} == {1}
+    assert {layer.read_stride for layer in plan.layers} == {1}
     assert all(layer.self_heads and layer.neurons and layer.window == 5 for layer in plan.layers[:-1])
     assert plan.locality == "causal"
 
@@ -144,14 +144,14 @@ def test_interlaced_keeps_the_best_units_of_each_layer() -> None:
     assert set(layer.self_heads) == set(measured.self_[2].topk(len(layer.self_heads)).indices.tolist())
 
 
-def test_below_sixteen_phases_the_best_kv_heads_of_each_layer_read() -> None:
+def test_below_a_stride_of_sixteen_the_best_kv_heads_of_each_layer_read() -> None:
     sizes, grids = MODELS["tiny-grouped"]
     measured = statistics(sizes)
     plan = make_plan("interlaced", measured, sizes, grids, 0.002)
     assert [len(layer.read_heads) for layer in plan.layers] == [0, 4, 4, 4]
     for layer, scores in zip(plan.layers[1:], measured.read.unflatten(1, (2, 4)).sum(-1)[1:], strict=True):
         assert layer.read_heads[0] // 4 == int(scores.argmax())
-        assert layer.read_phases == 16
+        assert layer.read_stride == 16
 
 
 def test_the_paper_as_published() -> None:
@@ -163,7 +163,7 @@ def test_the_paper_as_published() -> None:
     for layer in plan.layers[:3]:
         assert layer.read_heads == layer.self_heads
         assert layer.neurons == tuple(range(len(layer.neurons)))
-        assert (layer.window, layer.read_phases) == (5, 1)
+        assert (layer.window, layer.read_stride) == (5, 1)
     kept = [(index, head) for index in (2, 3) for head in plan.layers[index].read_heads]
     ratios = measured.ratio_quantile(0.4)
     lost = [(index, head) for index in (2, 3) for head in range(8) if (index, head) not in kept]

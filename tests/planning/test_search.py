@@ -9,22 +9,22 @@ from typing import Any
 import pytest
 from planning.test_trial import sizes_of
 from support.tiny import tiny_inputs, tiny_llava
+from support.toy_trials import ToyTrials
 
 from converters.calibration.statistics import Statistics, calibrate
 from converters.errors import YopoError
 from converters.planning.cost import cost
 from converters.planning.fill_budget import is_spent
-from converters.planning.frontier import Frontier, Point
+from converters.planning.frontier import Frontier
 from converters.planning.importance import ranks
 from converters.planning.measure.answers import answered
 from converters.planning.measure.trial import Trials
 from converters.planning.presets import PRESETS, preset
 from converters.planning.recipes import RECIPES, make_plan
-from converters.planning.search.descent import Pace, Step, descend
-from converters.planning.search.journal import Journal
+from converters.planning.search.descent import DescentOptions, Step, descend
 from converters.planning.search.moves import Move, moved, moves_up, moves_worth, notches, rank_notches, visual_flops
-from converters.planning.search.refine import ascend, float_at
-from converters.planning.search.search import Effort, Report, _Hunt, auto_plan, search
+from converters.planning.search.refine import ascend, refine
+from converters.planning.search.search import Effort, Report, auto_plan, search
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan, factored, from_json, normalise, to_json
 
 BUDGETS = (0.5, 0.2, 0.06)
@@ -45,50 +45,22 @@ def found(kv_heads: int = 4) -> Frontier:
     return search(model, batches, statistics, BUDGETS, max_answer_tokens=ANSWER_TOKENS, effort=EFFORT)
 
 
-class Toy:
-    """Trials without a model: every layer's knobs cost more the less they keep, so that prices only rise."""
-
-    forwards = 0.0
-    samples = 1
-    batches = range(1)
-
-    @property
-    def trials(self) -> "Toy":
-        return self
-
-    def samples_of(self, batches: Any) -> int:
-        return len(batches)
-
-    def settle(self, plan: Plan) -> None:
-        pass
-
-    def race(self, plan: Plan, rival: Plan, slack: float) -> float:
-        return self.shift(plan)
-
-    def error(self, plan: Plan, rival: Plan) -> float:
-        return self.uncertain
-
-    def __init__(self, uncertain: float = 0.0) -> None:
-        self.known: dict[Plan, float] = {}
-        self.uncertain = uncertain
-
-    def shift(self, plan: Plan) -> float:
-        if plan not in self.known:
-            self.known[plan] = self._shift(plan)
-            self.forwards += 1
-        return self.known[plan]
-
-    def _shift(self, plan: Plan) -> float:
-        sizes = plan.sizes
-        total = 0.0
-        for index, layer in enumerate(plan.layers):
-            parts = (len(layer.read_heads) / sizes.num_attention_heads / layer.read_phases, len(layer.neurons) / sizes.intermediate_size)
-            parts += (len(layer.self_heads) / sizes.num_attention_heads,)
-            total += sum((index + weight) * (1 - part) ** 3 for part, weight in zip(parts, (5, 2, 1), strict=True))
-        return total
+def rising_prices(plan: Plan, question: int) -> float:
+    """A drift without a model: every layer's knobs cost more the less they keep, so that prices only rise."""
+    sizes = plan.sizes
+    total = 0.0
+    for index, layer in enumerate(plan.layers):
+        parts = (len(layer.read_heads) / sizes.num_attention_heads / layer.read_stride, len(layer.neurons) / sizes.intermediate_size)
+        parts += (len(layer.self_heads) / sizes.num_attention_heads,)
+        total += sum((index + weight) * (1 - part) ** 3 for part, weight in zip(parts, (5, 2, 1), strict=True))
+    return total
 
 
-def exhaustive(toy: Toy, step: Step, limit: int, order: Any) -> list[Move]:
+def toy(plan: Plan, uncertain: float = 0.0) -> ToyTrials:
+    return ToyTrials(plan, rising_prices, uncertain=uncertain)
+
+
+def exhaustive(toy: ToyTrials, step: Step, limit: int, order: Any) -> list[Move]:
     """Every move measured at every step, for what it saves above the limit."""
     taken = []
     while step.flops > limit:
@@ -107,9 +79,9 @@ def test_lazy_descent_is_the_exhaustive_one() -> None:
     _, config = tiny_llava(layers=2)
     order = ranks(None, sizes_of(config))
     start = normalise(dense_plan(sizes_of(config), (Grid(8, 8),)))
-    step, limit = Step(start, Toy().shift(start), visual_flops(start)), visual_flops(start) // 16
-    lazy, eager = Toy(), Toy()
-    steps = list(descend(lazy, step, limit, order, Pace(grain=0.02), {}))  # type: ignore[arg-type]
+    lazy, eager = toy(start), toy(start)
+    step, limit = Step(start, eager.shift(start), visual_flops(start)), visual_flops(start) // 16
+    steps = list(descend(lazy.some(1), step, limit, order, DescentOptions(grain=0.02), {}))
     assert [one.move for one in steps] == exhaustive(eager, step, limit, order)
     assert len(steps) > 10
     assert lazy.forwards < eager.forwards / 2
@@ -122,14 +94,14 @@ def toy_start(layers: int, read: int, self_heads: int, neurons: int, share: floa
     dense = normalise(dense_plan(sizes, (Grid(8, 8),)))
     layer = LayerPlan(tuple(range(read)), tuple(range(self_heads)), tuple(range(neurons)))
     plan = normalise(replace(dense, layers=(layer,) * layers))
-    return ranks(None, sizes), Step(plan, Toy().shift(plan), visual_flops(plan)), int(visual_flops(dense) * share)
+    return ranks(None, sizes), Step(plan, toy(plan).shift(plan), visual_flops(plan)), int(visual_flops(dense) * share)
 
 
 def test_up_it_goes_by_the_best_of_all_moves() -> None:
     """Against every move measured at every step; in this toy gains only fall, so that none that was measured early is missed."""
     order, start, limit = toy_start(3, 1, 0, 2, 0.5)
-    lazy, eager, taken = Toy(), Toy(), []
-    steps = list(ascend(lazy, start, limit, order, Pace(grain=0.02), {}))  # type: ignore[arg-type]
+    lazy, eager, taken = toy(start.plan), toy(start.plan), []
+    steps = list(ascend(lazy.some(1), start, limit, order, DescentOptions(grain=0.02), {}))
     step = start
     while True:
         raised = [
@@ -149,35 +121,38 @@ def test_up_it_goes_by_the_best_of_all_moves() -> None:
     assert all(before.flops < after.flops <= limit for before, after in zip([start, *steps], steps, strict=False))
 
 
-def test_what_is_spent_badly_floats_to_where_it_gains() -> None:
-    """Neurons and hardly a head that reads: the toy wants the contrary. Less than half of the shift, no more than a descent from the
+def refined(trials: ToyTrials, start: Step, order: Any, forwards: float = 1e9) -> Step:
+    """A plan refined within its own cost; a rank would cost the toy nothing."""
+    return refine(trials.some(1), start, start.flops, order, DescentOptions(grain=0.02, without=("rank",)), forwards, 1e9, {})
+
+
+def test_what_is_used_badly_is_used_where_it_gains() -> None:
+    """Neurons and hardly a head that reads: the toy wants the contrary. Less than half of the drift, no more than a descent from the
     dense model leaves; and there is nothing to gain twice."""
     order, start, _ = toy_start(3, 1, 2, 16, 1.0)
     dense = normalise(dense_plan(start.plan.sizes, start.plan.grids))
-    toy, pace = Toy(), Pace(grain=0.02, without=("rank",))  # which costs the toy nothing
-    found = float_at(toy, start, start.flops, order, pace, 1e9, 1e9, {})  # type: ignore[arg-type]
-    *_, down = descend(toy, Step(dense, 0.0, visual_flops(dense)), start.flops, order, pace, {})  # type: ignore[arg-type]
-    assert found.flops == visual_flops(found.plan)
-    assert is_spent(found.plan, start.flops)
-    assert found.shift == toy.shift(found.plan) < start.shift / 2
-    assert found.shift <= down.shift
-    assert float_at(toy, found, start.flops, order, pace, 1e9, 1e9, {}) is found  # type: ignore[arg-type]
+    trials, options = toy(start.plan), DescentOptions(grain=0.02, without=("rank",))
+    better = refined(trials, start, order)
+    *_, down = descend(trials.some(1), Step(dense, 0.0, visual_flops(dense)), start.flops, order, options, {})
+    assert better.flops == visual_flops(better.plan)
+    assert is_spent(better.plan, start.flops)
+    assert better.shift == trials.shift(better.plan) < start.shift / 2
+    assert better.shift <= down.shift
+    assert refined(trials, better, order) is better
 
 
-def test_floating_needs_forwards() -> None:
+def test_refinement_needs_forward_passes() -> None:
     order, start, _ = toy_start(3, 1, 2, 16, 1.0)
-    toy = Toy()
-    assert float_at(toy, start, start.flops, order, Pace(grain=0.02), 3.0, 1e9, {}) is start  # type: ignore[arg-type]
-    assert toy.forwards == 0
+    trials = toy(start.plan)
+    assert refined(trials, start, order, forwards=3.0) is start
+    assert trials.forwards == 0
 
 
 def test_what_may_be_chance_is_no_gain() -> None:
-    """The plan of above, of about half of the shift, against what is uncertain."""
+    """The plan of above, of about half of the drift, against what is uncertain."""
     order, start, _ = toy_start(3, 1, 2, 16, 1.0)
-    pace = Pace(grain=0.02, without=("rank",))
-    unsure, surer = Toy(start.shift * 0.9), Toy(start.shift * 0.3)
-    assert float_at(unsure, start, start.flops, order, pace, 1e9, 1e9, {}) is start  # type: ignore[arg-type]
-    assert float_at(surer, start, start.flops, order, pace, 1e9, 1e9, {}).shift < start.shift * 0.7  # type: ignore[arg-type]
+    assert refined(toy(start.plan, start.shift * 0.9), start, order) is start
+    assert refined(toy(start.plan, start.shift * 0.3), start, order).shift < start.shift * 0.7
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
@@ -206,18 +181,6 @@ def test_never_worse_than_a_recipe(kv_heads: int) -> None:
 def test_the_effort_is_kept() -> None:
     """With so few forwards but for the end of the last descent, which has to reach its budget."""
     assert found().forwards < EFFORT.forwards * 1.05
-
-
-def test_looking_back_ends_with_the_forwards() -> None:
-    """Points that a plan of a smaller budget would better stay as they are when there is nothing left to measure it with."""
-    model, _, batches, statistics = subject()
-    sizes = sizes_of(model.config)
-    dense = normalise(dense_plan(sizes, statistics.grids))
-    trials = Trials(model, [answered(model, batch, ANSWER_TOKENS) for batch in batches], dense, fitting=True)
-    points = [Point(found().at(0.5).plan, 1.0, "bad", 0.5), Point(found().at(0.2).plan, 0.5, "good", 0.2)]
-    for forwards, kept in ((100.0, False), (trials.forwards + 1, True)):
-        hunt = _Hunt(trials, ranks(statistics, sizes), Effort(forwards), Journal(None, {}), lambda report: None)
-        assert (hunt.rising(points)[0] is points[0]) == kept
 
 
 class InterruptedSearchError(Exception):
@@ -309,21 +272,21 @@ def test_presets_meet_budgets(name: str) -> None:
 
 def test_knobs_that_are_left_alone() -> None:
     model, _, batches, statistics = subject()
-    effort = Effort(15.0, grain=0.05, without=("phases", "window"))
+    effort = Effort(15.0, grain=0.05, without=("stride", "window"))
     found = search(model, batches, statistics, (0.3,), max_answer_tokens=ANSWER_TOKENS, effort=effort)
     own = [point.plan for point in found.path if point.origin == "dense"]
     assert len(own) > 3
-    assert {(layer.read_phases, layer.window) for plan in own for layer in plan.layers} == {(1, None)}
+    assert {(layer.read_stride, layer.window) for plan in own for layer in plan.layers} == {(1, None)}
 
 
-@pytest.mark.parametrize("floats", [True, False])
-def test_plans_float_unless_told_otherwise(floats: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("refines", [True, False])
+def test_plans_are_refined_unless_told_otherwise(refines: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _, batches, statistics = subject()
     tried: list[Plan] = []
     monkeypatch.setattr("converters.planning.search.search.NEGLIGIBLE", 0.0)
-    monkeypatch.setattr("converters.planning.search.search.float_at", lambda few, step, *rest: (tried.append(step.plan), step)[1])
-    auto_plan(model, batches, statistics, 0.3, max_answer_tokens=ANSWER_TOKENS, effort=Effort(30.0, grain=0.05, floats=floats))
-    assert bool(tried) == floats
+    monkeypatch.setattr("converters.planning.search.search.refine", lambda few, step, *rest: (tried.append(step.plan), step)[1])
+    auto_plan(model, batches, statistics, 0.3, max_answer_tokens=ANSWER_TOKENS, effort=Effort(30.0, grain=0.05, refines=refines))
+    assert bool(tried) == refines
 
 
 def test_same_seed_same_plan() -> None:

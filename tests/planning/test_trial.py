@@ -101,7 +101,7 @@ def test_forwards_are_the_layers_behind_the_first_change() -> None:
     assert trials.forwards == OPENING_FORWARDS + 0.75
     trials.shift(changed)  # known
     trials.settle(changed)  # at hand
-    later = normalise(Plan(dense.sizes, (*changed.layers[:3], replace(changed.layers[3], read_phases=2)), dense.grids))
+    later = normalise(Plan(dense.sizes, (*changed.layers[:3], replace(changed.layers[3], read_stride=2)), dense.grids))
     trials.shift(later)
     assert trials.forwards == OPENING_FORWARDS + 0.75 + 0.25
     trials.settle(dense)

@@ -44,14 +44,13 @@ def test_blocks_are_the_rectangle(block: int, earlier: int, monkeypatch: pytest.
     torch.testing.assert_close(full_attention(*given, text_rows=4, scale=0.5), rectangle(*given))
 
 
-@pytest.mark.parametrize("window_frames", [None, 1])
 @pytest.mark.parametrize("locality", ["causal", "symmetric"])
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_flex_attention_is_the_strips(locality: str, window_frames: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flex_attention_is_the_strips(locality: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two pictures in one sample, one in the other, whose second place is padding; FlexAttention runs unfused here."""
     monkeypatch.setattr(attention, "STRIP_ROWS", 2)
     monkeypatch.setattr(attention, "STRIP_COLUMNS", 3)  # four columns: two strips of two
-    grid, rule = Grid(3, 4, 2), WindowRule(3, locality, window_frames)
+    grid, rule = Grid(3, 4, 2), WindowRule(3, locality)
     torch.manual_seed(0)
     slots = torch.stack([torch.cat([torch.arange(2, 26), torch.arange(30, 54)]), torch.arange(3, 51).where(torch.arange(48) < 24, -1)])
     text_slots = torch.tensor([[0, 1, 26, 27, 28, 29, 54], [0, 1, 2, 27, 28, -1, -1]])

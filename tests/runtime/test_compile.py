@@ -11,12 +11,12 @@ from converters.runtime.plan import Grid
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own, which differ between versions of PyTorch
-@pytest.mark.parametrize(("budget", "lattices"), [(0.4, 1), (0.1, 3)])
-def test_all_layers_are_one_graph(budget: float, lattices: int) -> None:
-    """Frozen stretches, lattices, self heads, neurons; the embedding and the split into streams stay outside."""
+@pytest.mark.parametrize(("budget", "stride"), [(0.4, 1), (0.1, 3)])
+def test_all_layers_are_one_graph(budget: float, stride: int) -> None:
+    """Frozen stretches, offsets, self heads, neurons; the embedding and the split into streams stay outside."""
     dense, config = tiny_llava(layers=3, heads=4, hidden=32)
     plan = make_plan("interlaced", None, sizes_of(config), (Grid(4, 4),), budget)
-    assert max(layer.read_phases for layer in plan.layers) == lattices
+    assert max(layer.read_stride for layer in plan.layers) == stride
     own = with_plan(dense, plan)
     text_model = own.model.language_model
     visual = random_prompt(dense, (Grid(4, 4),), 8, 2).ids == config.image_token_id

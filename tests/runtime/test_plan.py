@@ -32,7 +32,7 @@ def plan(*layers: LayerPlan, **changes: Any) -> Plan:
 EVERYTHING = LayerPlan((0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3, 4, 5))
 NOTHING = LayerPlan((), (), ())
 MIXED = plan(
-    LayerPlan((0, 2, 3), (1,), (0, 1, 5), 3, 1, kv_rank=5, ranked_queries=True),
+    LayerPlan((0, 2, 3), (1,), (0, 1, 5), 3, 1, kv_rank=5),
     LayerPlan((2,), (), (4,), None, 4),
     NOTHING,
     locality="symmetric",
@@ -45,15 +45,6 @@ def test_json_round_trip() -> None:
     assert '"read_heads": "0,2-3"' in text
 
 
-@pytest.mark.parametrize("schema", [1, 2, 3])
-def test_older_schemas_are_read(schema: int) -> None:
-    data = to_json(plan(EVERYTHING, EVERYTHING, NOTHING)) | {"schema": schema}
-    for layer in data["layers"]:
-        for name in ("ranked_queries", "kv_rank", "self_phases")[: 4 - schema]:
-            del layer[name]
-    assert from_json(data) == plan(EVERYTHING, EVERYTHING, NOTHING)
-
-
 @pytest.mark.parametrize(("kept", "text"), [((), ""), ((4,), "4"), ((0, 1, 2, 5, 7, 8), "0-2,5,7-8")])
 def test_ranges(kept: tuple[int, ...], text: str) -> None:
     assert ranges(kept) == text
@@ -63,7 +54,7 @@ def test_ranges(kept: tuple[int, ...], text: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("schema",), 5, "schema is 5, this version reads 1, 2, 3, 4"),
+        (("schema",), 2, "schema is 2, this version reads 1"),
         (("colour",), 1, "the plan has an unknown key: colour"),
         (("layers", 1, "read_head"), "", "layer 1 has an unknown key: read_head"),
         (("layers", 0), [], "layer 0 is not an object"),
@@ -74,17 +65,15 @@ def test_ranges(kept: tuple[int, ...], text: str) -> None:
         (("layers", 0, "neurons"), "6", "within 0..5"),
         (("layers", 2, "self_heads"), "4", "layer 2: self_heads must be sorted, unique and within 0..3"),
         (("layers", 0, "window"), 4, "layer 0: window is 4, not an odd number"),
-        (("layers", 0, "read_phases"), 17, "layer 0: read_phases is 17, not within 1..16"),
-        (("layers", 0, "read_phases"), "2", "a value of the wrong type"),
-        (("layers", 0, "self_phases"), 0, "layer 0: self_phases is 0, not within 1..16"),
+        (("layers", 0, "read_stride"), 17, "layer 0: read_stride is 17, not within 1..16"),
+        (("layers", 0, "read_stride"), "2", "a value of the wrong type"),
         (("layers", 0, "kv_rank"), 0, "layer 0: kv_rank is 0, not within 1.."),
-        (("layers", 0, "ranked_queries"), 1, "layer 0: ranked_queries is 1, not true or false"),
-        (("layers", 0, "self_phases"), 2, "layer 0: self_phases is 2 beside a window of 3"),
+        (("layers", 0, "self_phases"), 2, "layer 0 has an unknown key: self_phases"),
         (("layers",), [], "the plan has 0 layers, the model 3"),
         (("locality",), "both", "locality is 'both'"),
         (("grids",), [], "at least one reference grid"),
         (("grids",), [[0, 3, 1]], "at least one row"),
-        (("window_frames",), -1, "window_frames is -1"),
+        (("window_frames",), 1, "the plan has an unknown key: window_frames"),
         (("sizes", "num_key_value_heads"), 3, "4 attention heads cannot share 3 KV heads"),
         (("sizes", "head_size"), 3, "sizes has an unknown key: head_size"),
     ],
@@ -99,7 +88,7 @@ def test_impossible_plans_are_named(path: tuple[Any, ...], value: Any, message: 
         from_json(data)
 
 
-@pytest.mark.parametrize("key", ["sizes", "layers", "window_frames"])
+@pytest.mark.parametrize("key", ["sizes", "layers", "locality"])
 def test_a_missing_key_is_named(key: str) -> None:
     data = to_json(MIXED)
     del data[key]
@@ -139,17 +128,16 @@ def test_updates_that_nobody_reads_are_dropped() -> None:
 
 
 def test_fields_without_effect_take_their_default() -> None:
-    frozen = LayerPlan((0,), (), (1,), window=5, read_phases=2)
-    whole = LayerPlan((0,), (1,), (), window=None, read_phases=2)  # head 0 reads the KV head that self head 1 computes
-    normal = normalise(plan(frozen, whole, EVERYTHING, locality="symmetric", window_frames=2))
+    frozen = LayerPlan((0,), (), (1,), window=5, read_stride=2)
+    whole = LayerPlan((0,), (1,), (), window=None, read_stride=2)  # head 0 reads the KV head that self head 1 computes
+    normal = normalise(plan(frozen, whole, EVERYTHING, locality="symmetric"))
     assert normal.layers[0] == replace(frozen, window=None)
-    assert normal.layers[1] == replace(whole, read_phases=1)
-    ranked = normalise(plan(*(replace(layer, kv_rank=3, ranked_queries=True) for layer in (frozen, EVERYTHING, EVERYTHING, NOTHING))))
+    assert normal.layers[1] == replace(whole, read_stride=1)
+    ranked = normalise(plan(*(replace(layer, kv_rank=3) for layer in (frozen, EVERYTHING, EVERYTHING, NOTHING))))
     assert [(layer.kv_rank, layer.ranked_queries) for layer in ranked.layers] == [(3, False), (3, True), (3, False), (None, False)]
-    assert not normalise(plan(*[replace(EVERYTHING, ranked_queries=True)] * 2)).layers[0].ranked_queries
-    assert (normal.locality, normal.window_frames) == ("causal", None)
-    windowed = plan(replace(whole, window=5), EVERYTHING, EVERYTHING, locality="symmetric", window_frames=2)
-    assert (normalise(windowed).locality, normalise(windowed).window_frames) == ("symmetric", 2)
+    assert normal.locality == "causal"
+    windowed = plan(replace(whole, window=5), EVERYTHING, EVERYTHING, locality="symmetric")
+    assert normalise(windowed).locality == "symmetric"
 
 
 def test_normalising_twice_changes_nothing() -> None:

@@ -14,7 +14,7 @@ from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise, to_
 
 
 def random_plan(sizes: Sizes, seed: int, grids: tuple[Grid, ...]) -> Plan:
-    """Random heads, neurons, windows and phases; about every fourth set is empty."""
+    """Random heads, neurons, windows and strides; about every fourth set is empty."""
     choose = random.Random(seed)
 
     def some(limit: int) -> tuple[int, ...]:
@@ -24,20 +24,17 @@ def random_plan(sizes: Sizes, seed: int, grids: tuple[Grid, ...]) -> Plan:
     def layer() -> LayerPlan:
         heads = some(sizes.num_attention_heads), some(sizes.num_attention_heads)
         window = choose.choice([None, None, 1, 3, 5])
-        return LayerPlan(
-            *heads, some(sizes.intermediate_size), window, choose.choice([1, 2, 3, 5]), 1 if window else choose.choice([1, 1, 2, 3])
-        )
+        return LayerPlan(*heads, some(sizes.intermediate_size), window, choose.choice([1, 2, 3, 5]))
 
     layers = tuple(layer() for _ in range(sizes.num_hidden_layers))
     return Plan(sizes, layers, grids, choose.choice(["causal", "symmetric"]))
 
 
 def ranked(plan: Plan, seed: int) -> Plan:
-    """The plan with a random rank in about half of its layers, through which about half of these have their queries as well."""
+    """The plan with a random rank in about half of its layers."""
     choose = random.Random(seed)
     ranks = [choose.choice([None, choose.randint(1, plan.sizes.hidden_size)]) for _ in plan.layers]
-    layers = [replace(layer, kv_rank=rank, ranked_queries=choose.random() < 0.5) for layer, rank in zip(plan.layers, ranks, strict=True)]
-    return replace(plan, layers=tuple(layers))
+    return replace(plan, layers=tuple(replace(layer, kv_rank=rank) for layer, rank in zip(plan.layers, ranks, strict=True)))
 
 
 def random_refits(plan: Plan, seed: int) -> dict[int, Refit]:

@@ -65,7 +65,7 @@ def test_means_over_seeds_and_intervals_of_questions(tmp_path: Path) -> None:
 
 
 def test_the_summary_has_the_best_of_the_others(tmp_path: Path) -> None:
-    outcomes = {"auto_0": 190, "yopo_0": 120, "vica_0": 150, "auto: not floated_0": 180}
+    outcomes = {"auto_0": 190, "yopo_0": 120, "vica_0": 150, "auto: not refined_0": 180}
     rights = {name: [True] * count + [False] * (200 - count) for name, count in outcomes.items()}
     lines = summary(read([record(tmp_path / "r.jsonl", **rights)]))
     assert lines[2:4] == ["| demo, `demo` | auto | **95.0** |", "| | best other | 75.0 vica |"]

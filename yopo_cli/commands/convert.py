@@ -3,9 +3,9 @@
 import gc
 import shlex
 import time
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from shutil import rmtree
 from typing import Annotated, Any
 
 import typer
@@ -66,7 +66,9 @@ def convert(
     ] = Recipe.AUTO,
     compensation: Annotated[
         Compensation | None,
-        typer.Option(help="refit: visual tokens get fitted K and V of their own (default: with the recipes auto and interlaced)."),
+        typer.Option(
+            help="refit: visual tokens get fitted K and V of their own (default: with the recipes auto and interlaced, and a plan with --calibration)."
+        ),
     ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help='Samples to calibrate on, a JSONL file of {"image", "question", "answer"?} (default: bundled).')
@@ -89,16 +91,18 @@ def convert(
     """Prune a model: calibrate, plan for the budget, write a checkpoint that transformers loads."""
     reference = parse_grid(grid)
     finished = plan is not None or frontier is not None
-    refit = compensation is Compensation.REFIT or (compensation is None and plan is None and recipe in REFITTED)
+    usual = calibration is not None if plan is not None else recipe in REFITTED
+    refit = compensation is Compensation.REFIT or (compensation is None and usual)
     used = calibration if heal is None and not refit else None  # healing and refitting have use for it, plan or not
     _check_combination(budget, plan, frontier, {"--grid": grid, "--calibration": used, "--statistics": statistics if finished else None})
     _check_repairs(compensation, heal, budget, dry_run)
     cuts = {"window": window, "depth": depth, "ffn_ratio": ffn_ratio}
     _check_cuts(plan, cuts)
     started = time.monotonic()
-    with PeakMemory() as memory:
+    with PeakMemory() as memory, ExitStack() as room:
         source = locate(model)
         from converters.checkpoint.convert import Provenance, check_output, check_plan
+        from converters.checkpoint.folder import scratch
         from converters.checkpoint.reader import open_checkpoint
 
         checkpoint = open_checkpoint(source.path)
@@ -120,7 +124,7 @@ def convert(
         )  # fmt: skip
         questions.free()
         only_first()
-        written = target if heal is None else target.with_name(f"{target.name}.unhealed")
+        written = target if heal is None else room.enter_context(scratch(target)) / target.name
         if not dry_run:
             named, fitted_on = None if facts is None else recipe.value, questions.count if refits else None
             _write(
@@ -129,18 +133,17 @@ def convert(
                 refits,
                 written,
                 Provenance(source, command, budget, named, facts, fitted_on),
-                force or heal is not None,
+                force,
             )
+        healing = room.pop_all()
     result = _result(checkpoint, decided, budget, source.name, facts)
     result |= {"seconds": round(time.monotonic() - started, 3), "peak_memory_bytes": memory.bytes}
     result |= {"output": None if dry_run else str(target), "compensation": None if dry_run else _compensation(written)}
     if heal is not None:
         data, told = calibration or Path(BUNDLED), f"{command} --heal {heal}"
-        try:
+        with healing:
             asked = HealingRequest(data, heal, seed=seed, device=device, dtype=dtype, command=told)
             result["healing"] = heal_model(written, asked, target, force)
-        finally:
-            rmtree(written)
     _show(result, checkpoint, decided, dry_run, as_json)
 
 
@@ -223,7 +226,7 @@ def _planned(
     assert budget is not None
     if frontier is not None:
         found = saved_frontier(frontier, checkpoint.fingerprint())
-        facts = {"samples": found.samples, "from": frontier.name, "seed": found.seed, "data": found.data}
+        facts = {"samples": found.samples, "from": found.questions_from, "seed": found.seed, "data": found.data}
         return found.at(budget).plan, facts, found.refit
     statistics, facts = statistics_of(checkpoint, questions.source, questions.request)
     if recipe is Recipe.AUTO:
@@ -269,7 +272,7 @@ def _command(
     words += [] if frontier is None else ["--frontier", str(frontier)]
     words += [word for name, value in cuts.items() if value is not None for word in (f"--{name.replace('_', '-')}", str(value))]
     words += [] if compensation is None else ["--compensation", compensation.value]
-    if budget != 1 and (plan is None or compensation is not None):
+    if budget != 1 and (plan is None or compensation is not None or calibration is not None):
         words += [] if recipe is Recipe.AUTO else ["--recipe", recipe.value]
         words += [] if calibration is None else ["--calibration", str(calibration)]
         words += [] if samples == SAMPLES else ["--samples", str(samples)]

@@ -37,7 +37,6 @@ def export(
     dtype: Annotated[Dtype, typer.Option(help="What graphs compute in; auto: float16 for float16 weights, else float32.")] = Dtype.AUTO,
     int8: Annotated[bool, typer.Option("--int8", help="Weights of the language model in 8 bits, for CPUs.")] = False,
     int4: Annotated[bool, typer.Option("--int4", help="In 4 bits.")] = False,
-    masked: Annotated[bool, typer.Option("--masked", help="A dense graph with the plan as masks: saves nothing.")] = False,
     parity: Annotated[bool, typer.Option(help="Compare logits and greedy tokens with PyTorch's.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export, or the output folder.")] = False,
     as_json: Json = False,
@@ -52,7 +51,7 @@ def export(
     run = exporter(target.value)
     grids = tuple(found for text in grid or () if (found := parse_grid(text)) is not None)
     bits = 4 if int4 else 8 if int8 else None
-    asked = Asked(model, target.value, output, grids, opset, dtype, bits, masked, parity, force)
+    asked = Asked(model, target.value, output, grids, opset, dtype, bits, parity, force)
     report = run(request_of(asked, say))
     if as_json:
         show_json({**asdict(report), "folder": str(report.folder), "model": model})

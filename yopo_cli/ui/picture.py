@@ -39,33 +39,33 @@ def _letter(read: bool, own: bool) -> str:
 
 def _every(layer: LayerPlan, sizes: Sizes) -> str:
     """How many of the visual tokens a read-only head shows to text."""
-    return "-" if not layer.kv_heads(sizes)[1] else _share(layer.read_phases)
+    return "-" if not layer.kv_heads(sizes)[1] else _share(layer.read_stride)
 
 
 def _rank(layer: LayerPlan, sizes: Sizes) -> str:
     if not any(layer.kv_heads(sizes)):
         return "-"
-    return "all" if layer.kv_rank is None else f"{layer.kv_rank}{'q' if layer.ranked_queries else ''}"
+    return "all" if layer.kv_rank is None else str(layer.kv_rank)
 
 
 def _sees(layer: LayerPlan) -> str:
     """What a visual token sees of the others."""
     if not layer.self_heads:
         return "-"
-    return f"{layer.window}x{layer.window}" if layer.window else _share(layer.self_phases)
+    return f"{layer.window}x{layer.window}" if layer.window else "all"
 
 
-def _share(phases: int) -> str:
-    return "all" if phases == 1 else f"1/{phases}"
+def _share(stride: int) -> str:
+    return "all" if stride == 1 else f"1/{stride}"
 
 
 def _notes(plan: Plan) -> list[str]:
     windows = f", or its {plan.locality} grid window" if any(layer.window for layer in plan.layers) else ""
     depth = plan.visual_depth
     return [
-        f"sees: share of the visual tokens that a self head shows a visual token{windows}",
+        f"sees: earlier visual tokens that a self head shows a visual token{windows}",
         "every: share of the visual tokens that a read-only head shows text",
-        "rank: dimensions that K and V of visual tokens come through; q: queries too",
+        "rank: dimensions that K, V and Q of visual tokens come through",
         "cost: visual FLOPs as a share of the dense layer's",
         f"visual tokens leave after layer {depth} of {len(plan.layers)}" if depth else "text reads no visual token",
     ]

@@ -37,7 +37,16 @@ def searched(
     with search_bar(min(budgets)) as bar:
         try:
             frontier = search(
-                model, questions.batches(), statistics, budgets, grids=grids, seed=seed, effort=effort, state=state, progress=bar.tell
+                model,
+                questions.batches(),
+                statistics,
+                budgets,
+                grids=grids,
+                seed=seed,
+                questions_from=Path(questions.examples.origin).name,
+                effort=effort,
+                state=state,
+                progress=bar.tell,
             )
         except KeyboardInterrupt:
             if state is not None and state.exists():

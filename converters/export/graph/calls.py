@@ -15,9 +15,9 @@ from .builder import Graph
 from .decoder import Call, logits, run
 from .heads import Pair, rotary
 from .masks import NONE, NOWHERE, TEXT, VISUAL, Keys, TextMasks, code, codes
-from .slots import PAST, PAST_CODES, PRESENT, PRESENT_CODES, Slot, phases, slots
+from .slots import PAST, PAST_CODES, PRESENT, PRESENT_CODES, Slot, slots, strides
 from .text import TextModel
-from .visual import Scene, Visual, lattice_tokens
+from .visual import Scene, Visual, offset_tokens
 
 INT64, INT32 = ir.DataType.INT64, ir.DataType.INT32
 
@@ -44,7 +44,7 @@ def prefill(graph: Graph, model: TextModel, grid: Grid) -> None:
     text_turn, visual_turn = (
         tuple(_rows_of(graph, part, where, scene.batch) for part in (cosine, sine)) for where in (scene.text_slots, scene.visual_slots)
     )
-    keys = {one: _new_keys(graph, scene, one) for one in phases(model)}
+    keys = {one: _new_keys(graph, scene, one) for one in strides(model)}
     hidden, epsilon = model.sizes.hidden_size, model.epsilon
     visual = Visual(graph, scene, graph.rows(embeds, scene.visual_slots), _pair(visual_turn), epsilon, hidden)
     masks = TextMasks(graph, keys, scene.text_slots)
@@ -61,7 +61,7 @@ def continuation(graph: Graph, model: TextModel) -> None:
     new = graph.unsqueeze(codes(graph, valid, TEXT), 1)
     queries = graph.unsqueeze(graph.range(length), 0)
     keys = {}
-    for one in phases(model):
+    for one in strides(model):
         old = graph.input(f"{PAST_CODES}.{one}", INT32, ("batch_size", max(one, 1), f"past_keys_{one}"))
         joined = graph.op("Concat", old, graph.expand(new, 1, max(one, 1), 1), axis=2)
         # Everything in the cache comes before every new row.
@@ -84,7 +84,7 @@ def inputs(graph: Graph, model: TextModel, total: str) -> tuple[ir.Value, ir.Val
 
 def past_pair(graph: Graph, model: TextModel, slot: Slot) -> Pair:
     """K and V of earlier calls."""
-    dims = ("batch_size", slot.heads, f"past_keys_{slot.kind.phases}", model.sizes.head_dim)
+    dims = ("batch_size", slot.heads, f"past_keys_{slot.kind.stride}", model.sizes.head_dim)
     key, value = (graph.input(f"{PAST}.{slot.number}.{part}", graph.compute, dims) for part in ("key", "value"))
     return key, value
 
@@ -92,10 +92,10 @@ def past_pair(graph: Graph, model: TextModel, slot: Slot) -> Pair:
 def outputs(
     graph: Graph, model: TextModel, call: Call, present: Mapping[Slot, Pair], found: Mapping[int, ir.Value], length: str
 ) -> None:  # fmt: skip
-    """Logits of the last token, K and V by slot, codes of keys by phases."""
+    """Logits of the last token, K and V by slot, codes of keys by stride."""
     graph.output(logits(graph, model, call), "logits", graph.compute, ("batch_size", 1, model.vocabulary))
     for slot, pair in present.items():
-        dims = ("batch_size", slot.heads, f"{length}_{slot.kind.phases}", model.sizes.head_dim)
+        dims = ("batch_size", slot.heads, f"{length}_{slot.kind.stride}", model.sizes.head_dim)
         for part, value in zip(("key", "value"), pair, strict=True):
             graph.output(value, f"{PRESENT}.{slot.number}.{part}", graph.compute, dims)
     for one, value in found.items():
@@ -134,11 +134,11 @@ def _new_keys(graph: Graph, scene: Scene, one: int) -> Keys:
     if not one:
         return Keys(text_codes, text_slots)
     visual_codes, slots_ = codes(graph, scene.visual_valid, VISUAL), scene.visual_slots
-    index = np.array(lattice_tokens(scene.grid, one), np.int64)
+    index = np.array(offset_tokens(scene.grid, one), np.int64)
     there = np.array(index >= 0)
 
     def dealt(values: ir.Value, absent: Any) -> ir.Value:
-        """`[batch, lattices, images * largest lattice]`."""
+        """`[batch, offsets, images * most tokens]`."""
         tokens = graph.reshape(values, scene.batch, scene.images, scene.grid.tokens)
         found = graph.op("Gather", tokens, np.maximum(index, 0), axis=2)
         found = found if there.all() else graph.op("Where", there, found, absent)

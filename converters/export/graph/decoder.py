@@ -3,7 +3,7 @@
 What surrounds the layers (inputs, masks, where the rows come from) is the caller's: see `Call`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,8 +30,7 @@ class Call:
     """One call of the decoder, and what changes from layer to layer.
 
     `text` `[batch * text rows, hidden]`; `rotary` cosine and sine of its positions `[batch, text rows, frequencies]`; `past` K and V of
-    earlier calls by slot, {} where there are none; `visual` the visual rows, None where a graph has none. `attend` computes what text
-    queries `[batch, heads, rows, head_dim]` see of a slot's K and V: a target may put its runtime's own operator there.
+    earlier calls by slot, {} where there are none; `visual` the visual rows, None where a graph has none.
     """
 
     batch: ir.Value
@@ -40,13 +39,6 @@ class Call:
     masks: Masks
     past: Mapping[Slot, Pair] = field(default_factory=dict)
     visual: Visual | None = None
-    attend: Callable[["Layer", Slot, ir.Value, Pair], ir.Value] | None = None
-    edit: Callable[[int, str, ir.Value], ir.Value] | None = None
-    """Of the masked graph: changes a layer's `heads` or `neurons` before their last product, or its `attention` or `ffn` after it."""
-    visual_rows: ir.Value | None = None
-    """Of the masked graph: which of the text rows are visual ones, `[batch, text rows, 1, 1]`."""
-    computing: Sequence[Sequence[int]] = ()
-    """Of the masked graph: by layer, the query heads that visual rows compute."""
 
 
 def run(graph: Graph, model: TextModel, call: Call) -> dict[Slot, Pair]:
@@ -91,42 +83,19 @@ class Layer:
         graph, model, call = self.graph, self.model, self.call
         text = graph.normalised(call.text, graph.weight(self.norm("input_layernorm")), model.epsilon)
         turn = graph.unsqueeze(call.rotary[0], 2), graph.unsqueeze(call.rotary[1], 2)
-        queries = self._queries(text)
-        keys, values = (self._keys_or_values(part, text) for part in ("key", "value"))
+        queries, keys, values = (self._text_heads(part, text) for part in ("query", "key", "value"))
         queries, keys = rotate(graph, queries, turn, model), rotate(graph, keys, turn, model)
         seen = self.visual.project(self, self.layout) if self.visual is not None and self.layout is not None else None
         present = {slot: self._extended(slot, keys, values, seen) for slot in held}
-        update = self._product("output", self._edited("heads", self._seen_by_text(present, by_head(graph, queries))))
-        call.text = graph.op("Add", call.text, self._edited("attention", update))
+        update = self._product("output", self._seen_by_text(present, by_head(graph, queries)))
+        call.text = graph.op("Add", call.text, update)
         if self.visual is not None and self.layout is not None and seen is not None:
             self.visual.attend(self, self.layout, seen, keys, values)
         return present
 
-    def _queries(self, rows: ir.Value) -> ir.Value:
-        """`[batch, text rows, heads, head_dim]`; of visual rows in the masked graph through their rank where they have one."""
-        graph, model, visual = self.graph, self.model, self.model.visual_part(self.index, "query")
-        found = self.heads("query", rows, model.projection(self.index, "query"))
-        if self.call.visual_rows is None or visual == "query":
-            return found
-        ranked, count = self.heads(visual, self.inner(rows), model.projection(self.index, visual)), model.sizes.num_attention_heads
-        order = sorted(range(count), key=lambda head: head not in self.call.computing[self.index])
-        if rest := order[len(self.call.computing[self.index]) :]:
-            ranked = graph.op("Concat", ranked, graph.take(found, rest, 2, count), axis=2)
-        ranked = graph.take(ranked, sorted(range(count), key=order.__getitem__), 2, count)
-        return graph.op("Where", self.call.visual_rows, ranked, found)
-
-    def _keys_or_values(self, part: str, rows: ir.Value) -> ir.Value:
-        """`[batch, text rows, KV heads, head_dim]`; of visual rows in the masked graph by their own projection where they have one."""
-        graph, sizes, visual = self.graph, self.model.sizes, self.model.visual_part(self.index, part)
-        found = self.heads(part, rows, self.model.projection(self.index, part))
-        if self.call.visual_rows is None or visual == part:
-            return found
-        weight = self.model.projection(self.index, visual)
-        refitted = self.heads(visual, self.inner(rows), weight)
-        held, count = graph.store.shape(weight)[0] // sizes.head_dim, sizes.num_key_value_heads
-        if held < count:
-            refitted = graph.op("Concat", refitted, graph.take(found, range(held, count), 2, count), axis=2)
-        return graph.op("Where", self.call.visual_rows, refitted, found)
+    def _text_heads(self, part: str, rows: ir.Value) -> ir.Value:
+        """Queries, keys or values of text rows, `[batch, text rows, heads, head_dim]`."""
+        return self.heads(part, rows, self.model.projection(self.index, part))
 
     def inner(self, rows: ir.Value) -> ir.Value:
         """What K and V of visual rows are made from: the rows, or as few dimensions as the plan has them go through."""
@@ -153,10 +122,7 @@ class Layer:
         outputs = []
         for slot, pair in present.items():
             mine = graph.take(queries, slot.kind.query_heads, 1, sizes.num_attention_heads)
-            if self.call.attend is not None:
-                outputs.append(self.call.attend(self, slot, mine, pair))
-            else:
-                outputs.append(attend(graph, mine, *pair, self.call.masks.of(slot.kind), sizes.head_dim, sizes.group))
+            outputs.append(attend(graph, mine, *pair, self.call.masks.of(slot.kind), sizes.head_dim, sizes.group))
         places = [head for slot in present for head in slot.kind.query_heads]
         joined = graph.concat(outputs, 1)
         if places != sorted(places):
@@ -168,8 +134,8 @@ class Layer:
         graph, model, call = self.graph, self.model, self.call
         text = graph.normalised(call.text, graph.weight(self.norm("post_attention_layernorm")), model.epsilon)
         gate, up = (self._product(part, text) for part in ("gate", "up"))
-        update = self._product("down", self._edited("neurons", self._gated(gate, up)))
-        call.text = graph.op("Add", call.text, self._edited("ffn", update))
+        update = self._product("down", self._gated(gate, up))
+        call.text = graph.op("Add", call.text, update)
         if self.visual is not None and self.layout is not None:
             self.visual.ffn(self, self.layout)
 
@@ -227,9 +193,6 @@ class Layer:
     def _gated(self, gate: ir.Value, up: ir.Value) -> ir.Value:
         """SiLU of the gate times the other."""
         return self.graph.op("Mul", self.graph.op("Mul", gate, self.graph.op("Sigmoid", gate)), up)
-
-    def _edited(self, part: str, rows: ir.Value) -> ir.Value:
-        return rows if self.call.edit is None else self.call.edit(self.index, part, rows)
 
 
 def _elements(heads: list[int], size: int) -> tuple[int, ...]:

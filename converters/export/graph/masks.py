@@ -20,7 +20,7 @@ NOWHERE = 2**31 - 1
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of one kind of KV heads: int32 `codes` `[batch, lattices, keys]`, int64 `slots` `[batch or 1, lattices or 1, keys]`."""
+    """The keys of one kind of KV heads: int32 `codes` `[batch, offsets, keys]`, int64 `slots` `[batch or 1, offsets or 1, keys]`."""
 
     codes: ir.Value
     slots: ir.Value
@@ -41,12 +41,6 @@ def additive(graph: Graph, allowed: ir.Value) -> ir.Value:
     return graph.op("Where", allowed, np.array(0, graph.numpy_dtype), never)
 
 
-def seen_or_nothing(graph: Graph, found: ir.Value, allowed: ir.Value) -> ir.Value:
-    """What queries saw, `[batch, heads, queries, head_dim]`; zeros where no key was `allowed` `[batch, 1 or heads, queries, keys]`."""
-    anything = graph.op("ReduceMax", graph.cast(allowed, ir.DataType.INT32), [-1], keepdims=1)
-    return graph.op("Where", graph.op("Greater", anything, code(0)), found, np.zeros((), graph.numpy_dtype))
-
-
 class TextMasks:
     """Masks of one call's text queries, whose slots are `queries` `[batch or 1, text rows]`. Layers of the same kind share them."""
 
@@ -64,10 +58,10 @@ class TextMasks:
 
     def _allowed(self, kind: HeadKind) -> ir.Value:
         graph, group = self.graph, len(kind.query_heads) // len(kind.kv_heads)
-        allowed = self._seen(kind.phases)
-        if kind.lattices:
-            allowed = graph.op("Gather", allowed, [lattice for lattice in kind.lattices for _ in range(group)], axis=1)
-        if kind.phases == 0 or all(kind.reads):
+        allowed = self._seen(kind.stride)
+        if kind.offsets:
+            allowed = graph.op("Gather", allowed, [offset for offset in kind.offsets for _ in range(group)], axis=1)
+        if kind.stride == 0 or all(kind.reads):
             return allowed
         reads = np.array(kind.reads)[:, None, None]
         text = graph.op("Not", graph.op("Equal", self._codes(kind, group), code(VISUAL)))
@@ -75,14 +69,14 @@ class TextMasks:
 
     def _codes(self, kind: HeadKind, group: int) -> ir.Value:
         """Codes of the keys of each query head, `[batch, 1 or query heads, keys]`."""
-        found = self.keys[kind.phases].codes
-        return self.graph.op("Gather", found, [one for one in kind.lattices for _ in range(group)], axis=1) if kind.lattices else found
+        found = self.keys[kind.stride].codes
+        return self.graph.op("Gather", found, [one for one in kind.offsets for _ in range(group)], axis=1) if kind.offsets else found
 
-    def _seen(self, phases: int) -> ir.Value:
-        """Keys up to each query's slot, `[batch, lattices, queries, keys]`."""
-        if phases not in self._visible:
-            graph, keys = self.graph, self.keys[phases]
+    def _seen(self, stride: int) -> ir.Value:
+        """Keys up to each query's slot, `[batch, offsets, queries, keys]`."""
+        if stride not in self._visible:
+            graph, keys = self.graph, self.keys[stride]
             places, there = graph.unsqueeze(keys.slots, 2), graph.unsqueeze(graph.op("Greater", keys.codes, code(NONE)), 2)
             before = graph.op("And", graph.op("LessOrEqual", places, self.queries), there)
-            self._visible[phases] = graph.op("Or", before, graph.op("Equal", places, self.queries))
-        return self._visible[phases]
+            self._visible[stride] = graph.op("Or", before, graph.op("Equal", places, self.queries))
+        return self._visible[stride]

@@ -11,7 +11,7 @@ from .builder import Graph
 from .decoder import Call, logits, run
 from .heads import Pair, rotary
 from .masks import TextMasks
-from .slots import PAST, PRESENT, Slot, phases, slots
+from .slots import PAST, PRESENT, Slot, slots, strides
 from .text import TextModel
 from .timeline import Timeline, timeline, visual_columns
 from .visual import Scene, Visual
@@ -74,7 +74,7 @@ def _past(graph: Graph, number: int, heads: int, size: int, length: str) -> Pair
 
 def _length(when: str, slot: Slot, padded: bool) -> str:
     """The name of a slot's length."""
-    return f"{when}_length" if padded else f"{when}_keys_{slot.kind.phases}"
+    return f"{when}_length" if padded else f"{when}_keys_{slot.kind.stride}"
 
 
 def _present(graph: Graph, slot: Slot, pair: Pair, size: int, length: str) -> None:
@@ -86,7 +86,7 @@ def _call(graph: Graph, model: TextModel, time: Timeline, embeds: ir.Value, turn
     """The rows of this call, apart."""
     hidden = model.sizes.hidden_size
     text_turn, visual_turn = (_rows(graph, turn, where, batch) for where in (time.text_rows, time.visual_rows))
-    keys = {one: time.keys(one) for one in phases(model)}
+    keys = {one: time.keys(one) for one in strides(model)}
     visual = None
     if model.plan is not None:
         visual = Visual(graph, _scene(graph, time, batch), graph.rows(embeds, time.visual_rows), visual_turn, model.epsilon, hidden)
@@ -112,7 +112,7 @@ def _rows(graph: Graph, turn: Pair, where: ir.Value, batch: ir.Value) -> Pair:
 
 def _absent(slot: Slot, grid: Grid) -> int:
     """Visual tokens of one image that a slot does not hold."""
-    return grid.tokens - visual_columns(grid, slot.kind.phases)
+    return grid.tokens - visual_columns(grid, slot.kind.stride)
 
 
 def _cut(graph: Graph, pair: Pair, slot: Slot, grid: Grid, images: ir.Value) -> Pair:
@@ -137,6 +137,6 @@ def _filled(graph: Graph, pair: Pair, slot: Slot, grid: Grid, images: ir.Value) 
 def cache_bytes(model: TextModel, grid: Grid, text_tokens: int, itemsize: int, padded: bool) -> int:
     """Bytes of the cache after one picture and so many text tokens, the timeline included."""
     total = grid.tokens + text_tokens
-    rows = {slot: total if padded else visual_columns(grid, slot.kind.phases) + text_tokens for slot in slots(model)}
+    rows = {slot: total if padded else visual_columns(grid, slot.kind.stride) + text_tokens for slot in slots(model)}
     held = sum(slot.heads * count for slot, count in rows.items()) * model.sizes.head_dim
     return 2 * (held + total) * itemsize

@@ -28,9 +28,9 @@ def slots(model: TextModel) -> tuple[Slot, ...]:
     return tuple(Slot(number, layer, kind) for number, (layer, kind) in enumerate(_kinds(model)))
 
 
-def phases(model: TextModel) -> tuple[int, ...]:
-    """What the slots hold of the visual tokens (`HeadKind.phases`), each once, ascending."""
-    return tuple(sorted({slot.kind.phases for slot in slots(model)}))
+def strides(model: TextModel) -> tuple[int, ...]:
+    """What the slots hold of the visual tokens (`HeadKind.stride`), each once, ascending."""
+    return tuple(sorted({slot.kind.stride for slot in slots(model)}))
 
 
 def _kinds(model: TextModel) -> Iterator[tuple[int, HeadKind]]:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...runtime.plan import Grid
-from ...runtime.token_split import token_phases
+from ...runtime.token_split import token_offsets
 from .builder import Graph
 from .masks import NOWHERE, TEXT, VISUAL, Keys, codes
 
@@ -40,25 +40,25 @@ class Timeline:
         """How many images these visual tokens `[batch, n]` are, `[1]`."""
         return self.graph.op("Div", self.graph.axis(tokens, 1), [self.grid.tokens])
 
-    def keys(self, phases: int) -> Keys:
+    def keys(self, stride: int) -> Keys:
         """All keys of the KV heads that hold this share of the visual tokens: visual columns first, then text."""
         graph = self.graph
         text, text_codes = graph.unsqueeze(self.text, 1), graph.unsqueeze(codes(graph, self.valid, TEXT), 1)
-        if not phases:
+        if not stride:
             return Keys(text_codes, text)
-        visual = graph.unsqueeze(self.visual, 1) if phases == 1 else self._dealt(phases)
+        visual = graph.unsqueeze(self.visual, 1) if stride == 1 else self._dealt(stride)
         visual_codes = codes(graph, graph.op("Less", visual, NOWHERE), VISUAL)
-        wide = (1, phases, 1)
+        wide = (1, stride, 1)
         return Keys(graph.concat([visual_codes, graph.expand(text_codes, *wide)], 2), graph.concat([visual, graph.expand(text, *wide)], 2))
 
-    def _dealt(self, phases: int) -> ir.Value:
-        """Positions `[batch, phases, visual columns]` of the tokens of each lattice, image after image."""
+    def _dealt(self, stride: int) -> ir.Value:
+        """Positions `[batch, stride, visual columns]` of the tokens at each offset, image after image."""
         graph, images = self.graph, self.images(self.visual)
         batch = graph.axis(self.visual, 0)
         whole = graph.op("Reshape", self.visual, graph.dims(batch, images, self.grid.tokens), allowzero=1)
         beyond = graph.expand(graph.constant(np.full((1, 1, 1), NOWHERE)), batch, images, 1)
-        dealt = graph.op("Gather", graph.concat([whole, beyond], 2), lattice_columns(self.grid, phases), axis=2)
-        return graph.reshape(graph.op("Transpose", dealt, perm=[0, 2, 1, 3]), batch, phases, -1)
+        dealt = graph.op("Gather", graph.concat([whole, beyond], 2), offset_columns(self.grid, stride), axis=2)
+        return graph.reshape(graph.op("Transpose", dealt, perm=[0, 2, 1, 3]), batch, stride, -1)
 
 
 def timeline(graph: Graph, flags: ir.Value, past: ir.Value, attention_mask: ir.Value, grid: Grid) -> Timeline:
@@ -75,19 +75,19 @@ def timeline(graph: Graph, flags: ir.Value, past: ir.Value, attention_mask: ir.V
     return Timeline(graph, grid, remembered, visual, text, valid, queries, visual_rows, text_rows)
 
 
-def lattice_columns(grid: Grid, phases: int) -> Any:
-    """Tokens of each lattice of a grid `[phases, columns]` in ascending order, filled up with the number of the grid's tokens."""
-    phase = np.array(token_phases(grid, phases))
-    members = [np.flatnonzero(phase == number) for number in range(phases)]
-    columns = np.full((phases, max(map(len, members))), grid.tokens)
+def offset_columns(grid: Grid, stride: int) -> Any:
+    """Tokens at each offset of a grid `[stride, columns]` in ascending order, filled up with the number of the grid's tokens."""
+    offset = np.array(token_offsets(grid, stride))
+    members = [np.flatnonzero(offset == number) for number in range(stride)]
+    columns = np.full((stride, max(map(len, members))), grid.tokens)
     for row, tokens in zip(columns, members, strict=True):
         row[: len(tokens)] = tokens
     return columns
 
 
-def visual_columns(grid: Grid, phases: int) -> int:
+def visual_columns(grid: Grid, stride: int) -> int:
     """Columns that one image takes in the cache of KV heads that hold this share of the visual tokens."""
-    return 0 if not phases else grid.tokens if phases == 1 else int(lattice_columns(grid, phases).shape[1])
+    return 0 if not stride else grid.tokens if stride == 1 else int(offset_columns(grid, stride).shape[1])
 
 
 def _where(graph: Graph, marked: ir.Value) -> ir.Value:

@@ -10,10 +10,10 @@ import onnx_ir as ir
 from ...runtime.attention import Strips, strips
 from ...runtime.layout import TEXT_ONLY, LayerLayout
 from ...runtime.plan import Grid
-from ...runtime.token_split import token_phases
+from ...runtime.token_split import token_offsets
 from .builder import Graph
 from .heads import Pair, attend, by_head, rotate
-from .masks import additive, seen_or_nothing
+from .masks import additive
 from .slots import Slot
 from .weights import Weight
 
@@ -42,7 +42,7 @@ class Scene:
 @dataclass(frozen=True)
 class Seen:
     """Visual rows in one layer: rotated queries in the heads that they compute (None: none), and K and V `[batch, rows, heads,
-    head_dim]` in the heads that hold them, by phases: all rows, or those of each head's lattice."""
+    head_dim]` in the heads that hold them, by stride: all rows, or those at each head's offset."""
 
     queries: ir.Value | None
     held: dict[int, Pair]
@@ -59,15 +59,15 @@ class Visual:
     epsilon: float
     hidden: int
     _unit: ir.Value | None = None
-    _lattices: dict[tuple[int, int], ir.Value] = field(default_factory=dict)
+    _offsets: dict[tuple[int, int], ir.Value] = field(default_factory=dict)
     _turns: dict[tuple[int, int], Pair] = field(default_factory=dict)
-    _masks: dict[tuple[int, str] | None, ir.Value] = field(default_factory=dict)
+    _masks: dict[int | None, ir.Value] = field(default_factory=dict)
 
     def update(self, change: ir.Value) -> None:
         """Add to the rows, which are new ones from now on."""
         self.rows = self.graph.op("Add", self.rows, change)
         self._unit = None
-        self._lattices = {}
+        self._offsets = {}
 
     def normalised(self, norm: Weight) -> ir.Value:
         """All rows after an RMS norm."""
@@ -81,27 +81,27 @@ class Visual:
             self._unit = self.graph.normalised(self.rows, ones, self.epsilon)
         return self._unit
 
-    def lattice(self, norm: Weight, phases: int, phase: int) -> ir.Value:
-        """The normalised rows of one lattice, `[batch * images * largest lattice, hidden]`."""
-        if (phases, phase) not in self._lattices:
-            self._lattices[phases, phase] = self._of_lattice(self.unit, phases, phase, self.hidden)
-        return self.graph.op("Mul", self.graph.reshape(self._lattices[phases, phase], -1, self.hidden), self.graph.weight(norm))
+    def normalised_at(self, norm: Weight, stride: int, offset: int) -> ir.Value:
+        """The normalised rows at one offset, `[batch * images * most tokens, hidden]`."""
+        if (stride, offset) not in self._offsets:
+            self._offsets[stride, offset] = self._at_offset(self.unit, stride, offset, self.hidden)
+        return self.graph.op("Mul", self.graph.reshape(self._offsets[stride, offset], -1, self.hidden), self.graph.weight(norm))
 
-    def turn(self, phases: int, phase: int) -> Pair:
-        """Cosine and sine of one lattice's rows, `[batch, rows, 1, frequencies]`."""
-        if phases == 1:
+    def turn(self, stride: int, offset: int) -> Pair:
+        """Cosine and sine of the rows at one offset, `[batch, rows, 1, frequencies]`."""
+        if stride == 1:
             return self.graph.unsqueeze(self.rotary[0], 2), self.graph.unsqueeze(self.rotary[1], 2)
-        if (phases, phase) not in self._turns:
+        if (stride, offset) not in self._turns:
             graph, batch = self.graph, self.scene.batch
             width = graph.axis(self.rotary[0], -1)
-            parts = (self._of_lattice(part, phases, phase, width) for part in self.rotary)
+            parts = (self._at_offset(part, stride, offset, width) for part in self.rotary)
             cosine, sine = (graph.reshape(part, batch, -1, 1, width) for part in parts)
-            self._turns[phases, phase] = cosine, sine
-        return self._turns[phases, phase]
+            self._turns[stride, offset] = cosine, sine
+        return self._turns[stride, offset]
 
-    def _of_lattice(self, rows: ir.Value, phases: int, phase: int, width: ir.Value | int) -> ir.Value:
-        """`[batch * images, largest lattice, width]`; rows that a smaller lattice lacks are the first one's, and are never seen."""
-        index = [max(token, 0) for token in lattice_tokens(self.scene.grid, phases)[phase]]
+    def _at_offset(self, rows: ir.Value, stride: int, offset: int, width: ir.Value | int) -> ir.Value:
+        """`[batch * images, most tokens, width]`; rows that an offset of fewer tokens lacks are the first one's, and are never seen."""
+        index = [max(token, 0) for token in offset_tokens(self.scene.grid, stride)[offset]]
         return self.graph.op("Gather", self.graph.reshape(rows, -1, self.scene.grid.tokens, width), index, axis=1)
 
     def project(self, layer: "Layer", layout: LayerLayout) -> Seen:
@@ -114,20 +114,20 @@ class Visual:
             weight = layer.kept_queries(layout) if ranked is None else layer.model.projection(layer.index, own)
             queries = rotate(self.graph, layer.heads(own, rows, weight), self.turn(1, 0), layer.model)
         for part in layout.ranges:
-            if part.phases == TEXT_ONLY:
+            if part.stride == TEXT_ONLY:
                 continue
             if ranked is None:
-                rows = layer.inner(self.normalised(norm) if part.phases == 1 else self.lattice(norm, part.phases, part.lattice))
-            elif part.phases == 1:
+                rows = layer.inner(self.normalised(norm) if part.stride == 1 else self.normalised_at(norm, part.stride, part.offset))
+            elif part.stride == 1:
                 rows = ranked
             else:
                 width = layout.kv_rank or 0
-                rows = self.graph.reshape(self._of_lattice(ranked, part.phases, part.lattice, width), -1, width)
+                rows = self.graph.reshape(self._at_offset(ranked, part.stride, part.offset, width), -1, width)
             names = (layer.model.visual_part(layer.index, name) for name in ("key", "value"))
             key, value = (layer.heads(name, rows, layer.first_heads(name, part.first, part.last)) for name in names)
-            turned = rotate(self.graph, key, self.turn(part.phases, part.lattice), layer.model)
-            parts.setdefault(part.phases, []).append((turned, value))
-        return Seen(queries, {phases: self._joined(pairs) for phases, pairs in parts.items()})
+            turned = rotate(self.graph, key, self.turn(part.stride, part.offset), layer.model)
+            parts.setdefault(part.stride, []).append((turned, value))
+        return Seen(queries, {stride: self._joined(pairs) for stride, pairs in parts.items()})
 
     def _joined(self, pairs: list[Pair]) -> Pair:
         """The heads of all pairs."""
@@ -135,11 +135,11 @@ class Visual:
 
     def held(self, slot: Slot, layout: LayerLayout, seen: Seen) -> Pair | None:
         """The visual part of a slot, `[batch, rows, heads, head_dim]`."""
-        phases = slot.kind.phases
-        if phases not in seen.held:
+        stride = slot.kind.stride
+        if stride not in seen.held:
             return None
-        first, count = layout.first(phases), sum(part.last - part.first for part in layout.ranges if part.phases == phases)
-        key, value = (self.graph.take(part, [head - first for head in slot.kind.kv_heads], 2, count) for part in seen.held[phases])
+        first, count = layout.first(stride), sum(part.last - part.first for part in layout.ranges if part.stride == stride)
+        key, value = (self.graph.take(part, [head - first for head in slot.kind.kv_heads], 2, count) for part in seen.held[stride])
         return key, value
 
     def attend(self, layer: "Layer", layout: LayerLayout, seen: Seen, keys: ir.Value, values: ir.Value) -> None:
@@ -148,14 +148,10 @@ class Visual:
             return
         sizes = layer.model.sizes
         shared = [head // sizes.group for head in layout.computing]
-        held = sum(part.last - part.first for part in layout.ranges if part.phases == layout.self_phases)
-        own = [self.graph.take(part, shared, 2, held) for part in seen.held[layout.self_phases]]
+        held = sum(part.last - part.first for part in layout.ranges if part.stride == 1)
+        own = [self.graph.take(part, shared, 2, held) for part in seen.held[1]]
         text = [self.graph.take(part, shared, 2, sizes.num_key_value_heads) for part in (keys, values)]
-        if layout.self_phases > 1:
-            found = self._by_lattice(
-                seen.queries, own, text, layout.self_phases, [layout.lattices[head] for head in shared], sizes.head_dim
-            )
-        elif layout.window is None:
+        if layout.window is None:
             found = self._full(seen.queries, own, text, sizes.head_dim)
         else:
             found = self._strips(seen.queries, own, text, layer, layout.window, len(shared))
@@ -167,36 +163,6 @@ class Visual:
         key, value = (by_head(graph, graph.op("Concat", *parts, axis=1)) for parts in zip(own, text, strict=True))
         found = attend(graph, by_head(graph, queries), key, value, self._earlier(), size)
         return by_head(graph, found)
-
-    def _by_lattice(
-        self, queries: ir.Value, own: Sequence[ir.Value], text: Sequence[ir.Value], phases: int, lattices: list[int], size: int
-    ) -> ir.Value:  # fmt: skip
-        """Every earlier key of text and of each head's lattice, other images included."""
-        graph, count, found = self.graph, len(lattices), []
-        for lattice in sorted(set(lattices)):
-            heads = [place for place, one in enumerate(lattices) if one == lattice]
-            query, *parts = (by_head(graph, graph.take(part, heads, 2, count)) for part in (queries, *own, *text))
-            key, value = (graph.op("Concat", *pair, axis=2) for pair in (parts[::2], parts[1::2]))
-            allowed = self._earlier_of(phases, lattice)
-            found.append(seen_or_nothing(graph, attend(graph, query, key, value, additive(graph, allowed), size), allowed))
-        order = sorted(range(count), key=lambda place: (lattices[place], place))
-        joined = by_head(graph, graph.concat(found, 1))
-        return graph.take(joined, sorted(range(count), key=order.__getitem__), 2, count)
-
-    def _earlier_of(self, phases: int, lattice: int) -> ir.Value:
-        """Which keys come before, `[batch, 1, visual rows, lattice and text rows]`: for the first rows of a prompt there may be none."""
-        key = (phases, str(lattice))
-        if key not in self._masks:
-            graph, scene = self.graph, self.scene
-            there = np.array([token >= 0 for token in lattice_tokens(scene.grid, phases)[lattice]])[None, :, None]
-            slots = self._of_lattice(scene.visual_slots, phases, lattice, 1)
-            valid = graph.op("And", self._of_lattice(scene.visual_valid, phases, lattice, 1), there)
-            slots, valid = (graph.reshape(part, scene.batch, -1) for part in (slots, valid))
-            slots = graph.unsqueeze(graph.op("Concat", slots, scene.text_slots, axis=1), 1, 2)
-            valid = graph.unsqueeze(graph.op("Concat", valid, scene.text_valid, axis=1), 1, 2)
-            before = graph.op("LessOrEqual", slots, graph.unsqueeze(scene.visual_slots, 1, 3))
-            self._masks[key] = graph.op("And", before, valid)
-        return self._masks[key]
 
     def _earlier(self) -> ir.Value:
         """Mask `[batch, 1, visual rows, visual and text rows]` of earlier keys; padding sees itself."""
@@ -215,7 +181,7 @@ class Visual:
         """What the windows of the grid reach, and the text before the image: strips of all images together."""
         graph, plan, grid = self.graph, layer.model.plan, self.scene.grid
         assert plan is not None
-        cut = strips(grid, window, plan.locality, plan.window_frames)
+        cut = strips(grid, window, plan.locality)
         count, rows = cut.queries.shape
         size = layer.model.sizes.head_dim
 
@@ -224,7 +190,7 @@ class Visual:
             return graph.reshape(graph.take(tokens, index, 1, grid.tokens), -1, len(index) // count, heads, size)
 
         key, value = (by_head(graph, self._reached(*parts, cut, heads, size)) for parts in zip(text, own, strict=True))
-        mask = self._strip_mask(window, plan.locality, plan.window_frames)
+        mask = self._strip_mask(window, plan.locality)
         found = attend(graph, by_head(graph, blocks(queries, cut.queries.flatten().tolist())), key, value, mask, size)
         ordered = graph.reshape(by_head(graph, found), -1, count * rows, heads, size)
         return graph.take(ordered, cut.places.tolist(), 1, count * rows)
@@ -241,11 +207,11 @@ class Visual:
         found = graph.op("Gather", graph.reshape(whole, -1, graph.op("Add", length, [scene.grid.tokens]), heads, size), index, axis=1)
         return graph.reshape(found, -1, graph.op("Add", length, [cut.keys.shape[1]]), heads, size)
 
-    def _strip_mask(self, window: int, locality: str, window_frames: int | None) -> ir.Value:
+    def _strip_mask(self, window: int, locality: str) -> ir.Value:
         """Mask `[batch * images * strips, 1, rows, text rows and reach]`: text before the image, and the windows."""
-        if (window, locality) not in self._masks:
+        if window not in self._masks:
             graph, scene = self.graph, self.scene
-            seen = strips(scene.grid, window, locality, window_frames).mask
+            seen = strips(scene.grid, window, locality).mask
             count, rows, reach = seen.shape
             before = graph.op("Less", graph.unsqueeze(scene.text_slots, 1), graph.unsqueeze(scene.starts, 2))
             before = graph.unsqueeze(graph.op("And", before, graph.unsqueeze(scene.text_valid, 1)), 2, 3)
@@ -253,8 +219,8 @@ class Visual:
             near = graph.expand(graph.constant(seen.numpy()[None, None]), scene.batch, scene.images, 1, 1, 1)
             allowed = graph.op("Concat", text, near, axis=-1)
             length = graph.op("Add", graph.axis(scene.text_slots, 1), [reach])
-            self._masks[window, locality] = graph.reshape(additive(graph, allowed), -1, 1, rows, length)
-        return self._masks[window, locality]
+            self._masks[window] = graph.reshape(additive(graph, allowed), -1, 1, rows, length)
+        return self._masks[window]
 
     def ffn(self, layer: "Layer", layout: LayerLayout) -> None:
         """Update the rows by their first neurons."""
@@ -262,9 +228,9 @@ class Visual:
             self.update(layer.neurons(self.normalised(layer.norm("post_attention_layernorm")), layout.neurons))
 
 
-def lattice_tokens(grid: Grid, phases: int) -> list[list[int]]:
-    """The tokens of each lattice of an image, all lists as long as the longest: -1 for what is not there."""
-    phase = token_phases(grid, phases)
-    tokens = [[token for token, one in enumerate(phase) if one == number] for number in range(phases)]
+def offset_tokens(grid: Grid, stride: int) -> list[list[int]]:
+    """The tokens at each offset of an image, all lists as long as the longest: -1 for what is not there."""
+    offset = token_offsets(grid, stride)
+    tokens = [[token for token, one in enumerate(offset) if one == number] for number in range(stride)]
     longest = max(map(len, tokens))
     return [[*own, *[-1] * (longest - len(own))] for own in tokens]

@@ -27,7 +27,6 @@ class Manifest:
     dtype: str
     bits: int | None
     opset: int
-    masked: bool
     grids: tuple[str, ...]
     vision: Mapping[str, str]
     embedding: str

@@ -22,7 +22,6 @@ from ...runtime.plan import Grid, to_json
 from ..graph.builder import Graph
 from ..graph.calls import continuation, embedding, prefill
 from ..graph.check import check_graph
-from ..graph.masked import masked
 from ..graph.precision import precision_of
 from ..graph.text import TextModel, text_model
 from ..graph.vision import vision_model
@@ -35,7 +34,7 @@ from .session import open_export
 WEIGHTS = "onnx_weights.safetensors"
 DTYPE_WORDS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 COMPUTE = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
-EMBEDDING, CONTINUATION, DENSE, MASKED, VISION = "embed_tokens", "decoder_decode", "decoder_dense", "decoder_masked", "vision_encoder"
+EMBEDDING, CONTINUATION, DENSE, VISION = "embed_tokens", "decoder_decode", "decoder_dense", "vision_encoder"
 
 
 def export(request: Request) -> Report:
@@ -136,14 +135,10 @@ Build = Callable[[Graph], None]
 def _graphs(request: Request, model: TextModel) -> dict[str, Build]:
     """How each graph but those of the tower is built, by file name."""
     graphs: dict[str, Build] = {EMBEDDING: lambda graph: embedding(graph, model)}
-    if request.masked:
-        graphs[MASKED] = lambda graph: masked(graph, model, request.grids[0])
-    else:
-        if request.plan is not None:
-            for grid in request.grids:
-                graphs[_prefill_name(grid)] = partial(prefill, model=model, grid=grid)
-        graphs[CONTINUATION] = lambda graph: continuation(graph, model)
+    graphs[CONTINUATION] = lambda graph: continuation(graph, model)
     if request.plan is not None:
+        for grid in request.grids:
+            graphs[_prefill_name(grid)] = partial(prefill, model=model, grid=grid)
         dense = replace(model, plan=None)
         graphs[DENSE] = lambda graph: continuation(graph, dense)
     return graphs
@@ -184,19 +179,17 @@ def metadata(request: Request) -> dict[str, str]:
 def _manifest(request: Request, model: TextModel, files: Sequence[str], folder: Path) -> Manifest:
     towers = _towers(request, model)
     vision = {str(grid): f"{next((name for name, one in towers.items() if one == grid), VISION)}.onnx" for grid in request.grids}
-    pruned = request.plan is not None and not request.masked
     return Manifest(
         version=version(),
         target="onnxruntime",
         dtype=request.dtype,
         bits=request.bits,
         opset=request.opset,
-        masked=request.masked,
         grids=tuple(map(str, request.grids)),
         vision=vision,
         embedding=f"{EMBEDDING}.onnx",
-        prefill={str(grid): f"{_prefill_name(grid)}.onnx" for grid in request.grids} if pruned else {},
-        continuation=f"{MASKED if request.masked else CONTINUATION}.onnx",
+        prefill={str(grid): f"{_prefill_name(grid)}.onnx" for grid in request.grids} if request.plan else {},
+        continuation=f"{CONTINUATION}.onnx",
         dense=None if request.plan is None else f"{DENSE}.onnx",
         image_tokens=model.image_tokens,
         end_tokens=_end_tokens(folder, model),
@@ -249,7 +242,5 @@ def _notes(request: Request) -> Iterator[str]:
     saved = {DTYPE_WORDS.get(info.dtype, info.dtype) for info in request.checkpoint.tensors.values()} - {request.dtype}
     if saved and request.bits is None:
         yield f"weights are {', '.join(sorted(saved))} in the file and become {request.dtype} whenever a session loads them"
-    if request.masked:
-        yield "masked: this graph computes what the dense one does and hides it; it saves nothing"
     if request.compare is None:
         yield "not compared with PyTorch"

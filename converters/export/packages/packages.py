@@ -80,8 +80,6 @@ def package(request: Request, target: str, runtime: str, *, padded: bool, featur
     model_type = dict(family.packages).get(target)
     if model_type is None:
         raise YopoError(f"{runtime} cannot be given a {family.name}: it has no class that takes its graphs.", "Use --target onnxruntime.")
-    if request.masked:
-        raise YopoError(f"Masked graphs are not made for {runtime}.", "Use --target onnxruntime with --masked.")
     if set(request.grids) - {request.checkpoint.grid}:
         raise YopoError(f"A {family.name} has pictures of one grid, {request.checkpoint.grid}.", "Leave --grid out.")
     return Package(request, model_type, text_model(request.checkpoint, request.plan), padded, features, ids)

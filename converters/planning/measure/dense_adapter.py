@@ -9,7 +9,7 @@ from torch import Tensor
 from ...families import Family, family_of
 from ...runtime.cache import Timeline
 from ...runtime.plan import Plan, dense_plan
-from ...runtime.stride import MAX_PHASES
+from ...runtime.stride import MAX_STRIDE
 from ...runtime.text_model import Call, Projections, SparseTextModel
 from .answers import Answered
 
@@ -37,7 +37,7 @@ class Twin:
         return cls(model, plan, text_class, model_class)
 
     def call(self, answered: Answered) -> Call:
-        """A batch at the input of layer 0, for plans of any phases."""
+        """A batch at the input of layer 0, for plans of any strides."""
         opening = _Opening(self)
         return opening._call(
             answered.embeds,
@@ -45,7 +45,7 @@ class Twin:
             answered.positions,
             answered.visual,
             lambda visual, positions: self.model_class.images(self.model.model, visual, positions),
-            Timeline(range(1, MAX_PHASES + 1)),
+            Timeline(range(1, MAX_STRIDE + 1)),
         )
 
     def projections(self, index: int) -> Projections:

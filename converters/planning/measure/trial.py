@@ -438,7 +438,7 @@ def _elements(heads: Sequence[int], head_dim: int) -> list[int]:
 
 def first_difference(one: Plan, other: Plan) -> int:
     """The first layer that two normalised plans treat differently; the number of layers where there is none."""
-    same_windows = (one.locality, one.window_frames) == (other.locality, other.window_frames)
+    same_windows = one.locality == other.locality
     for index, (first, second) in enumerate(zip(one.layers, other.layers, strict=True)):
         if first != second or (first.window is not None and not same_windows):
             return index
@@ -447,11 +447,11 @@ def first_difference(one: Plan, other: Plan) -> int:
 
 def plan_key(plan: Plan) -> str:
     """A name for what a normalised plan does, the same in every run."""
-    text = f"{plan.locality} {plan.window_frames} " + " ".join(map(_layer_key, plan.layers))
+    text = f"{plan.locality} " + " ".join(map(_layer_key, plan.layers))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 @lru_cache(maxsize=4096)
 def _layer_key(layer: LayerPlan) -> str:
     kept = ";".join(map(ranges, (layer.read_heads, layer.self_heads, layer.neurons)))
-    return f"{kept};{layer.window};{layer.read_phases};{layer.self_phases};{layer.kv_rank};{layer.ranked_queries}"
+    return f"{kept};{layer.window};{layer.read_stride};{layer.kv_rank}"

@@ -1,7 +1,8 @@
-"""A descent: from a plan down to a budget, always by the move that changes the answers least for what it saves.
+"""A descent: from a plan down to a budget, step by step by the move with the lowest price, its change of the answers per FLOP saved.
 
-Prices are measured lazily: they fade with age, and only the one that looks cheapest is measured again, until the cheapest is fresh. A
-move is looked at on few questions first, and measured on all before it is taken.
+Not every move is measured at every step. A price is kept from step to step and falls a little with each, and only the move that looks
+cheapest is measured again, until the cheapest one was measured at this very step. A move is measured on a few questions first, and on
+all of them before it is taken.
 """
 
 from collections.abc import Iterator
@@ -16,12 +17,12 @@ from .moves import Move, blocks, moves_worth, visual_flops
 LARGE_GRAIN = 0.05  # of a plan, what a step saves at least when the forwards are used up
 
 Prices = dict[Move, float]
-"""Divergence per FLOP that a move saves, as last measured or guessed."""
+"""Rise of the drift per FLOP that a move saves, as last measured or guessed."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A plan on the way, its price, and the move that led to it (None: the start)."""
+    """A plan on the way, its drift on all questions, its visual FLOPs, and the move that led to it (None: the start)."""
 
     plan: Plan
     shift: float
@@ -30,13 +31,14 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How carefully to go: `block` layers move together, and a move saves at least a share `grain` of what there is.
+class DescentOptions:
+    """How carefully to go. `block` neighbouring layers change together, and a move saves at least a share `grain` of the plan's FLOPs.
 
-    A move just measured stands within `slack` of what the next one looks like, or when it is the best of `trials` measured.
-    With every step the prices of all moves fall by `fading`, so that moves that have become cheap are found. `forwards` is what the
-    descent may use; behind its schedule it measures no more than eight moves a step, beyond them four, of larger steps: a guess alone
-    can be wrong by orders of magnitude. Knobs `without` are left alone.
+    A move just measured is taken if its price is at most a share `slack` above what the next one's is believed to be, or if it is the
+    best of `trials` measured. With every step the prices that were not measured are multiplied by `fading`, so that moves that have
+    become cheap are found. `forwards` is how many forward passes the descent may use; behind its schedule it measures no more than
+    eight moves a step, and beyond the end four, of larger steps: a price that was never measured can be wrong by orders of magnitude.
+    Knobs `without` are left alone.
     """
 
     forwards: float = inf
@@ -49,12 +51,12 @@ class Pace:
 
 
 def measured(trials: Trials | Some, plan: Plan, move: Move | None = None) -> Step:
-    """A plan and its price."""
+    """A plan with its drift."""
     plan = normalise(plan)
     return Step(plan, trials.shift(plan), visual_flops(plan), move)
 
 
-def descend(few: Some, start: Step, limit: int, ranks: Ranks, pace: Pace, prices: Prices) -> Iterator[Step]:
+def descend(few: Some, start: Step, limit: int, ranks: Ranks, options: DescentOptions, prices: Prices) -> Iterator[Step]:
     """The steps below `start` down to the first plan of at most `limit` visual FLOPs, or until no move saves anything.
 
     `prices` are those of an earlier descent, or empty; they are kept up to date.
@@ -64,7 +66,7 @@ def descend(few: Some, start: Step, limit: int, ranks: Ranks, pace: Pace, prices
     while step.flops > limit:
         done = log(start.flops / step.flops) / log(start.flops / max(1, limit))
         used = few.forwards - began
-        chosen = _cheapest(few, step, limit, ranks, prices, _hurried(pace, used, pace.forwards * (0.1 + 0.9 * done)))
+        chosen = _cheapest(few, step, limit, ranks, prices, _hurried(options, used, options.forwards * (0.1 + 0.9 * done)))
         if chosen is None:
             return
         few.settle(chosen.plan)
@@ -72,54 +74,56 @@ def descend(few: Some, start: Step, limit: int, ranks: Ranks, pace: Pace, prices
         yield step
 
 
-def _hurried(pace: Pace, used: float, schedule: float) -> Pace:
-    """The pace behind its schedule, and that of a descent whose forwards are used up."""
-    if used > pace.forwards:
-        return replace(pace, trials=4, slack=max(pace.slack, 2.0), grain=max(pace.grain, LARGE_GRAIN))
-    return replace(pace, trials=8, slack=max(pace.slack, 1.0)) if used > schedule else pace
+def _hurried(options: DescentOptions, used: float, schedule: float) -> DescentOptions:
+    """The options of a descent behind its schedule, and of one whose forward passes are used up."""
+    if used > options.forwards:
+        return replace(options, trials=4, slack=max(options.slack, 2.0), grain=max(options.grain, LARGE_GRAIN))
+    return replace(options, trials=8, slack=max(options.slack, 1.0)) if used > schedule else options
 
 
-def _cheapest(few: Some, step: Step, limit: int, ranks: Ranks, prices: Prices, pace: Pace) -> Step | None:
-    """The step that the cheapest move makes, for what it saves above the limit; None where nothing can be saved."""
-    plans = _open_moves(step, ranks, pace)
+def _cheapest(few: Some, step: Step, limit: int, ranks: Ranks, prices: Prices, options: DescentOptions) -> Step | None:
+    """The step of the cheapest move; None where nothing can be saved.
+
+    What a move saves beyond the limit does not count. `fresh` are the moves measured at this step, `sure` those measured on all questions.
+    """
+    plans = _open_moves(step, ranks, options)
     _guess(prices, plans)
     beyond = {move: max(1.0, (step.flops - visual_flops(plan)) / (step.flops - limit)) for move, plan in plans.items()}
     fresh: set[Move] = set()
     sure: set[Move] = set()
     while plans:
-        enough = len(fresh & plans.keys()) >= pace.trials and min(prices.values()) > -inf
+        enough = len(fresh & plans.keys()) >= options.trials and min(prices.values()) > -inf
         best = min(fresh if enough else plans, key=lambda move: (prices[move] * beyond[move], move))
         if best not in sure:
             prices[best] = price(few if best not in fresh else few.trials, step, plans[best])
             (sure if best in fresh else fresh).add(best)
         following = min((prices[move] * beyond[move] for move in plans if move != best), default=inf)
-        if best in sure and (enough or _stands(prices[best] * beyond[best], following, pace.slack)):
+        if best in sure and (enough or _stands(prices[best] * beyond[best], following, options.slack)):
             for move in prices:
-                prices[move] *= pace.fading if prices[move] > 0 and move not in fresh else 1
+                prices[move] *= options.fading if prices[move] > 0 and move not in fresh else 1
             return measured(few.trials, plans[best], best)
     return None
 
 
 def price(trials: Trials | Some, step: Step, plan: Plan) -> float:
-    """By how much more than the plan of a step another one changes the answers, per FLOP that it saves; of one that costs more, by how
-    much less, per FLOP."""
+    """The rise of the drift from the plan of a step to another one, per FLOP saved; of a larger plan the fall, per FLOP added."""
     return (trials.shift(plan) - trials.shift(step.plan)) / (step.flops - visual_flops(plan))
 
 
 def _stands(price: float, following: float, slack: float) -> bool:
-    """Whether a move just measured is taken although the following one looks that cheap."""
+    """Whether a move just measured is taken, where the next one is believed to have the price `following`."""
     return price <= following or (isfinite(following) and price <= following + abs(following) * slack)
 
 
-def _open_moves(step: Step, ranks: Ranks, pace: Pace) -> dict[Move, Plan]:
+def _open_moves(step: Step, ranks: Ranks, options: DescentOptions) -> dict[Move, Plan]:
     """Every move that saves enough, and its plan."""
-    together = blocks(len(step.plan.layers), pace.block)
-    worth = [found for layers in together for found in moves_worth(step.plan, layers, ranks, pace.grain)]
-    return {move: plan for move, plan in worth if move.knob not in pace.without}
+    together = blocks(len(step.plan.layers), options.block)
+    worth = [found for layers in together for found in moves_worth(step.plan, layers, ranks, options.grain)]
+    return {move: plan for move, plan in worth if move.knob not in options.without}
 
 
 def _guess(prices: Prices, plans: dict[Move, Plan]) -> None:
-    """A move that was never measured looks like the cheapest of its knob and layers; unknown ones come first."""
+    """Give a move that was never measured the lowest price of its knob and layers; where none is known, it is measured first."""
     for move in plans:
         if move not in prices:
             alike = [price for other, price in prices.items() if (other.layers, other.knob) == (move.layers, move.knob)]

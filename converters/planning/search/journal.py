@@ -5,6 +5,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from ...checkpoint.private import whole_file
 from ...errors import YopoError
 
 SCHEMA = 1
@@ -26,9 +27,8 @@ class Journal:
         """Write what is new, whole or not at all; not within so many seconds of the last time: a journal grows long."""
         if self.path is None or len(self.prices) == self._written or monotonic() < self._last + patience:
             return
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text(json.dumps({"schema": SCHEMA, "search": self.search, "prices": self.prices}), encoding="utf-8")
-        partial.replace(self.path)
+        with whole_file(self.path) as partial:
+            partial.write_text(json.dumps({"schema": SCHEMA, "search": self.search, "prices": self.prices}), encoding="utf-8")
         self._written, self._last = len(self.prices), monotonic()
 
     def _read(self) -> dict[str, float]:

@@ -5,21 +5,20 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ...runtime.plan import Grid, LayerPlan, Plan, Sizes, normalise
-from ...runtime.stride import MAX_PHASES
+from ...runtime.stride import MAX_STRIDE
 from ..cost import layer_cost
 from ..importance import Ranks
 
 SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.18, 0.125, 0.06, 0.0)
 WINDOWS = (5, 3)
-PHASES = {"phases": "read_phases", "turns": "self_phases"}
 RANKS = (0.375, 0.25, 0.125, 0.0625, 0.03125)
 """Of the hidden size."""
 
 
 @dataclass(frozen=True, order=True)
 class Move:
-    """`knob` of these layers set to `to`: KV heads that text reads (`read`), self heads, neurons, the window's side (0: none), read
-    phases (`phases`), self phases (`turns`), the rank of visual K and V (`rank`; 0: none). A window and self phases exclude each other.
+    """`knob` of these layers set to `to`: KV heads that text reads (`read`), self heads, neurons, the window's side (0: none), the
+    read stride (`stride`), the rank of visual K and V (`rank`; 0: none).
 
     `freeze` empties self heads and neurons. Counts keep the best units by rank, or add the best of the others.
     """
@@ -30,11 +29,10 @@ class Move:
 
 
 def moved(plan: Plan, move: Move, ranks: Ranks) -> Plan:
-    """The plan after a move, normalised. Where there is a rank, queries go through it as well: they cost less so."""
+    """The plan after a move, normalised."""
     layers = list(plan.layers)
     for index in move.layers:
-        changed = _changed(layers[index], index, move, ranks, plan.sizes)
-        layers[index] = replace(changed, ranked_queries=changed.kv_rank is not None)
+        layers[index] = _changed(layers[index], index, move, ranks, plan.sizes)
     return normalise(replace(plan, layers=tuple(layers)))
 
 
@@ -46,13 +44,11 @@ def _changed(layer: LayerPlan, index: int, move: Move, ranks: Ranks, sizes: Size
     if move.knob == "neurons":
         return replace(layer, neurons=resized(layer.neurons, ranks.neurons[index], move.to))
     if move.knob == "window":
-        return replace(layer, window=move.to or None, self_phases=1)
-    if move.knob == "phases":
-        return replace(layer, read_phases=move.to)
+        return replace(layer, window=move.to or None)
+    if move.knob == "stride":
+        return replace(layer, read_stride=move.to)
     if move.knob == "rank":
         return replace(layer, kv_rank=move.to or None)
-    if move.knob == "turns":
-        return replace(layer, self_phases=move.to, window=None if move.to > 1 else layer.window)
     return replace(layer, self_heads=(), neurons=())
 
 
@@ -113,20 +109,18 @@ def moves_down(plan: Plan, layers: tuple[int, ...]) -> Iterator[tuple[Move, ...]
         yield (Move(layers, "freeze"),)
     yield from _window_moves(plan, layers)
     reading = [index for index in layers if plan.layers[index].kv_heads(sizes)[1]]
-    yield from _phase_moves({index: plan.layers[index].read_phases for index in reading}, "phases")
-    computing = [index for index in layers if plan.layers[index].self_heads]
-    yield from _phase_moves({index: plan.layers[index].self_phases for index in computing}, "turns")
+    yield from _stride_moves({index: plan.layers[index].read_stride for index in reading})
     yield from _rank_moves(
         {index: rank_of(plan.layers[index], sizes) for index in layers if any(plan.layers[index].kv_heads(sizes))}, sizes
     )
 
 
-def _phase_moves(stands: Mapping[int, int], knob: str) -> Iterator[tuple[Move, ...]]:
-    """The layers that have the fewest phases have more."""
-    phases = min(stands.values(), default=MAX_PHASES)
-    if phases < MAX_PHASES:
-        lowest = tuple(index for index, stand in stands.items() if stand == phases)
-        yield tuple(Move(lowest, knob, more) for more in range(phases + 1, MAX_PHASES + 1))
+def _stride_moves(stands: Mapping[int, int]) -> Iterator[tuple[Move, ...]]:
+    """The layers that have the smallest stride get a larger one."""
+    stride = min(stands.values(), default=MAX_STRIDE)
+    if stride < MAX_STRIDE:
+        lowest = tuple(index for index, stand in stands.items() if stand == stride)
+        yield tuple(Move(lowest, "stride", more) for more in range(stride + 1, MAX_STRIDE + 1))
 
 
 @lru_cache
@@ -193,12 +187,11 @@ def moves_up(plan: Plan, layers: tuple[int, ...]) -> Iterator[Move]:
     if windows:
         sides = [side for side in (*reversed(WINDOWS), 0) if side > min(windows.values()) or not side]
         yield from (Move(tuple(index for index, own in windows.items() if own < side or not side), "window", side) for side in sides)
-    for knob, field in PHASES.items():
-        now = {index: getattr(plan.layers[index], field) for index in layers}
-        most = max(now.values())
-        for phases in dict.fromkeys((most - 1, most * 3 // 4, most // 2)):
-            if phases:
-                yield Move(tuple(index for index, own in now.items() if own > phases), knob, phases)
+    now = {index: plan.layers[index].read_stride for index in layers}
+    most = max(now.values())
+    for stride in dict.fromkeys((most - 1, most * 3 // 4, most // 2)):
+        if stride:
+            yield Move(tuple(index for index, own in now.items() if own > stride), "stride", stride)
     through = {index: rank for index in layers if (rank := plan.layers[index].kv_rank) is not None}
     if through:
         lowest = min(through.values())
@@ -208,13 +201,13 @@ def moves_up(plan: Plan, layers: tuple[int, ...]) -> Iterator[Move]:
 
 def visual_flops(plan: Plan) -> int:
     """The visual FLOPs of a normalised plan, as `cost` counts them; layers that stay are not counted again."""
-    shared = (plan.sizes, plan.grids, plan.locality, plan.window_frames)
+    shared = (plan.sizes, plan.grids, plan.locality)
     return sum(_layer_flops(layer, index, *shared) for index, layer in enumerate(plan.layers))
 
 
 @lru_cache(maxsize=1 << 14)
-def _layer_flops(layer: LayerPlan, index: int, sizes: Sizes, grids: tuple[Grid, ...], locality: str, frames: int | None) -> int:
-    return layer_cost(layer, index, Plan(sizes, (layer,), grids, locality, frames)).total
+def _layer_flops(layer: LayerPlan, index: int, sizes: Sizes, grids: tuple[Grid, ...], locality: str) -> int:
+    return layer_cost(layer, index, Plan(sizes, (layer,), grids, locality)).total
 
 
 def blocks(layers: int, size: int) -> list[tuple[int, ...]]:

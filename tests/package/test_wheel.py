@@ -1,0 +1,81 @@
+"""The built distributions: the wheel works in an environment of its own, and the sdist has all that it takes to test and document it."""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+import tarfile
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*words: object, folder: Path | None = None) -> str:
+    """What a command prints, in a process that sees nothing of this source tree. Fails with its messages."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([str(word) for word in words], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A folder with sdist and wheel, the wheel built from the sdist."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(built, tmp_path_factory) -> Path:
+    """An environment that holds the wheel alone; its dependencies are those installed here, which stand behind it on the path."""
+    folder = tmp_path_factory.mktemp("environment")
+    run(sys.executable, "-m", "venv", "--without-pip", folder)
+    packages = next(folder.glob("lib/python*/site-packages"))
+    run(sys.executable, "-m", "pip", "--python", folder, "install", "--quiet", "--no-deps", "--no-index", next(built.glob("*.whl")))
+    (packages / "dependencies.pth").write_text("\n".join(place for place in sys.path if place.endswith("site-packages")))
+    return folder
+
+
+@pytest.mark.slow
+def test_the_wheel_is_all_that_it_takes(environment, tmp_path):
+    python, yopo = environment / "bin/python", environment / "bin/yopo"
+    places = "import yopo, converters, yopo_cli; print(yopo.__file__, converters.__file__, yopo_cli.__file__)"
+    where = run(python, "-c", places, folder=tmp_path)
+    assert all(Path(place).is_relative_to(environment) for place in where.split())
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert run(yopo, "--version").split() == ["yopo", version]
+    run(yopo, "convert", "demo", "--budget", "0.25", "--recipe", "interlaced", "--samples", "4", "-o", "pruned", folder=tmp_path)
+    assert "interlaced" in run(yopo, "inspect", "pruned", folder=tmp_path)
+    assert "retention" in run(yopo, "eval", "pruned", "--task", "demo", "--samples", "8", folder=tmp_path)
+
+
+@pytest.mark.slow
+def test_what_is_installed_here_is_within_the_bounds_of_the_wheel(environment):
+    words = [sys.executable, "-m", "pip", "--python", str(environment), "check"]
+    said = subprocess.run(words, capture_output=True, text=True).stdout  # of everything that is installed, not of yopo alone
+    assert [line for line in said.splitlines() if line.startswith("yopo ")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="which files there are is known in a clone only")
+def test_the_sdist_is_complete(built):
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert set(tracked) - names <= {".gitignore"}
+
+
+def test_links_of_the_readme_are_absolute_on_a_package_index():
+    setup = runpy.run_path(str(ROOT / "setup.py"))
+    text = "[guide](docs/guide.md#plan) ![plot](docs/plot.png) [paper](https://arxiv.org) [here](#limits)"
+    assert setup["absolute"](text, "https://host/yopo") == (
+        "[guide](https://host/yopo/blob/main/docs/guide.md#plan) ![plot](https://host/yopo/raw/main/docs/plot.png)"
+        " [paper](https://arxiv.org) [here](#limits)"
+    )
+    relative = re.findall(r"\]\((?!\w+:|#)", setup["absolute"]((ROOT / "README.md").read_text(), "https://host/yopo"))
+    assert not relative
