@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check docs dist matrix matrix-oldest matrix-newest
+.PHONY: demo test check mutants docs dist matrix matrix-oldest matrix-newest
 
 PYTHON ?= python3
 VENV := .venv
@@ -42,6 +42,10 @@ check: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# How many planted faults the tests catch.
+mutants: $(VENV)/.ready
+	$(BIN)/python tests/mutants.py
 
 # What the documents show anew: the command reference, recorded output; then the site, in build/site.
 docs: $(VENV)/.ready
