@@ -104,7 +104,7 @@ class Frontier:
         typed = conforming(FrontierFile, data, f"The frontier {path}", AGAIN)
         try:
             frontier = cls._from_json(data)
-            check(frontier, typed)
+            check([point.plan for point in (*frontier.asked, *frontier.path)], frontier.order, typed)
         except (PlanError, YopoError) as error:
             raise YopoError(f"The frontier {path} cannot be used: {error}.", AGAIN) from None
         return frontier

@@ -1,16 +1,16 @@
 """A frontier's file: types and ranges, and what its parts say of one another."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import YopoError
+from ..runtime.plan import Plan
+from .cost import cost
 from .fill_budget import limit_of
+from .importance import ImportanceOrder
 from .search.moves import visual_flops
-
-if TYPE_CHECKING:
-    from .frontier import Frontier, Point
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -55,29 +55,32 @@ class FrontierFile(Closed):
     importance_order: OrderFile
 
 
-def check(frontier: "Frontier", data: FrontierFile) -> None:
-    """Raise YopoError where plans are of different models, do not cost what is said or what was asked, or an order is not one of units."""
-    first = frontier.asked[0].plan
-    points = (*frontier.asked, *frontier.path)
-    if len({(point.plan.sizes, point.plan.grids) for point in points}) > 1:
+def check(plans: Sequence[Plan], order: ImportanceOrder, data: FrontierFile) -> None:
+    """Raise YopoError where plans are of different models, do not cost what is said or what was asked, or an order is not one of units.
+
+    `plans` are those of the file's `asked` and `path`, in its order.
+    """
+    sizes = plans[0].sizes
+    if len({(plan.sizes, plan.grids) for plan in plans}) > 1:
         _refuse("its plans are for different models or grids")
-    for point, said in zip(points, (*data.asked, *data.path), strict=True):
-        _check_cost(point, said)
-    asked = [point.asked for point in frontier.asked]
+    for plan, said in zip(plans, (*data.asked, *data.path), strict=True):
+        _check_cost(plan, said)
+    asked = [point.asked for point in data.asked]
     if None in asked or asked != sorted(set(asked), key=lambda share: -(share or 0)):
         _refuse("its budgets do not fall")
-    counts = {"read_kv_heads": first.sizes.num_key_value_heads, "self_heads": first.sizes.num_attention_heads}
-    for name, count in {**counts, "neurons": first.sizes.intermediate_size}.items():
-        _check_orders(getattr(frontier.order, name), name, first.sizes.num_hidden_layers, count)
-    if [len(layer) for layer in frontier.order.ratios] != [first.sizes.num_attention_heads] * first.sizes.num_hidden_layers:
+    counts = {"read_kv_heads": sizes.num_key_value_heads, "self_heads": sizes.num_attention_heads, "neurons": sizes.intermediate_size}
+    for name, count in counts.items():
+        _check_orders(getattr(order, name), name, sizes.num_hidden_layers, count)
+    if [len(layer) for layer in order.ratios] != [sizes.num_attention_heads] * sizes.num_hidden_layers:
         _refuse("its ratios are not one for each head")
 
 
-def _check_cost(point: "Point", said: PointFile) -> None:
-    if abs(point.share - said.reached) > 1e-9:
-        _refuse(f"a plan reaches {point.share:.6f} of the visual FLOPs, not {said.reached:.6f} as is said")
-    if point.asked is not None and visual_flops(point.plan) > limit_of(point.asked, point.plan):
-        _refuse(f"the plan for the budget {point.asked:g} costs {point.share:.6f}")
+def _check_cost(plan: Plan, said: PointFile) -> None:
+    share = cost(plan).share
+    if abs(share - said.reached) > 1e-9:
+        _refuse(f"a plan reaches {share:.6f} of the visual FLOPs, not {said.reached:.6f} as is said")
+    if said.asked is not None and visual_flops(plan) > limit_of(said.asked, plan):
+        _refuse(f"the plan for the budget {said.asked:g} costs {share:.6f}")
 
 
 def _check_orders(orders: Sequence[Sequence[int]], name: str, layers: int, count: int) -> None:
