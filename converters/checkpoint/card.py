@@ -37,7 +37,7 @@ FLOPs.{calibrated}{refitted}
 ```python
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-processor = AutoProcessor.from_pretrained(PATH)
+processor = AutoProcessor.from_pretrained(PATH, trust_remote_code=True)
 model = AutoModelForImageTextToText.from_pretrained(PATH, trust_remote_code=True)
 ```
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tools.docs.blocks import ROOT, code
 
 
 def run(*words: object, folder: Path | None = None) -> str:
     """What a command prints, in a process that sees nothing of this source tree. Fails with its messages."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([str(word) for word in words], cwd=folder, env=environment, capture_output=True, text=True)
+    words = tuple(map(str, words))
+    done = subprocess.run(words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -50,9 +51,10 @@ def test_the_wheel_is_all_that_it_takes(environment, tmp_path):
     assert all(Path(place).with_name("py.typed").exists() for place in where.split()[:2])
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert run(yopo, "--version").split() == ["yopo", version]
-    run(yopo, "convert", "demo", "--budget", "0.25", "--recipe", "interlaced", "--samples", "4", "-o", "pruned", folder=tmp_path)
-    assert "interlaced" in run(yopo, "inspect", "pruned", folder=tmp_path)
-    assert "retention" in run(yopo, "eval", "pruned", "--task", "demo", "--samples", "8", folder=tmp_path)
+    run(yopo, "convert", "demo", "--budget", "0.25", "--recipe", "interlaced", "--samples", "4", "-o", "demo-pruned", folder=tmp_path)
+    assert "interlaced" in run(yopo, "inspect", "demo-pruned", folder=tmp_path)
+    assert "retention" in run(yopo, "eval", "demo-pruned", "--task", "demo", "--samples", "8", folder=tmp_path)
+    assert "[y/N]" not in run(python, "-c", code((ROOT / "README.md").read_text(), "python")[0], folder=tmp_path)
 
 
 @pytest.mark.slow
