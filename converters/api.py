@@ -39,7 +39,7 @@ from .planning.compensation import LinearCompensation
 from .planning.cost import cost
 from .planning.fitting import fit_compensations
 from .planning.frontier import Frontier, Point
-from .planning.headmask import Cuts, headmask_plan, config_headmask, read_headmask
+from .planning.headmask import Cuts, config_headmask, headmask_plan, read_headmask
 from .planning.measure.answers import answered
 from .planning.measure.trials import Trials
 from .planning.prefill import PrefillCost

@@ -13,12 +13,17 @@ import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parent.parent
 WORKERS = int(os.environ.get("MUTANT_WORKERS", "2"))
+HEAVY = (
+    "onnx", "onnx_ir", "pytest", "torch", "transformers.models.auto.modeling_auto", "transformers.models.llava.modeling_llava",
+    "transformers.models.qwen2_vl.modeling_qwen2_vl",
+)  # fmt: skip
 LIMIT_SECONDS = 240  # for the tests of one fault: what takes longer does not end
 
 
@@ -62,16 +67,9 @@ def copy_tree(target: Path) -> None:
 def import_heavy_libraries() -> None:
     """What every test would import again. No threads may run when a process forks."""
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    import onnx
-    import onnx_ir
-    import pytest
-    import torch
-    import transformers
-    import transformers.models.auto.modeling_auto
-    import transformers.models.llava.modeling_llava
-    import transformers.models.qwen2_vl.modeling_qwen2_vl  # noqa: F401
-
-    torch.set_num_threads(1)
+    for name in HEAVY:
+        import_module(name)
+    import_module("torch").set_num_threads(1)
 
 
 def run_tests(tree: str, tests: Sequence[str]) -> None:
@@ -140,7 +138,8 @@ def results(faults: Sequence[Fault]) -> Iterator[tuple[Fault, bool]]:
 
 def main(words: Sequence[str]) -> int:
     started = time.monotonic()
-    faults = [fault for fault in read_faults(ROOT / "tests" / "mutants") if not words or any(word in f"{fault.file} {fault.note}" for word in words)]
+    every = read_faults(ROOT / "tests" / "mutants")
+    faults = [fault for fault in every if not words or any(word in f"{fault.file} {fault.note}" for word in words)]
     if problems := [f"{fault.file}: {fault.note}: {fault.problem}" for fault in faults if fault.problem]:
         print("\n".join(problems), file=sys.stderr)
         return 1

@@ -130,7 +130,10 @@ class VisualRows:
         return key, value
 
     def attend(self, layer: LayerProducts, layout: LayerLayout, seen: VisualHeads, keys: ir.Value, values: ir.Value) -> None:
-        """Update the rows by what they see of one another and of text; `keys` and `values` `[batch, text rows, KV heads, head_dim]` are the text's."""
+        """Update the rows by what they see of one another and of text.
+
+        `keys` and `values` `[batch, text rows, KV heads, head_dim]` are the text's.
+        """
         if seen.queries is None:
             return
         sizes = layer.model.sizes
