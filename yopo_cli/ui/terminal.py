@@ -36,6 +36,8 @@ def guarded(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
             _check_folder()
             command(*arguments, **options)
             sys.stdout.flush()
+        except SystemExit:  # of the processes that leave the rest to the first one
+            raise typer.Exit from None
         except KeyboardInterrupt:
             say("Interrupted; nothing unfinished was left behind.")
             raise typer.Exit(INTERRUPTED) from None
