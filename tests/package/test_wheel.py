@@ -1,5 +1,6 @@
 """The built distributions: the wheel works in an environment of its own, and the sdist has all that it takes to test and document it."""
 
+import ast
 import os
 import re
 import runpy
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,24 @@ def test_the_sdist_is_complete(built):
         names = {name.partition("/")[2] for name in archive.getnames()}
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert set(tracked) - names <= {".gitignore"}
+
+
+def test_every_import_is_of_a_named_dependency():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    allowed = {re.match(r"[\w-]+", name)[0].lower().replace("-", "_") for name in named} | {"PIL", "converters", "yopo_cli"}
+    files = [file for package in ("yopo", "converters", "yopo_cli") for file in (ROOT / package).rglob("*.py")]
+    imported = {name.partition(".")[0] for file in files for name in imports(ast.parse(file.read_text(encoding="utf-8")))}
+    assert imported - sys.stdlib_module_names <= allowed
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Modules of other packages that a file imports, wherever in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module
 
 
 def test_links_of_the_readme_are_absolute_on_a_package_index():
