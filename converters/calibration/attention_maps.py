@@ -116,11 +116,11 @@ class _Meter:
         reading = rows.reading[:, part].float() / rows.reading.sum(-1, keepdim=True)
         on_visual = (paid * rows.visual[:, None, None]).sum(-1)
         self.read[layer] += (on_visual * reading[:, None]).sum((0, 2)).double().cpu()
-        own = rows.visual[:, part].float() / rows.visual.sum(-1, keepdim=True)
+        seeing = rows.visual[:, part].float() / rows.visual.sum(-1, keepdim=True)
         near = self.distances[:, part]
         size = int(near.max()) + 1 if near.numel() else 0
         if size:
-            weights = (paid.mean(1) * own[..., None])[near != ELSEWHERE]
+            weights = (paid.mean(1) * seeing[..., None])[near != ELSEWHERE]
             sums = torch.zeros(size, device=paid.device).scatter_add_(0, near[near != ELSEWHERE], weights)
             self._widen(size)
             self.by_distance[layer, :size] += sums.double().cpu()

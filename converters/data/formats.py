@@ -59,11 +59,11 @@ def _from_tables(files: Sequence[Path]) -> list[Sample]:
     """Columns that are not ours are left alone: a table has what it has."""
     from .parquet import parquet_rows
 
-    found: list[Sample] = []
+    samples: list[Sample] = []
     for number, row in enumerate(parquet_rows(files)):
         given = {name: value for name, value in row.items() if value is not None}
-        found += _samples(given, files[0].parent, f"{files[0].name}, row {number}", strict=False)
-    return found
+        samples += _samples(given, files[0].parent, f"{files[0].name}, row {number}", strict=False)
+    return samples
 
 
 def _records(path: Path) -> Iterator[tuple[Record, str]]:
@@ -136,8 +136,8 @@ def _images(record: Record, folder: Path, place: str) -> Any:
     """The only picture, or a tuple of none or several: files, base64, or pictures of a table."""
     given = record.get("images", record.get("image"))
     listed = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
-    found = tuple(_image(one, folder, place) for one in listed)
-    return found[0] if len(found) == 1 else found
+    pictures = tuple(_image(one, folder, place) for one in listed)
+    return pictures[0] if len(pictures) == 1 else pictures
 
 
 def _image(given: Any, folder: Path, place: str) -> Path | Picture:

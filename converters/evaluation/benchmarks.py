@@ -16,11 +16,11 @@ from ..model import Model
 from ..processes import joined
 from ..progress import Listener, Message, unheard
 from .asking import ask
-from .own import own_task
 from .protocols import encoder
 from .record import Record
 from .results import lines, results
-from .sides import Group, Subject, check_names, own_group, pruner_group, recipe_groups, subject_of
+from .samples_task import samples_task
+from .sides import Group, Subject, check_names, model_group, pruner_group, recipe_groups, subject_of
 from .sources import Asked, ask_for
 from .tasks import TASKS
 from .tasks.wording import CHECKPOINT
@@ -58,7 +58,7 @@ def base_name(model: Model) -> str:
 
 
 def evaluate_benchmarks(model: Model, request: Request, progress: Listener = unheard) -> dict[str, Any]:
-    """Ask everything and return what was found, JSON-ready (`results.results` for each task). Raises YopoError."""
+    """Ask everything and return what came out, JSON-ready (`results.results` for each task). Raises YopoError."""
     check_names(request.against, request.recipes)
     encode, processes, asked = encoder(request.protocol), joined(), _asked(request)
     if missing := model.missing_dense_side():
@@ -72,10 +72,10 @@ def evaluate_benchmarks(model: Model, request: Request, progress: Listener = unh
     ask(asked, groups, encode, subject.loaded.processor, lengths, request.batch_size, record, processes, progress)
     base = base_name(model)
     tasks = {one.task.name: results(one, record, base) for one in asked}
-    found = {**settings, "base": base, "executed": dict(record.facts), "tasks": tasks, "yopo": version("yopo")}
+    evaluation = {**settings, "base": base, "executed": dict(record.facts), "tasks": tasks, "yopo": version("yopo")}
     if processes.first:
-        record.finish((line for one in asked for line in lines(one, record)), found)
-    return found
+        record.finish((line for one in asked for line in lines(one, record)), evaluation)
+    return evaluation
 
 
 def names_of(text: str) -> tuple[str, ...]:
@@ -93,8 +93,8 @@ def _asked(request: Request) -> list[Asked]:
     """Every task's questions. Raises YopoError where two tasks have one name."""
     asked = []
     for text in request.tasks:
-        own = own_task(text, request.samples, request.seed) if not is_benchmark(text) else None
-        asked.append(own or ask_for(text, request.protocol, request.samples, request.seed))
+        drawn = request.samples, request.seed
+        asked.append(ask_for(text, request.protocol, *drawn) if is_benchmark(text) else samples_task(text, *drawn))
     names = [one.task.name for one in asked]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise YopoError(f"Two tasks are named {', '.join(twice)}.", "A task is named after its file: rename one.")
@@ -105,7 +105,7 @@ def _groups(request: Request, subject: Subject) -> Iterator[Group]:
     """The sides; transformers' own dense model, which some of them need, is made before the loaded one first runs."""
     compared = request.against or request.recipes
     dense, budget = (_plain(subject.loaded), _budget(request, subject)) if compared else (None, 1.0)
-    yield own_group(subject)
+    yield model_group(subject)
     if request.against:
         yield pruner_group(subject, dense, request.against, budget, request.seed)
     if request.recipes:

@@ -18,7 +18,7 @@ from lmms_eval.protocol import ChatMessages
 from ..data.prompts import encode
 from ..model import load
 from .record import Key, Record
-from .sides import own_group, subject_of
+from .sides import model_group, subject_of
 
 LONGEST = 1024  # new tokens where a task sets no limit, as lmms-eval's own classes have it
 
@@ -49,7 +49,7 @@ class Yopo(lmms):  # type: ignore[misc]
         super().__init__()
         self.batch_size_per_gpu = int(batch_size)
         self.subject = subject_of(load(pretrained, device=device, dtype=dtype))
-        self.group = own_group(self.subject)
+        self.group = model_group(self.subject)
         self.side = side or self.group.names[-1]
         if self.side not in self.group.names:
             raise ValueError(f"side={side}: this model has {', '.join(self.group.names)}")
@@ -96,8 +96,8 @@ def _key(request: Any) -> Key:
 
 
 def _settings(request: Any) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = request.args[2]
-    return found
+    settings: Mapping[str, Any] = request.args[2]
+    return settings
 
 
 def _until(text: str, settings: Mapping[str, Any]) -> str:

@@ -51,12 +51,12 @@ def by_group(group: Callable[[Scored], str], groups: Sequence[str], figures: Cal
     """Figures of the mean score of each group that has questions."""
 
     def counts(unit: Sequence[Scored]) -> dict[str, float]:
-        found: dict[str, float] = {}
+        tally: dict[str, float] = {}
         for one in unit:
             name = group(one)
-            found[f"{name}:score"] = found.get(f"{name}:score", 0) + one.score
-            found[f"{name}:questions"] = found.get(f"{name}:questions", 0) + 1
-        return found
+            tally[f"{name}:score"] = tally.get(f"{name}:score", 0) + one.score
+            tally[f"{name}:questions"] = tally.get(f"{name}:questions", 0) + 1
+        return tally
 
     def means(sums: Sums) -> dict[str, Any]:
         named = [name for name in groups if f"{name}:questions" in sums] or sorted(name[:-6] for name in sums if name.endswith(":score"))
@@ -75,12 +75,12 @@ MEAN_OF_KINDS = by_group(_kind, (), lambda means: {"accuracy": PERCENT * sum(mea
 
 def _confusion(unit: Sequence[Scored]) -> dict[str, float]:
     """By split: yes said rightly, yes said wrongly, no said wrongly, no said rightly."""
-    found: dict[str, float] = {}
+    tally: dict[str, float] = {}
     for one in unit:
         truth, right = one.question.accepted[0] == "yes", one.score == 1
         name = f"{one.question.kind}:{'yes' if truth == right else 'no'}:{'right' if right else 'wrong'}"
-        found[name] = found.get(name, 0) + 1
-    return found
+        tally[name] = tally.get(name, 0) + 1
+    return tally
 
 
 def _pope(sums: Sums) -> dict[str, Any]:

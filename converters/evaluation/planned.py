@@ -39,8 +39,8 @@ def planned(dense: Any, plan: Plan, questions: Callable[[], Iterator[Any]] | Non
         raise ValueError("a plan with ranks is fitted on questions")
     refits = fit_compensations(dense, questions(), plan) if questions is not None else {}
     family = family_of(dense.config.to_dict())
-    held = InMemory(family, plan.sizes, dense.state_dict())
-    state = moved(held, plan) | added(held, plan, refits)
+    source = InMemory(family, plan.sizes, dense.state_dict())
+    state = moved(source, plan) | added(source, plan, refits)
     section = {"plan": to_json(plan), "refitted": list(refitted_layers(plan, refits))}
     module = import_module(f"converters.runtime.modeling_{family.yopo_model_type}")
     config = getattr(module, family.yopo_config)(**{**dense.config.to_dict(), "yopo": section})
@@ -55,16 +55,16 @@ def planned(dense: Any, plan: Plan, questions: Callable[[], Iterator[Any]] | Non
     return pruned.eval()
 
 
-def moved(held: InMemory, plan: Plan) -> dict[str, Tensor]:
+def moved(source: InMemory, plan: Plan) -> dict[str, Tensor]:
     """All tensors in the plan's order of heads and neurons."""
-    order = permutations(held.family, plan)
-    return {name: order[name].apply(tensor) if name in order else tensor for name, tensor in held.tensors.items()}
+    order = permutations(source.family, plan)
+    return {name: order[name].apply(tensor) if name in order else tensor for name, tensor in source.tensors.items()}
 
 
-def added(held: InMemory, plan: Plan, refits: Mapping[int, LinearCompensation]) -> dict[str, Tensor]:
+def added(source: InMemory, plan: Plan, refits: Mapping[int, LinearCompensation]) -> dict[str, Tensor]:
     """The projections of refitted layers."""
-    found = merged(held, plan, refits)  # type: ignore[arg-type]
+    projections = merged(source, plan, refits)  # type: ignore[arg-type]
     return {
-        name: one.tensor().to(held.read(one.base if one.base in held.tensors else f"{one.base}.weight").device)
-        for name, one in found.items()
+        name: one.tensor().to(source.read(one.base if one.base in source.tensors else f"{one.base}.weight").device)
+        for name, one in projections.items()
     }

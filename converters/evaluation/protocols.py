@@ -28,9 +28,9 @@ def _llava(processor: Any, questions: Sequence[Question]) -> Any:
 
 def vicuna(processor: Any, question: str, images: int = 1) -> str:
     """The system prompt, then the turn as the checkpoint's own template writes it. Raises YopoError for a template that is not Vicuna's."""
-    own = prompt(processor, question, images)
+    plain = prompt(processor, question, images)
     turn = f"USER: {getattr(processor, 'image_token', '') + chr(10) if images else ''}{question} ASSISTANT:"
-    if images > 1 or not own.endswith(turn):
+    if images > 1 or not plain.endswith(turn):
         raise YopoError("The LLaVA protocol is for LLaVA-1.5: this model's turns are others.", "Use --protocol checkpoint.")
     return f"{SYSTEM} {turn}"
 

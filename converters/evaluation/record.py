@@ -92,13 +92,14 @@ class Record:
         with part.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in (*head, *lines)))
 
-    def finish(self, lines: Iterable[Mapping[str, Any]], found: Mapping[str, Any] | None = None) -> None:
-        """Write the whole file: settings, facts, what was `found`, and these lines; the parts of all processes go."""
+    def finish(self, lines: Iterable[Mapping[str, Any]], results: Mapping[str, Any] | None = None) -> None:
+        """Write the whole file: settings, facts, `results`, and these lines; the parts of all processes go."""
         if self.path is None:
             return
         head = [
             {"yopo_answers": VERSION, "settings": self.settings},
             *({"side": side, "facts": facts} for side, facts in self.facts.items()),
+            *([] if results is None else [{"results": results}]),
         ]
         whole = self.path.with_name(f"{self.path.name}.whole")
         with whole.open("w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""What an evaluation found, JSON-ready: figures of every side with intervals, what is kept of the dense one's, and what changed."""
+"""What came out of an evaluation, JSON-ready: figures of every side with intervals, what is kept of the dense one's, and what changed."""
 
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,14 +21,14 @@ def results(asked: Asked, record: Record, base: str | None) -> dict[str, Any]:
     """One task's figures by side, overall and by kind. `base` is the dense model's name, for published figures beside the dense row."""
     scored = {side: _scored(asked, record, side) for side in record.sides}
     kinds = dict.fromkeys(question.kind for question in asked.questions if question.kind is not None)
-    found = _sides(asked.task, scored, record)
-    if DENSE in found:
-        found[DENSE]["published"] = published(asked.task.name, base)
+    sides = _sides(asked.task, scored, record)
+    if DENSE in sides:
+        sides[DENSE]["published"] = published(asked.task.name, base)
     return {
         "unit": asked.task.measure.unit,
         "pictures": len({question.picture for question in asked.questions}),
         "origin": dict(asked.origin),
-        "sides": found,
+        "sides": sides,
         "kinds": {kind: _sides(asked.task, _of_kind(scored, kind), record) for kind in kinds} if len(kinds) > 1 else {},
     }
 
@@ -44,18 +44,18 @@ def _of_kind(scored: Mapping[str, Sequence[Scored]], kind: str) -> dict[str, lis
 
 def _sides(task: Task, scored: Mapping[str, Sequence[Scored]], record: Record) -> dict[str, Any]:
     samples = {side: Sample.of(answers, task.measure) for side, answers in scored.items()}
-    found: dict[str, Any] = {}
+    sides: dict[str, Any] = {}
     for side, sample in samples.items():
         figures = {name: _shown(interval) for name, interval in intervals(sample).items()}
-        found[side] = {"questions": len(scored[side]), "figures": figures}
+        sides[side] = {"questions": len(scored[side]), "figures": figures}
         if DENSE in samples and side != DENSE:
-            found[side] |= _kept(samples[DENSE], sample) | {"changed": _changed(scored[side], record, task.name, side)}
-    return found
+            sides[side] |= _kept(samples[DENSE], sample) | {"changed": _changed(scored[side], record, task.name, side)}
+    return sides
 
 
 def _kept(dense: Sample, other: Sample) -> dict[str, Any]:
     kept = asdict(compare(dense, other))
-    return {name: _rounded(value) for name, value in kept.items()}
+    return {name: value if name == "p_value" else _rounded(value) for name, value in kept.items()}
 
 
 def _changed(scored: Sequence[Scored], record: Record, task: str, side: str) -> float:

@@ -61,7 +61,7 @@ def subject_of(model: Model) -> Subject:
     return Subject(model.loaded, family.sizes(model.config), (family.grid(model.config),), None)
 
 
-def own_group(subject: Subject) -> Group:
+def model_group(subject: Subject) -> Group:
     """The dense model and, where there is a plan, the pruned one."""
     loaded = subject.loaded
 

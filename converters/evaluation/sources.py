@@ -35,14 +35,14 @@ def ask_for(text: str, protocol: str, count: int | None = None, seed: int = 0) -
     match = ASKED.fullmatch(text)
     if match is None:
         raise YopoError(f"{text!r} is not a task.", FORMS)
-    found = task(match["name"])
+    benchmark = task(match["name"])
     if match["revision"] and match["place"]:
         raise YopoError(f"{text!r} has a revision and a place.", "A revision is the Hub's: give one or the other.")
-    rows, origin = _local(found, Path(match["place"])) if match["place"] else _hub(found.source, match["revision"])
-    questions = [_question(found, row, protocol, number) for number, row in enumerate(rows)]
-    _check(found, questions)
+    rows, origin = _local(benchmark, Path(match["place"])) if match["place"] else _hub(benchmark.source, match["revision"])
+    questions = [_question(benchmark, row, protocol, number) for number, row in enumerate(rows)]
+    _check(benchmark, questions)
     drawn = tuple(questions if count is None else draw(questions, count, seed))
-    return Asked(found, drawn, {**origin, "questions": len(questions), "asked": len(drawn)})
+    return Asked(benchmark, drawn, {**origin, "questions": len(questions), "asked": len(drawn)})
 
 
 def draw(questions: list[Question], count: int, seed: int) -> list[Question]:
@@ -59,28 +59,30 @@ def draw(questions: list[Question], count: int, seed: int) -> list[Question]:
     return [question for question in questions if question.unit in chosen]
 
 
-def _question(found: Task, row: Row, protocol: str, number: int) -> Question:
+def _question(benchmark: Task, row: Row, protocol: str, number: int) -> Question:
     try:
-        return found.question({**row, "number": number}, protocol)
+        return benchmark.question({**row, "number": number}, protocol)
     except KeyError as error:
-        raise YopoError(f"Row {number} of {found.name} has no {error}, but {', '.join(row)}.", "Is it that benchmark's schema?") from None
+        raise YopoError(
+            f"Row {number} of {benchmark.name} has no {error}, but {', '.join(row)}.", "Is it that benchmark's schema?"
+        ) from None
 
 
-def _check(found: Task, questions: list[Question]) -> None:
+def _check(benchmark: Task, questions: list[Question]) -> None:
     if not questions:
-        raise YopoError(f"{found.name} has no questions.", FORMS)
+        raise YopoError(f"{benchmark.name} has no questions.", FORMS)
     if untold := next((one for one in questions if not one.accepted or not one.accepted[0]), None):
         raise YopoError(
-            f"Question {untold.id} of {found.name} has no answer to compare with.", "Is it a split whose truth is not published?"
+            f"Question {untold.id} of {benchmark.name} has no answer to compare with.", "Is it a split whose truth is not published?"
         )
     if blind := next((one for one in questions if None in one.images or not one.images), None):
-        raise YopoError(f"Question {blind.id} of {found.name} lacks its picture.", "Fetch the data again.")
+        raise YopoError(f"Question {blind.id} of {benchmark.name} lacks its picture.", "Fetch the data again.")
 
 
 def _hub(source: HubSet, revision: str | None) -> tuple[Iterator[Row], dict[str, Any]]:
     patterns = [source.files, *([source.pictures[0]] if source.pictures else [])]
-    found = snapshot(source.repositories, patterns, revision)
-    return _tables(source, found.folder), {"repository": found.repository, "revision": found.revision}
+    fetched = snapshot(source.repositories, patterns, revision)
+    return _tables(source, fetched.folder), {"repository": fetched.repository, "revision": fetched.revision}
 
 
 def _tables(source: HubSet, folder: Path) -> Iterator[Row]:
@@ -95,31 +97,33 @@ def _tables(source: HubSet, folder: Path) -> Iterator[Row]:
 def _matching(folder: Path, pattern: str) -> list[Path]:
     if folder.is_file():
         return [folder]
-    found = sorted(folder.rglob(pattern)) or sorted(folder.rglob(Path(pattern).name))
-    if not found:
+    files = sorted(folder.rglob(pattern)) or sorted(folder.rglob(Path(pattern).name))
+    if not files:
         raise YopoError(f"There are no files {pattern} in {folder}.", FORMS)
-    return found
+    return files
 
 
-def _local(found: Task, place: Path) -> tuple[Iterator[Row], dict[str, Any]]:
+def _local(benchmark: Task, place: Path) -> tuple[Iterator[Row], dict[str, Any]]:
     origin = {"place": str(place)}
     if not place.exists():
         raise YopoError(f"There is no {place}.", FORMS)
-    if found.name.startswith("mmbench") and (table := _table(place, FOLDERS.get(found.name, found.name))):
+    if benchmark.name.startswith("mmbench") and (table := _table(place, FOLDERS.get(benchmark.name, benchmark.name))):
         return mmbench(table), origin
-    name = FOLDERS.get(found.name, found.name)
+    name = FOLDERS.get(benchmark.name, benchmark.name)
     sign, read = LAYOUTS.get(name, ("", None))
     for folder in (place, place / name):
         if read is not None and (folder / sign).is_file():
             return read(folder), origin
-    return _tables(found.source, place), origin
+    return _tables(benchmark.source, place), origin
 
 
 def _table(place: Path, name: str) -> Path | None:
     """MMBench's TSV: the file itself, or the only one in its folder of the playground."""
     if place.suffix == ".tsv":
         return place
-    found = [file for folder in (place, place / name) for file in sorted(folder.glob("*.tsv"))]
-    if len(found) > 1:
-        raise YopoError(f"There are several tables in {place}: {', '.join(file.name for file in found)}.", "Name one: --task NAME=FILE.tsv")
-    return found[0] if found else None
+    tables = [file for folder in (place, place / name) for file in sorted(folder.glob("*.tsv"))]
+    if len(tables) > 1:
+        raise YopoError(
+            f"There are several tables in {place}: {', '.join(file.name for file in tables)}.", "Name one: --task NAME=FILE.tsv"
+        )
+    return tables[0] if tables else None

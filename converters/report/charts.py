@@ -51,13 +51,13 @@ def budget_chart(task: str, points: Mapping[str, Sequence[tuple[float, Side]]]) 
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
-        for (side, found), colour in zip(points.items(), _colours(), strict=False):
-            found = sorted(found, key=lambda point: point[0])
+        for (side, of_side), colour in zip(points.items(), _colours(), strict=False):
+            of_side = sorted(of_side, key=lambda point: point[0])
             if side == "dense":
-                axes.axhline(found[0][1]["value"], color=INK, linestyle="--", linewidth=1, label="dense")
+                axes.axhline(of_side[0][1]["value"], color=INK, linestyle="--", linewidth=1, label="dense")
                 continue
-            shares, values = [share for share, _ in found], [one["value"] for _, one in found]
-            axes.errorbar(shares, values, yerr=_errors([one for _, one in found]), fmt="o-", color=colour, capsize=3, label=side)
+            shares, values = [share for share, _ in of_side], [one["value"] for _, one in of_side]
+            axes.errorbar(shares, values, yerr=_errors([one for _, one in of_side]), fmt="o-", color=colour, capsize=3, label=side)
         axes.set(xlabel="visual FLOPs, share of dense", ylabel=task)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.22), ncols=4)
@@ -65,9 +65,9 @@ def budget_chart(task: str, points: Mapping[str, Sequence[tuple[float, Side]]]) 
     return _drawn(f"budget {task}", draw, 4)
 
 
-def _errors(found: Sequence[Side]) -> list[list[float]]:
+def _errors(figures: Sequence[Side]) -> list[list[float]]:
     """How far an interval reaches below and above."""
-    return [[0.0 if one["low"] is None else abs(one["value"] - one[end]) for one in found] for end in ("low", "high")]
+    return [[0.0 if one["low"] is None else abs(one["value"] - one[end]) for one in figures] for end in ("low", "high")]
 
 
 def kinds_chart(task: str, kinds: Mapping[str, Mapping[str, Side]]) -> str:
@@ -78,11 +78,11 @@ def kinds_chart(task: str, kinds: Mapping[str, Mapping[str, Side]]) -> str:
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         for number, (side, colour) in enumerate(zip(sides, [INK, *_colours()], strict=False)):
-            found = [(place, next(iter(of[side]["figures"].values()))) for place, of in enumerate(kinds.values()) if side in of]
-            found = [(place, one) for place, one in found if one["value"] is not None]
-            places = [place + step * (number - (len(sides) - 1) / 2) for place, _ in found]
-            values = [one["value"] for _, one in found]
-            axes.errorbar(values, places, xerr=_errors([one for _, one in found]), fmt="o", markersize=4, color=colour, label=side)
+            of_side = [(place, next(iter(of[side]["figures"].values()))) for place, of in enumerate(kinds.values()) if side in of]
+            of_side = [(place, one) for place, one in of_side if one["value"] is not None]
+            places = [place + step * (number - (len(sides) - 1) / 2) for place, _ in of_side]
+            values = [one["value"] for _, one in of_side]
+            axes.errorbar(values, places, xerr=_errors([one for _, one in of_side]), fmt="o", markersize=4, color=colour, label=side)
         axes.set_yticks(range(len(kinds)), list(kinds))
         axes.invert_yaxis()
         axes.set_xlabel(f"{task} by kind")
@@ -142,7 +142,7 @@ def flops_chart(name: str, plan: Plan) -> str:
             below = [one + more for one, more in zip(below, values, strict=True)]
         axes.set(xlabel="layer", ylabel="visual GFLOPs")
         axes.set_xticks(_ticks(len(costs)))
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
     return _drawn(f"flops {name}", draw, 3)
 

@@ -50,13 +50,13 @@ def _objects(path: Path) -> Iterator[Data]:
     except (OSError, UnicodeDecodeError) as error:
         raise YopoError(f"{path} cannot be read: {error}.", FORMS) from None
     try:
-        found = [json.loads(text)]
+        objects = [json.loads(text)]
     except ValueError:
         try:
-            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+            objects = [json.loads(line) for line in text.splitlines() if line.strip()]
         except ValueError:
             raise YopoError(f"{path} is not JSON.", FORMS) from None
-    return (one for one in found if isinstance(one, dict))
+    return (one for one in objects if isinstance(one, dict))
 
 
 def _sorted_in(report: Report, path: Path, one: Data) -> bool:
@@ -65,8 +65,8 @@ def _sorted_in(report: Report, path: Path, one: Data) -> bool:
         report.attention.append((path.stem, one))
     elif "tasks" in one and "executed" in one:
         report.evaluations.append(one)
-    elif "found" in one:
-        report.evaluations.append(one["found"])
+    elif "results" in one:
+        report.evaluations.append(one["results"])
     elif "runs" in one and "ceiling" in one:
         report.benches.append(one)
     elif "changed" in one and "answers" in one:

@@ -26,6 +26,6 @@ def report(
         raise YopoError(f"The report {output} is neither .html nor .md.", "Name it so, such as -o report.html.")
     if not output.parent.is_dir():
         raise YopoError(f"The folder {output.parent} does not exist.", "The report is written there: make it first.")
-    found = gathered(things)
-    output.write_text((html if output.suffix == ".html" else markdown)(found, title), encoding="utf-8")
+    parts = gathered(things)
+    output.write_text((html if output.suffix == ".html" else markdown)(parts, title), encoding="utf-8")
     say(f"Wrote {output}")

@@ -9,9 +9,9 @@ Side = Mapping[str, Any]
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
-def benchmark_tables(found: Mapping[str, Any]) -> Iterator[Table]:
+def benchmark_tables(evaluation: Mapping[str, Any]) -> Iterator[Table]:
     """Columns and rows of each table, at most 80 columns wide with the usual sides."""
-    for name, task in found["tasks"].items():
+    for name, task in evaluation["tasks"].items():
         sides = task["sides"]
         headline = next(iter(next(iter(sides.values()))["figures"]))
         columns = (name, headline, "95 %", "kept", "95 %", "lost/won", "p", "changed")
@@ -63,16 +63,17 @@ def _range(value: Side, scale: int) -> str:
     return "-" if value.get("low") is None else f"{scale * value['low']:.1f}-{scale * value['high']:.1f}"
 
 
-def executed_lines(found: Mapping[str, Any]) -> Iterator[str]:
+def executed_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
     """What was asked and how, what each side executed, and whether the dense model does what was published of it."""
-    yield f"protocol {found['protocol']}; greedy, {found['batch_size']} questions at a time, {found['dtype']} on {found['device']}"
-    yield from (f"{side}: {_executed(facts)}" for side, facts in found["executed"].items())
-    for name, task in found["tasks"].items():
+    machine = f"{evaluation['dtype']} on {evaluation['device']}"
+    yield f"protocol {evaluation['protocol']}; greedy, {evaluation['batch_size']} questions at a time, {machine}"
+    yield from (f"{side}: {_executed(facts)}" for side, facts in evaluation["executed"].items())
+    for name, task in evaluation["tasks"].items():
         origin = task["origin"]
         place = origin.get("place") or f"{origin['repository']}@{origin['revision'][:12]}"
         yield f"{name}: {origin['asked']} of {origin['questions']} questions about {task['pictures']} pictures; {place}"
         if published := task["sides"].get("dense", {}).get("published"):
-            yield f"{name}: {_score(task['sides']['dense'])} dense here, {published:g} published for {found['base']} (protocol llava)"
+            yield f"{name}: {_score(task['sides']['dense'])} dense here, {published:g} published for {evaluation['base']} (protocol llava)"
 
 
 def _executed(facts: Mapping[str, Any]) -> str:

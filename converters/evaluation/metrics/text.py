@@ -76,16 +76,16 @@ def open_equal(answer: str, truth: str) -> bool:
 def _conclusions(answer: str) -> list[str]:
     """Of each sentence, the shortest part after a word that announces an answer; the whole answer where none does."""
     sentences = SENTENCES.split(answer.strip().strip(".").lower())
-    found = []
+    conclusions = []
     for place, sentence in enumerate(sentences):
         words = (*INDICATORS, "=") if place == len(sentences) - 1 else INDICATORS
         parts = [sentence.rsplit(word, 1)[1].strip() for word in words if word in sentence]
-        found += [part for part in [min(parts, key=len, default="")] if part.strip(":,.!?;'")]
-    return found or [answer.strip().strip(".").lower()]
+        conclusions += [part for part in [min(parts, key=len, default="")] if part.strip(":,.!?;'")]
+    return conclusions or [answer.strip().strip(".").lower()]
 
 
 def _forms(text: str) -> list[str | float]:
-    """A number at two decimals, or the text in lower case; a single letter only between spaces, so that it is not found in words."""
+    """A number at two decimals, or the text in lower case; a single letter only between spaces, so that it is not conclusions in words."""
     text = text.strip()
     try:
         return [_rounded(text)]

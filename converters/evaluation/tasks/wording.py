@@ -21,9 +21,9 @@ def lmms_lab(name: str) -> tuple[str, ...]:
 
 def present(values: Iterable[object]) -> list[str]:
     """The options before the first one that is missing: null, empty or, where a table was written from pandas, "nan"."""
-    found: list[str] = []
+    options: list[str] = []
     for value in values:
         if value is None or str(value).strip().lower() in ("", "nan"):
             break
-        found.append(str(value))
-    return found
+        options.append(str(value))
+    return options

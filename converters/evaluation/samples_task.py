@@ -16,7 +16,7 @@ from .tasks.wording import lengths
 NEW_TOKENS = 16
 
 
-def own_task(place: str, count: int | None, seed: int) -> Asked:
+def samples_task(place: str, count: int | None, seed: int) -> Asked:
     """The questions of a file, or of a bundled set by name. Raises YopoError."""
     samples = samples_of(place, answers=True, count=count, seed=seed)
     questions = tuple(map(_question, samples.stream()))
@@ -32,7 +32,7 @@ def _question(sample: Sample) -> Question:
 
 
 def _unused(row: Mapping[str, Any], protocol: str) -> Question:
-    raise NotImplementedError("own questions are read as they are")
+    raise NotImplementedError("these questions are read as they are")
 
 
 def _score(answer: str, asked: Question) -> float:
