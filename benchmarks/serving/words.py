@@ -23,7 +23,13 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 def engine(folder: Path, **options: Any) -> Any:
     from vllm import LLM
 
-    usual: dict[str, Any] = {"dtype": "float32", "enforce_eager": True, "distributed_executor_backend": "uni", "max_model_len": 512}
+    usual: dict[str, Any] = {
+        "dtype": "float32",
+        "enforce_eager": True,
+        "distributed_executor_backend": "uni",
+        "max_model_len": 512,
+        "block_size": 32,
+    }
     return LLM(model=str(folder), **(usual | options))
 
 
