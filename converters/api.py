@@ -48,6 +48,7 @@ from .planning.search.search import Effort, Report, search, usual_effort
 from .processes import joined, only_first
 from .progress import Listener, Message, Progress, SearchProgress, unheard
 from .runtime.plan import Grid, Plan, dense_plan, factored, to_json
+from .serving.checks import ENGINES, KNOBS_WITHOUT, check_served
 
 __all__ = ["ask", "bench", "calibrate", "convert", "evaluate", "export", "heal", "inspect", "load", "plan", "verify"]
 
@@ -143,6 +144,7 @@ def plan(
     grid: Grid | None = None,
     refit: bool = True,
     effort: Effort | None = None,
+    served_by: str | None = None,
     state: Path | None = None,
     progress: Listener = unheard,
 ) -> Frontier:
@@ -151,14 +153,17 @@ def plan(
     `budgets` are shares of the dense visual FLOPs, within 0..1, counted on `grid` (default: that of the samples' median picture).
     `count` of the samples, drawn with `seed`, are planned on; answers in them are not used. Without `statistics` the model is
     calibrated on the same samples. `refit`: plans are measured with K and V of visual tokens refitted, as `convert` then does.
-    `state` is a file with which an interrupted search goes on where it was. `progress` gets `SearchProgress`. Raises YopoError.
+    `served_by` vllm: plans that its plugin serves. `state` is a file with which an interrupted search goes on where it was. `progress` gets
+    `SearchProgress`. Raises YopoError.
     """
+    without = _knobs_without(served_by)
     model = opened(model).dense()
     split = SampleSplit.of(samples, count, seed)
     known = _statistics(model, statistics, split, seed, progress)
     loaded = model.loaded
     if state is not None and state.exists():
         progress(Message(f"Going on with the search whose measurements {state} holds."))
+    effort = effort or usual_effort(known.layers)
     frontier = search(
         loaded.model,
         split.batches(loaded.processor),
@@ -167,11 +172,20 @@ def plan(
         grids=None if grid is None else (grid,),
         seed=seed,
         questions_from=split.samples.file_name,
-        effort=replace(effort or usual_effort(known.layers), compensated=refit),
+        effort=replace(effort, compensated=refit, without=(*effort.without, *without)),
         state=state,
         progress=lambda report: progress(_search_progress(report)),
     )
     return replace(frontier, split=split)
+
+
+def _knobs_without(engine: str | None) -> tuple[str, ...]:
+    """Knobs of the search to be left alone for an engine. Raises YopoError for an unknown one."""
+    if engine is None:
+        return ()
+    if engine not in ENGINES:
+        raise YopoError(f"No plans are made for {engine!r}.", f"There are: {', '.join(ENGINES)}.")
+    return KNOBS_WITHOUT
 
 
 def _statistics(model: Model, given: Statistics | Path | None, split: SampleSplit, seed: int, progress: Listener) -> Statistics:
@@ -203,6 +217,7 @@ def convert(
     statistics: Statistics | Path | None = None,
     grid: Grid | None = None,
     refit: bool | None = None,
+    served_by: str | None = None,
     heal: int | None = None,
     dry_run: bool = False,
     force: bool = False,
@@ -215,6 +230,7 @@ def convert(
     interlaced (from statistics, at once), yopo, shortv, opskip or vica; a budget of 1 prunes nothing and writes the native form.
     `refit` gives visual tokens K and V of their own, fitted on `samples` (default: those that the frontier was planned on): None does so
     where the plan was measured so or needs it, where the recipe is auto or interlaced, and where samples come with a `Plan`.
+    `served_by` vllm: a plan that its plugin does not serve is not made, or is refused where it is given.
     The weights are unloaded before the new ones are written. `dry_run` decides all and writes nothing; `force` replaces an existing
     checkpoint; `command` is what the model's card says that it was made by. Raises YopoError.
     """
@@ -227,7 +243,9 @@ def convert(
             if not dry_run:
                 check_output(target, force)
             split = None if samples is None else SampleSplit.of(samples, count, seed)
-            decision = _decision(model, _Wanted(plan, recipe, split, seed, statistics, grid, refit), progress)
+            decision = _decision(model, _Wanted(plan, recipe, split, seed, statistics, grid, refit, served_by), progress)
+            if served_by is not None and decision.plan is not None:
+                check_served(decision.plan)
             if decision.plan is not None and decision.refit and decision.split is None and not dry_run:
                 decision = replace(decision, split=SampleSplit.of(_needed(None, model, "K and V of visual tokens are fitted"), count, seed))
             refits = {} if dry_run or not decision.refit else _refits(model, decision, progress)
@@ -279,6 +297,7 @@ class _Wanted:
     statistics: Statistics | Path | None
     grid: Grid | None
     refit: bool | None
+    served_by: str | None
 
 
 @dataclass(frozen=True)
@@ -338,7 +357,8 @@ def _from_recipe(model: Model, budget: float, wanted: _Wanted, progress: Listene
     if recipe == SEARCHED:
         chosen = _searched(model, budget, statistics, replace(wanted, split=split, refit=refit), progress)
     else:
-        chosen = make_plan(recipe, statistics, model.checkpoint.sizes, grids, budget)
+        windows = "window" not in _knobs_without(wanted.served_by)
+        chosen = make_plan(recipe, statistics, model.checkpoint.sizes, grids, budget, windows)
     facts = {"samples": statistics.samples, "from": statistics.questions_from, "seed": statistics.seed, "data": statistics.data}
     return _Decision(chosen, budget, refit or (wanted.refit is None and bool(factored(chosen))), recipe, facts, split)
 
@@ -347,6 +367,7 @@ def _searched(model: Model, budget: float, statistics: Statistics, wanted: _Want
     """The measured plan for one budget."""
     assert wanted.split is not None
     how: dict[str, Any] = {"seed": wanted.seed, "statistics": statistics, "grid": wanted.grid, "refit": wanted.refit}
+    how |= {"served_by": wanted.served_by}
     frontier = plan(model, wanted.split, (budget,), **how, progress=progress)
     passes = f"{frontier.forwards:.0f} forward passes of {frontier.samples} questions."
     progress(Message(f"{passes} `yopo plan` makes the plans of several budgets at once."))

@@ -1,23 +1,28 @@
-"""Converted demo models under plans that a served model must obey, and what the transformers runtime answers under each.
+"""Converted models under plans that a served model must obey, the demo and tiny random ones, and what the transformers runtime answers.
 
-    python benchmarks/serving/prepare.py FOLDER
+    python benchmarks/serving/prepare.py FOLDER [demo] [qwen2_vl] [qwen2_5_vl] [internvl]
 
-Writes one folder per plan, `pictures/`, and `words.json`: prompts, pictures, and by plan the words of eight forced tokens.
+Writes for each model one folder per plan, pictures and videos, and `words.json`: prompts, files, and by plan the words of eight forced
+tokens.
 """
 
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from converters.api import convert, load
-from converters.data.prompts import encode, prompt
-from converters.data.samples import samples_of
+from converters.data.prompts import prompt
+from converters.data.samples import Sample, samples_of
+from converters.runtime import registration
 from converters.runtime.plan import LayerPlan, Plan, dense_plan, normalise
 
 QUESTIONS, TOKENS, BATCH = 80, 8, 20
@@ -67,12 +72,12 @@ def plans(dense: Plan) -> dict[str, tuple[Plan, bool]]:
         "depth": (each(mixed(dense), lambda index, layer: replace(layer, read_heads=layer.read_heads if index < last - 1 else ())), True),
         "unread": (each(mixed(dense), lambda index, layer: replace(layer, read_heads=layer.read_heads[index % 3 :: 2])), False),
         "strides": (each(all_frozen, lambda index, layer: replace(layer, read_stride=(1, 2, 3, 1, 5)[index % 5])), True),
-        "partial": (each(dense, partial), False),
+        "partial": (each(dense, parts), False),
         "hard": (each(dense, hard), True),
     }
 
 
-def partial(index: int, layer: LayerPlan) -> LayerPlan:
+def parts(index: int, layer: LayerPlan) -> LayerPlan:
     """Some heads and some neurons of every layer, other ones in each."""
     return replace(layer, self_heads=layer.self_heads[index % 2 :: 3], neurons=layer.neurons[index::5])
 
@@ -80,57 +85,140 @@ def partial(index: int, layer: LayerPlan) -> LayerPlan:
 def hard(index: int, layer: LayerPlan) -> LayerPlan:
     """Something of everything, in a depth of seven."""
     read = () if index == 7 else layer.read_heads[:: 1 + index % 2]
-    return replace(partial(index, layer), read_heads=read, read_stride=1 + index % 3, kv_rank=None if index % 3 else 64)
+    return replace(parts(index, layer), read_heads=read, read_stride=1 + index % 3, kv_rank=None if index % 3 else 64)
 
 
-def prompts(processor: Any) -> tuple[list[str], list[Any], list[str]]:
-    """Prompts, pictures and answers of questions that plans are not made on."""
+@dataclass(frozen=True)
+class Asked:
+    """Prompts, each with its pictures and videos (frames `[frames, height, width, 3]`), and the questions that they were made of."""
+
+    prompts: list[str]
+    pictures: list[list[Any]]
+    videos: list[list[Any]]
+    questions: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        prompts: list[str],
+        pictures: list[list[Any]] | None = None,
+        videos: list[list[Any]] | None = None,
+        questions: list[str] | None = None,
+    ) -> "Asked":
+        none: list[list[Any]] = [[] for _ in prompts]
+        return cls(prompts, pictures or none, videos or none, questions or [])
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Pictures and videos as files; what is asked as JSON, with their names."""
+        folder.mkdir(parents=True, exist_ok=True)
+        places = [[f"{folder.name}/{place}-{number}" for number in range(8)] for place in range(len(self.prompts))]
+        for names, pictures, videos in zip(places, self.pictures, self.videos, strict=True):
+            for name, picture in zip(names, pictures, strict=False):
+                picture.save(folder.parent / f"{name}.png")
+            for name, video in zip(names, videos, strict=False):
+                np.save(folder.parent / f"{name}.npy", video)
+        files = [
+            [*(f"{name}.png" for name in names[: len(pictures)]), *(f"{name}.npy" for name in names[: len(videos)])]
+            for names, pictures, videos in zip(places, self.pictures, self.videos, strict=True)
+        ]
+        return {"prompts": self.prompts, "files": files, "questions": self.questions}
+
+
+def demo_asked(processor: Any) -> dict[str, Asked]:
+    """Questions that plans are not made on, some of them with two pictures, and words alone."""
     samples = list(samples_of("demo", answers=True, count=QUESTIONS, seed=7).stream())
-    return (
-        [prompt(processor, one.question, 1) for one in samples],
-        [one.picture() for one in samples],
-        [one.answer or "" for one in samples],
-    )
+    texts, pictures = [prompt(processor, one.question, 1) for one in samples], [one.picture() for one in samples]
+    pairs = [prompt(processor, one.question, 2) for one in samples[:20]]
+    return {
+        "pictures": Asked.of(texts, [[picture] for picture in pictures], questions=[one.question for one in samples]),
+        "pairs": Asked.of(pairs, [pictures[place : place + 2] for place in range(20)]),
+        "texts": Asked.of(list(TEXTS)),
+    }
 
 
-def words(folder: Path, processor: Any, texts: list[str], pictures: list[list[Any]]) -> list[str]:
+def tiny_asked(picture: str, video: str | None, processor: Any) -> dict[str, Asked]:
+    """Made-up words with noise of several sizes."""
+    choose = np.random.default_rng(0)
+
+    def said(*places: str) -> str:
+        return " ".join([*(f"w{word}" for word in choose.integers(4, 59, 4)), *places, *(f"w{word}" for word in choose.integers(4, 59, 5))])
+
+    def noise(*shape: int) -> Any:
+        return choose.integers(0, 255, (*shape, 3), dtype=np.uint8)
+
+    sizes = [(32, 48), (64, 32), (48, 48), (32, 32)]
+    pictures = [[Image.fromarray(noise(*sizes[place % 4]))] for place in range(20)]
+    asked = {
+        "pictures": Asked.of([said(picture) for _ in pictures], pictures),
+        "pairs": Asked.of([said(picture, "w5", picture) for _ in range(8)], [pictures[place] + pictures[place + 1] for place in range(8)]),
+        "texts": Asked.of([said() for _ in range(3)]),
+    }
+    if video is not None:
+        asked["videos"] = Asked.of([said(video) for _ in range(4)], None, [[noise(2 * (1 + place % 3), 32, 48)] for place in range(4)])
+    return asked
+
+
+def words(folder: Path, processor: Any, asked: Asked, batch: int) -> list[str]:
     """What the runtime answers, in batches."""
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     found = []
     with torch.inference_mode():
-        for first in range(0, len(texts), BATCH):
-            some = slice(first, first + BATCH)
-            inputs = encode(processor, texts[some], [picture for images in pictures[some] for picture in images])
-            new = model.generate(**inputs, **FORCED)[:, inputs["input_ids"].shape[1] :]
+        for first in range(0, len(asked.prompts), batch):
+            some = slice(first, first + batch)
+            seen = {"images": asked.pictures[some], "videos": asked.videos[some]}
+            flat = {kind: [one for many in each for one in many] for kind, each in seen.items()}
+            inputs = processor(
+                text=asked.prompts[some], padding=True, return_tensors="pt", **{kind: each for kind, each in flat.items() if each}
+            )
+            new = model.generate(**inputs, **FORCED, eos_token_id=processor.tokenizer.eos_token_id)[:, inputs["input_ids"].shape[1] :]
             found += [processor.tokenizer.decode(row, skip_special_tokens=False).strip() for row in new]
     return found
 
 
-def main(folder: Path) -> None:
-    torch.set_num_threads(1)
-    model = load("demo", device="cpu", dtype="float32")
+def prepare(folder: Path, name: str, samples: Any, asked: Callable[[Any], dict[str, Asked]], batch: int, names: list[str]) -> None:
+    """All that `words.py` needs for one model, by name or in a folder."""
+    model = load(name, device="cpu", dtype="float32")
     processor = model.loaded.processor
-    texts, pictures, answers = prompts(processor)
-    (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    for place, picture in enumerate(pictures):
-        picture.save(folder / "pictures" / f"{place}.png")
-    pairs = [text.replace("<image>", "<image>\n<image>", 1) for text in texts[:20]]
-    found: dict[str, Any] = {"prompts": texts, "answers": answers, "texts": TEXTS, "pairs": pairs, "plans": {}}
-    for name, (plan, refit) in plans(dense_plan(model.checkpoint.sizes, (model.checkpoint.grid,))).items():
-        out, how = folder / name, {"refit": refit, "force": True, "command": f"prepare.py: {name}"}
-        convert(model, plan, out, samples="demo", count=64, **how)
-        found["plans"][name] = {
-            "words": words(out, processor, texts, [[picture] for picture in pictures]),
-            "texts": words(out, processor, list(TEXTS), [[] for _ in TEXTS]),
-            "pairs": words(out, processor, pairs, [pictures[place : place + 2] for place in range(20)]),
-        }
-        same = sum(one == other for one, other in zip(found["plans"][name]["words"], found["plans"]["dense"]["words"], strict=True))
-        right = sum(one.startswith(answer) for one, answer in zip(found["plans"][name]["words"], answers, strict=True))
-        print(f"{name}: {same}/{QUESTIONS} as dense, {right} right, e.g. {found['plans'][name]['words'][0]!r}", flush=True)
+    given = asked(processor)
+    found: dict[str, Any] = {"asked": {part: one.save(folder / part) for part, one in given.items()}, "plans": {}}
+    for plan_name, (plan, refit) in plans(dense_plan(model.checkpoint.sizes, (model.checkpoint.grid,))).items():
+        if names and plan_name not in names:
+            continue
+        out, how = folder / plan_name, {"refit": refit, "force": True, "command": f"prepare.py: {plan_name}"}
+        convert(model, plan, out, samples=samples if refit else None, count=64, **how)
+        answers = {part: words(out, processor, one, batch) for part, one in given.items()}
+        found["plans"][plan_name] = answers
+        same = sum(one == other for one, other in zip(answers["pictures"], found["plans"]["dense"]["pictures"], strict=True))
+        print(f"{folder.name}, {plan_name}: {same}/{len(answers['pictures'])} as dense, e.g. {answers['pictures'][0]!r}", flush=True)
     (folder / "words.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
-if __name__ == "__main__":
-    import converters.runtime.registration  # noqa: F401
+FAMILIES = {
+    "qwen2_vl": ("Qwen2-VL", "<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|><|video_pad|><|vision_end|>"),
+    "qwen2_5_vl": ("Qwen2.5-VL", "<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|><|video_pad|><|vision_end|>"),
+    "internvl": ("InternVL native", "<IMG_CONTEXT>", None),
+}
+"""Folder, layout of a tiny random model with its processor in the tests, and the places of pictures and videos."""
 
-    main(Path(sys.argv[1]))
+
+def main(folder: Path, names: list[str]) -> None:
+    registration.register()
+    torch.set_num_threads(1)
+    if not names or "demo" in names:
+        prepare(folder / "demo", "demo", "demo", demo_asked, BATCH, [])
+    from support.published import LAYOUTS
+
+    for name, (layout, picture, video) in FAMILIES.items():
+        if names and name not in names:
+            continue
+        base = folder / name / "base"
+        if not base.exists():
+            base.parent.mkdir(parents=True, exist_ok=True)
+            LAYOUTS[layout](base)
+        pictures = [Sample(Image.effect_noise((48, 32), 90).convert("RGB"), f"w{place} w9") for place in range(4, 12)]
+        names_of = ["dense", "mixed", "unread", "strides", "hard"]
+        prepare(folder / name, str(base), pictures, partial(tiny_asked, picture, video), 1, names_of)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -10,7 +10,11 @@ from .work import LayerWork
 
 CHANNELS = 2
 """Dimensions that hiding adds to a head: one for tokens that no head of a KV head reads, one for those that some of its heads read."""
-TEXT_MODELS = ("llama", "qwen2")
+TEXT_MODELS = ("LlamaForCausalLM", "Qwen2ForCausalLM")
+ENGINES = ("vllm",)
+"""What a plan can be made for."""
+KNOBS_WITHOUT = ("window",)
+"""Knobs of the search that no served plan may have turned."""
 REPLICAS = "Serve several replicas instead, one on each device."
 
 
@@ -37,7 +41,7 @@ class EngineFacts:
     video_pruning: bool = False
 
 
-def check_plan(plan: Plan) -> None:
+def check_served(plan: Plan) -> None:
     """Raises YopoError, which names layer and field, for a plan that no engine serves."""
     windowed = tuple(index for index, layer in enumerate(plan.layers) if layer.window is not None)
     if windowed:

@@ -9,13 +9,13 @@ from .checks import EngineFacts
 MAX_HEAD_SIZE = 512
 
 
-def facts_of(config: Any, backend: Any) -> EngineFacts:
-    """The facts of a VllmConfig and of the attention backend that it chose."""
+def facts_of(config: Any, language_model: Any) -> EngineFacts:
+    """The facts of a VllmConfig, and of the language model that was made by it: its class, and the attention backend it chose."""
     parallel, model = config.parallel_config, config.model_config
-    multimodal = model.multimodal_config
+    multimodal, backend = model.multimodal_config, language_model.model.layers[0].self_attn.attn.attn_backend
     return EngineFacts(
         version=vllm.__version__,
-        text_model=str(getattr(model.hf_text_config, "model_type", "")).removesuffix("_text"),
+        text_model=type(language_model).__name__,
         backend=backend.get_name(),
         head_sizes=tuple(size for size in range(1, MAX_HEAD_SIZE + 1) if backend.supports_head_size(size)),
         separate_cache_update=not backend.forward_includes_kv_cache_update,

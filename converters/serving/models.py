@@ -49,10 +49,11 @@ class Served:
     obeying = True
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
-        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        following: Any = super()
+        following.__init__(vllm_config=vllm_config, prefix=prefix)
         section = vllm_config.model_config.hf_config.yopo or {}
         plan = normalise(from_json(section.get("plan")))
-        checks.check_plan(plan)
+        checks.check_served(plan)
         family = converted_family(vllm_config.model_config.hf_config.to_dict())
         assert family is not None
         self.works = layer_works(plan, section.get("refitted", ()))
@@ -61,7 +62,7 @@ class Served:
         self.mask: Tensor | None = None
         self.shown: dict[int, Tensor] = {}
         layers = self.language_model.model.layers
-        facts = engine.facts_of(vllm_config, layers[0].self_attn.attn.attn_backend)
+        facts = engine.facts_of(vllm_config, self.language_model)
         checks.check_engine(facts)
         padded = checks.padded_head_size(self.works, plan.sizes.head_dim, facts)
         self.projections: dict[int, VisualProjections] = {}
@@ -118,8 +119,13 @@ class Served:
         return [item[..., :width] for item in items], dict(zip(self.strides, columns.unbind(1), strict=True))
 
     def forward(
-        self, input_ids: Tensor | None, positions: Tensor, intermediate_tensors: Any = None, inputs_embeds: Tensor | None = None, **kwargs: Any
-    ) -> Any:  # fmt: skip
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Hidden states of a step's rows, those of visual rows zero where there are any."""
         visual, self.mask = self.mask, None
         context = get_forward_context()
@@ -156,7 +162,8 @@ def _whole_graphs_off(config: Any) -> None:
 
 
 def _with_columns(features: Tensor, grid: Grid, strides: Sequence[int]) -> Tensor:
-    """Features of a picture, of tiles of one grid, or of a video `[tokens, hidden]`, followed by one for each stride: 1 where it shows the token."""
+    """Features of a picture, of tiles of one grid, or of a video `[tokens, hidden]`, followed by one for each stride: 1 where it
+    shows the token."""
     rows = features.flatten(0, -2)
     if len(rows) % grid.tokens:
         raise YopoError(f"There are {len(rows)} features for grids of {grid}.", "Pass pictures, not features of another size.")

@@ -31,9 +31,9 @@ class PaddedAttention(nn.Module):
         self.padded = inner.head_size
         self.heads, self.kv_heads = inner.num_heads, inner.num_kv_heads
         query, key = channels(work, self.padded - head_dim) if hiding else (torch.zeros(self.heads, 0), torch.zeros(self.kv_heads, 0))
-        like = {"dtype": torch.get_default_dtype(), "device": torch.get_default_device()}
-        self.register_buffer("text_query", query.to(**like), persistent=False)
-        self.register_buffer("visual_key", key.to(**like), persistent=False)
+        dtype, device = torch.get_default_dtype(), torch.get_default_device()
+        self.register_buffer("text_query", query.to(device, dtype), persistent=False)
+        self.register_buffer("visual_key", key.to(device, dtype), persistent=False)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Text rows, `[tokens, heads * head_dim]`."""
@@ -42,7 +42,7 @@ class PaddedAttention(nn.Module):
             return plain
         count = len(query)
         parts = self.queries(query), self.wide(key), self.wide(value)
-        seen = self.inner(*(part.flatten(1) for part in parts)).view(count, -1, self.padded)
+        seen: Tensor = self.inner(*(part.flatten(1) for part in parts)).view(count, -1, self.padded)
         return seen[..., : self.head_dim].flatten(1)
 
     def queries(self, query: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """The entry point that vLLM calls in every process: converted models become known to transformers and to vLLM."""
 
-from importlib import import_module
-
 SERVED = {
     "YopoLlavaForConditionalGeneration": "ServedLlava",
     "YopoQwen2VLForConditionalGeneration": "ServedQwen2VL",
@@ -15,6 +13,8 @@ def register() -> None:
     """Register the served models."""
     from vllm import ModelRegistry
 
-    import_module("converters.runtime.registration")
+    from ..runtime import registration
+
+    registration.register()
     for architecture, served in SERVED.items():
         ModelRegistry.register_model(architecture, f"converters.serving.models:{served}")

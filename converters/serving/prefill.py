@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import linear
 
 from .padded import HIDDEN, PaddedAttention
 from .projections import VisualProjections
@@ -77,7 +77,8 @@ class Rows:
         if self.unit is None:
             wide = self.visual.float()
             self.unit = (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)).to(self.visual.dtype)
-        return (self.unit if index is None else self.unit[index]) * norm.weight
+        normed: Tensor = (self.unit if index is None else self.unit[index]) * norm.weight
+        return normed
 
 
 def run(
@@ -98,6 +99,7 @@ def _attention(layer: Any, work: LayerWork, own: VisualProjections | None, rows:
     """K and V of all rows into the cache; text rows are updated, visual rows where the plan computes heads for them."""
     attention, attn = layer.self_attn, layer.self_attn.attn
     text = rows.normed_text(layer.input_layernorm)
+    visual_query: Tensor | None
     if work.dense_attention:
         query, key, value = _qkv(attention, torch.cat([rows.normed_visual(layer.input_layernorm), text]))
         query, key = _turned(attention, step.positions[..., step.order].contiguous(), query, key)
@@ -190,7 +192,7 @@ def _visual_cache(
         normed = rows.normed_visual(norm, index)
         normed = normed if work.rank is None else own.inner(normed)
         elements = slice(part.first * size, part.last * size)
-        made, given = (F.linear(normed, one.weight[elements], one.bias[elements]) for one in (own.key, own.value))
+        made, given = (linear(normed, one.weight[elements], one.bias[elements]) for one in (own.key, own.value))
         where = step.visual_positions if index is None else step.visual_positions[..., index].contiguous()
         made = _turned_alone(attention, where, made)
         places: Any = slice(0, count) if index is None else index

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.compensation import INNER, PARTS
+from ..checkpoint.visual_projections import INNER, PARTS
 from ..errors import YopoError
 from ..families import Layer
 from ..runtime.plan import Sizes
 from .work import LayerWork
+
+LAYER = Layer()
+"""Names of a decoder layer whose projections are not fused."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Source:
         return tensor if self.rows is None else tensor.index_select(0, torch.tensor(self.rows, device=tensor.device))
 
 
-def sources(work: LayerWork, head_dim: int, names: Layer = Layer()) -> dict[str, tuple[Source, ...]]:
+def sources(work: LayerWork, head_dim: int, names: Layer = LAYER) -> dict[str, tuple[Source, ...]]:
     """What each projection of a layer's visual rows is made of, its parts from top to bottom. None of what they do as text does."""
     found: dict[str, tuple[Source, ...]] = {}
     if work.parts and not work.dense_attention:
@@ -48,6 +51,7 @@ def sources(work: LayerWork, head_dim: int, names: Layer = Layer()) -> dict[str,
 
 
 def _attention_sources(work: LayerWork, head_dim: int, names: Layer) -> dict[str, tuple[Source, ...]]:
+    found: dict[str, tuple[Source, ...]]
     if work.refitted:
         found = {"key": (Source(PARTS["key"]),), "value": (Source(PARTS["value"]),)}
     else:
@@ -65,7 +69,7 @@ def _elements(heads: Iterable[int], head_dim: int) -> tuple[int, ...]:
     return tuple(head * head_dim + element for head in heads for element in range(head_dim))
 
 
-def shapes(work: LayerWork, sizes: Sizes, names: Layer = Layer()) -> dict[str, tuple[int, int]]:
+def shapes(work: LayerWork, sizes: Sizes, names: Layer = LAYER) -> dict[str, tuple[int, int]]:
     """Outputs and inputs of each of these projections."""
     inner = work.rank or sizes.hidden_size
     key, computed = work.visual_kv_heads * sizes.head_dim, len(work.computing) * sizes.head_dim
@@ -92,7 +96,7 @@ class VisualProjections(nn.Module):
     gate_up: nn.Linear
     down: nn.Linear
 
-    def __init__(self, work: LayerWork, sizes: Sizes, names: Layer = Layer()) -> None:
+    def __init__(self, work: LayerWork, sizes: Sizes, names: Layer = LAYER) -> None:
         super().__init__()
         for name, (outputs, inputs) in shapes(work, sizes, names).items():
             linear = nn.Linear(inputs, outputs)
@@ -106,7 +110,7 @@ class Reading:
     """Fills the visual projections of all layers from a checkpoint's tensors as they go by."""
 
     def __init__(
-        self, projections: Mapping[int, VisualProjections], works: tuple[LayerWork, ...], head_dim: int, prefix: str, names: Layer = Layer()
+        self, projections: Mapping[int, VisualProjections], works: tuple[LayerWork, ...], head_dim: int, prefix: str, names: Layer = LAYER
     ) -> None:  # fmt: skip
         self._wanted: dict[str, list[tuple[Tensor, Source, bool]]] = {}
         self._missing: set[str] = set()

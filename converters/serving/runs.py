@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,9 +16,7 @@ def text_runs(common: Any, visual: Tensor) -> Any:
     ValueError where there is no text.
     """
     starts = common.query_start_loc_cpu[: common.num_reqs + 1].tolist()
-    runs = [
-        run for request, (first, last) in enumerate(zip(starts, starts[1:], strict=False)) for run in _runs(request, visual[first:last])
-    ]
+    runs = [run for request, (first, last) in enumerate(pairwise(starts)) for run in _runs(request, visual[first:last])]
     if not runs:
         raise ValueError("There is no text in this step.")
     device = common.seq_lens.device
@@ -53,6 +52,4 @@ def _runs(request: int, visual: Tensor) -> Sequence[tuple[int, int, int]]:
     """Runs of text among one request's rows: the request, how many rows, how many rows of the request come after."""
     rows = len(visual)
     edges = [0, *((visual[1:] != visual[:-1]).nonzero()[:, 0] + 1).tolist(), rows]
-    return [
-        (request, last - first, rows - last) for first, last in zip(edges, edges[1:], strict=False) if first < last and not visual[first]
-    ]
+    return [(request, last - first, rows - last) for first, last in pairwise(edges) if first < last and not visual[first]]

@@ -14,10 +14,10 @@ __all__ = ["LayerWork", "Range", "layer_works", "shown", "strides"]
 class LayerWork:
     """One layer. Query heads and KV heads are numbered as in the file.
 
-    `parts` are the KV heads that have K and V of visual tokens, and of which; those after the last part have none. `reads` tells for each query head
-    whether text sees visual tokens in it, `computing` are the query heads that visual tokens compute, `neurons` the leading FFN neurons
-    that they go through. `refitted`: K and V of visual tokens have projections of their own in the file, through `rank` dimensions where
-    that is not None, and then so have their queries.
+    `parts` are the KV heads that have K and V of visual tokens, and of which; those after the last part have none. `reads` tells for
+    each query head whether text sees visual tokens in it, `computing` are the query heads that visual tokens compute, `neurons` the
+    leading FFN neurons that they go through. `refitted`: K and V of visual tokens have projections of their own in the file, through
+    `rank` dimensions where that is not None, and then so have their queries.
     """
 
     query_heads: int

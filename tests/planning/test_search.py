@@ -23,7 +23,7 @@ from converters.planning.recipes import make_plan
 from converters.planning.search.descent import DescentOptions, Step, descend
 from converters.planning.search.moves import Move, moved, moves_up, moves_worth, notches, rank_notches, visual_flops
 from converters.planning.search.refine import ascend, refine
-from converters.planning.search.search import SURE_RECIPES, Effort, Report, auto_plan, search
+from converters.planning.search.search import SURE_RECIPES, Effort, Report, auto_plan, recipe_plans, search
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan, factored, from_json, normalise, to_json
 
 BUDGETS = (0.5, 0.2, 0.06)
@@ -264,6 +264,20 @@ def test_knobs_that_are_left_alone() -> None:
     own = [point.plan for point in found.path if point.origin == "dense"]
     assert len(own) > 3
     assert {(layer.read_stride, layer.window) for plan in own for layer in plan.layers} == {(1, None)}
+
+
+def test_without_windows_recipes_have_none() -> None:
+    _, config, _, statistics = subject()
+    dense = dense_plan(sizes_of(config), statistics.grids)
+    found = {windows: recipe_plans(statistics, dense, 0.5, windows=windows) for windows in (True, False)}
+    windowed = {
+        windows: {name for name, plan in plans.items() if any(layer.window for layer in plan.layers)} for windows, plans in found.items()
+    }
+    assert windowed == {True: {"interlaced", "yopo"}, False: set()}
+    assert "interlaced" in found[False]
+    assert cost(found[False]["interlaced"]).share <= 0.5
+    with pytest.raises(YopoError, match="The recipe yopo gives visual tokens a window"):
+        make_plan("yopo", statistics, dense.sizes, dense.grids, 0.5, windows=False)
 
 
 @pytest.mark.parametrize("refines", [True, False])

@@ -21,7 +21,7 @@ from converters.serving.runs import text_runs
 from converters.serving.work import layer_works, shown, strides
 
 GRID = Grid(4, 4)
-CUTS = {"whole": [100], "cut": [7, 12, 19, 100], "one by one": list(range(1, 30)) + [100]}
+CUTS = {"whole": [100], "cut": [7, 12, 19, 100], "one by one": [*range(1, 30), 100]}
 
 
 def random_plan(sizes: Sizes, seed: int, ranks: bool) -> Plan:

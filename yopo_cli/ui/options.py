@@ -18,6 +18,12 @@ class Compensation(StrEnum):
     NONE = "none"
 
 
+class Engine(StrEnum):
+    """Engines that serve plans of a kind."""
+
+    VLLM = "vllm"
+
+
 NOT_PART = ("output", "device", "answers", "micro_batch", "recompute", "dry_run", "force", "as_json")
 SAMPLES = 128  # questions that plans are made on, unless --samples says otherwise
 
@@ -26,6 +32,7 @@ Device = Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:
 DtypeOption = Annotated[
     Dtype, typer.Option(help="Number format; auto: the checkpoint's own on a GPU, float32 on a CPU if that fits, else bfloat16.")
 ]
+For = Annotated[Engine | None, typer.Option("--for", help="vllm: only plans that its plugin serves: no window of visual tokens.")]
 RuntimeOption = Annotated[Runtime, typer.Option(help="What runs the model: PyTorch, or ONNX Runtime what `yopo export` wrote.")]
 AllowCpu = Annotated[bool, typer.Option("--allow-cpu", help="With --runtime onnx: run on the CPU where the asked device cannot be had.")]
 

@@ -11,14 +11,14 @@ def interlaced(target: Target) -> Plan:
     """Freeze all, read all, interlaced: all heads of all layers read with as small a stride as fits, later layers with one more.
 
     When every head reads every token, the rest goes to self heads and neurons alike, evenly over the layers, the best of each
-    first; self heads have a causal window of 5 unless the budget is not used up that way. Where all heads do not fit with the
+    first; self heads have a causal window of 5, where windows are wanted and use the budget up. Where all heads do not fit with the
     largest stride, the best KV heads of each layer read, those of the earliest layers first (of layer 0 last: nothing can be
     updated before it).
     """
     reading = _reading(target)
     step = largest(lambda step: target.fits(reading.at(step)), reading.steps)
     if step == reading.steps:
-        paths = (_updating(target, reading.at(step), window) for window in (WINDOW, None))
+        paths = (_updating(target, reading.at(step), window) for window in ((WINDOW, None) if target.windows else (None,)))
         return follow(first_to_reach(target, paths), target)
     return target.filled(reading.at(step)) if target.fits(reading.at(step)) else smallest_plan(target.sizes, target.grids)
 

@@ -17,7 +17,7 @@ Unit = tuple[int, int]  # layer, head
 class Target:
     """What a recipe plans for: a plan of these sizes within a budget, the share of dense visual FLOPs on these grids.
 
-    `scores` are those of the layers, for recipes that go by whole layers.
+    `scores` are those of the layers, for recipes that go by whole layers. `windows`: visual tokens may have a window.
     """
 
     order: ImportanceOrder
@@ -25,6 +25,7 @@ class Target:
     grids: tuple[Grid, ...]
     budget: float
     scores: tuple[LayerScores, ...] = ()
+    windows: bool = True
 
     @property
     def dense(self) -> Plan:

@@ -44,8 +44,8 @@ RECIPE_SLACK = 0.5  # share by which the others may be worse on the first questi
 class Effort:
     """How much to search: forward passes in all (of all questions through all layers), and how descents go (see `DescentOptions`).
 
-    Moves are looked at on the first `few` questions. Knobs `without` are left alone. `compensated`: plans are
-    measured with the linear compensation that they will be written with. `refines`: plans are refined.
+    Moves are looked at on the first `few` questions. Knobs `without` are left alone; without `window`, recipes' plans have none either.
+    `compensated`: plans are measured with the linear compensation that they will be written with. `refines`: plans are refined.
     """
 
     forwards: float
@@ -115,7 +115,7 @@ def search(
     left_alone = STRIDES if effort.compensated and "rank" not in effort.without else ("rank",)  # factors are fitted
     effort = replace(effort, without=tuple(dict.fromkeys((*effort.without, *left_alone))))
     budgets = sorted(set(budgets), reverse=True)
-    recipes = {budget: recipe_plans(statistics, dense, budget) for budget in budgets}
+    recipes = {budget: recipe_plans(statistics, dense, budget, windows="window" not in effort.without) for budget in budgets}
     hashes: list[str] = []
     trials = Trials(
         model, _answers(model, batches, max_answer_tokens, hashes), dense, fitting=effort.compensated, memory_bytes=memory_bytes
@@ -145,10 +145,10 @@ def _answers(model: Any, batches: Iterable[Any], max_new_tokens: int, hashes: li
         raise YopoError("There is no calibration sample.", "Pass at least one image with a question.")
 
 
-def recipe_plans(statistics: Statistics, dense: Plan, budget: float) -> dict[str, Plan]:
+def recipe_plans(statistics: Statistics, dense: Plan, budget: float, windows: bool = True) -> dict[str, Plan]:
     """What recipes make of a budget, where they can reach it; the first one reaches all that can be reached."""
     first, *others = RECIPES
-    target = (statistics, dense.sizes, dense.grids, budget)
+    target = (statistics, dense.sizes, dense.grids, budget, windows)
     plans = {first: make_plan(first, *target)}
     for name in others:
         with suppress(YopoError):
