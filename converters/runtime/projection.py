@@ -92,10 +92,10 @@ class Called:
     def inputs(self, rows: Tensor, first: int = 0, last: int | None = None, biased: bool = True) -> Tensor:
         width = self.module.in_features
         whole: Tensor = self.module(functional.pad(rows, (first, 0 if last is None else width - last)))
-        if biased or getattr(self.module, "bias", None) is None:
+        if biased:
             return whole
-        nothing: Tensor = self.module(rows.new_zeros(1, width))
-        return whole - nothing
+        biases: Tensor = self.module(rows.new_zeros(1, width))
+        return whole - biases
 
     def add_inputs(self, total: Tensor, rows: Tensor, first: int, last: int | None, biased: bool) -> None:
         total.add_(self.inputs(rows, first, last, biased))
