@@ -131,6 +131,8 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    import converters.runtime.registration  # noqa: F401
+    from converters.runtime.registration import register
+
+    register()
 
     main(Path(sys.argv[1]))

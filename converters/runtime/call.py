@@ -149,6 +149,8 @@ def open_call(
         return _text_call(embeds, rotary, valid, timeline, in_place)
     seen = timeline.seen
     split = split_tokens(visual, valid, seen, images(visual if valid is None else visual & valid))
+    if not split.text_index.shape[1]:
+        raise ValueError("A pruned model answers at text tokens, and this call has none that is no padding.")
     timeline.append(
         embeds.shape[1],
         split.text_slots,

@@ -18,13 +18,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import logging
 
 from .autotune import choices
-from .cache import SparseLayer, sparse_layers
+from .cache import SparseLayer, refuse_other_caches, sparse_layers
 from .call import Call, Rotary, open_call
 from .chunking import in_place
 from .layer import run_layer
 from .layer_parts import LayerParts, Projections, layer_parts, separate
 from .layout import LayerLayout, layouts
-from .outputs import CACHE, output_of
+from .outputs import CACHE, output_of, refuse_other_outputs
 from .plan import Plan, factored, from_json, normalise, ranges
 from .projection import lie_by_columns
 from .switch import is_off, switched_off
@@ -133,7 +133,8 @@ class SparseTextModel(nn.Module):
                 **kwargs,
             )
             return dense
-        _refuse(attention_mask, kwargs)
+        _refuse(inputs_embeds if input_ids is None else input_ids, attention_mask, past_key_values)
+        refuse_other_outputs(kwargs, self.config)
         rows_of_call = None
         if features is not None:
             assert input_ids is not None
@@ -142,6 +143,7 @@ class SparseTextModel(nn.Module):
             rows_of_call = partial(self._rows_apart, input_ids, visual_mask, features)
         elif inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
+        use_cache = self.config.use_cache if use_cache is None else use_cache
         keeping = past_key_values is not None or (use_cache and not self._checkpoints())
         call, cache, cached, parts = self._opened(
             inputs_embeds, attention_mask, position_ids, past_key_values, visual_mask, images, in_place(), rows_of_call
@@ -152,10 +154,12 @@ class SparseTextModel(nn.Module):
 
     def _checkpoints(self) -> bool:
         """Whether a training pass keeps no more than the rows that enter a layer: then there is no cache, as in transformers."""
-        asked = self.training and torch.is_grad_enabled() and any(layer.gradient_checkpointing for layer in self.layers)
+        if not torch.is_grad_enabled():
+            return False
+        asked = self.training and any(layer.gradient_checkpointing for layer in self.layers)
         if asked:
             logging.get_logger(__name__).warning_once("With gradient checkpointing there is no cache: use_cache=True is not obeyed.")
-        return asked
+        return asked or self.recomputing
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # data decides its shapes; from here on they are fixed
     def _opened(
@@ -170,10 +174,11 @@ class SparseTextModel(nn.Module):
         rows_of_call: Callable[[TokenSplit], Tensor] | None = None,
     ) -> tuple[Call, Cache, list[SparseLayer], list[LayerParts]]:
         """A call at the input of the first layer, the cache with its layers, and the parts of the model's layers."""
+        parts = [layer_parts(layer, self.projections(layer)) for layer in self.layers]
         if not self.laid_out:
             self.lay_out_weights()
+            parts = [layer_parts(layer, self.projections(layer)) for layer in self.layers]
         _say_which_attention(self.config)
-        parts = [layer_parts(layer, self.projections(layer)) for layer in self.layers]
         strides = [kind.stride for layout in self.layouts for kind in layout.head_kinds]
         cache, cached = sparse_layers(cache, len(self.layers), strides)
         timeline = cached[0].timeline
@@ -221,13 +226,11 @@ def _say_which_attention(config: Any) -> None:
         )
 
 
-def _refuse(mask: Tensor | None, arguments: dict[str, Any]) -> None:
-    """Raise ValueError for what a pruned model cannot give, rather than give something else."""
+def _refuse(rows: Tensor | None, mask: Any, cache: Any) -> None:
+    """Raise ValueError for a call that a pruned model cannot answer."""
+    if rows is not None and not rows.numel():
+        raise ValueError(f"There is nothing to read: the tokens have the shape {tuple(rows.shape[:2])}.")
+    if not all(isinstance(layer, SparseLayer) for layer in getattr(cache, "layers", ())):
+        refuse_other_caches(cache)
     if isinstance(mask, dict) or (mask is not None and mask.dim() != 2):
         raise ValueError("A pruned model takes an attention_mask of [batch, length]; its own sparse masks are made from the plan.")
-    for name in ("output_attentions", "output_hidden_states"):
-        if arguments.get(name):
-            raise ValueError(
-                f"{name} is not available while visual work is skipped: visual rows have no values to return. "
-                "Use `with model.dense():` to inspect the dense model."
-            )

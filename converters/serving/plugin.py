@@ -15,6 +15,6 @@ def register() -> None:
     """Register the served models."""
     from vllm import ModelRegistry
 
-    import_module("converters.runtime.registration")
+    import_module("converters.runtime.registration").register()
     for architecture, served in SERVED.items():
         ModelRegistry.register_model(architecture, f"converters.serving.models:{served}")
