@@ -29,6 +29,7 @@ from .plan import Plan, factored, from_json, normalise, ranges
 from .projection import lie_by_columns
 from .switch import is_off, switched_off
 from .token_split import TokenSplit, flat_index
+from .windows import prepare_windows
 
 
 class SparseTextModel(nn.Module):
@@ -184,6 +185,8 @@ class SparseTextModel(nn.Module):
         timeline = cached[0].timeline
         rotary = self.rotary(embeds, positions, timeline.seen)
         call = open_call(embeds, rotary, mask, visual, lambda mask: images(mask, positions), timeline, changed_in_place, rows_of_call)
+        if call.split is not None:
+            prepare_windows(call.split, (layout.window for layout in self.layouts), self.plan.locality)
         if call.visual_tokens or call.fresh:  # not a token that continues
             self.last_call = f"pruned {call.visual_tokens} visual tokens" if call.visual_tokens else "had no visual tokens"
         return call, cache, cached, parts

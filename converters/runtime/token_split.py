@@ -36,6 +36,7 @@ class TokenSplit:
     images: tuple[Image, ...]
     _shown: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     block_masks: dict[Any, Any] = field(default_factory=dict)
+    strips: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def grids(self) -> dict[Grid, list[Image]]:

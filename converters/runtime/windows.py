@@ -3,7 +3,7 @@
 Nothing is computed to be masked away but the corners of strips and the padding of ragged batches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
@@ -99,6 +99,14 @@ class WindowRule:
         return sees(query, key, grid, self.window, self.locality)
 
 
+def prepare_windows(split: TokenSplit, windows: Iterable[int | None], locality: str) -> None:
+    """Cut the grids of a call into strips now, since data decides how: no compiler can follow that."""
+    for window in set(windows) - {None}:
+        assert window is not None
+        rule = WindowRule(window, locality)
+        split.strips |= {(grid, rule): strips(grid, window, locality) for grid in split.grids}
+
+
 def windowed_attention(
     query: Tensor, keys: Tensor, values: Tensor, text_slots: Tensor, split: TokenSplit, rule: WindowRule, scale: float
 ) -> Tensor:
@@ -147,7 +155,7 @@ def in_strips(query: Tensor, keys: Tensor, values: Tensor, text_slots: Tensor, s
     queries = query.transpose(1, 2).flatten(0, 1)
     out = query.new_zeros(batch * rows, heads, size)
     for grid, images in split.grids.items():
-        cut = strips(grid, rule.window, rule.locality)
+        cut = split.strips[grid, rule] if (grid, rule) in split.strips else strips(grid, rule.window, rule.locality)
         sample = torch.tensor([image.sample for image in images], device=device)[:, None, None]
         first = sample * rows + torch.tensor([image.start for image in images], device=device)[:, None, None]
         texts = (batch * rows + sample * text + torch.arange(text, device=device)).expand(-1, len(cut.keys), -1)
