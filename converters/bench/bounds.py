@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from ..planning.cost import kv_cache_bytes, shown_count
 from ..planning.execution import attention_flops
+from ..runtime.call import FFN_ROWS
 from ..runtime.layout import TEXT_ONLY, LayerLayout, layouts
 from ..runtime.plan import Plan, Sizes, normalise
-from ..runtime.text_model import FFN_ROWS
 from .ceiling import Ceiling
 
 

@@ -40,8 +40,8 @@ def model_side(name: str, model: Any, given: Prompt, compiled: bool = False) -> 
     """A whole model end to end through its `forward`; logits of the last token alone. Prefills run under torch.compile if `compiled`."""
     runs = model
     text_model = model.model.language_model
-    if hasattr(text_model, "split_weights") and not text_model.split:
-        text_model.split_weights()  # once, when a model is first run: not a part of any prefill
+    if hasattr(text_model, "lay_out_weights"):
+        text_model.lay_out_weights()  # once, when a model is first run: not a part of any prefill
 
     pictures = PerPicture(given.features.unflatten(1, (len(given.grids), -1)).flatten(0, 1))
 

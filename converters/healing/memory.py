@@ -44,8 +44,6 @@ def needed(checkpoint: Checkpoint, plan: Plan, element: int, micro: int, recompu
     by_layer = [micro * element * _values(layout, plan, index < plan.visual_depth) for index, layout in enumerate(layouts(plan))]
     entering = micro * element * plan.sizes.hidden_size * (REFERENCE_TEXT_TOKENS + plan.visual_tokens)
     held = max(by_layer) + entering * len(by_layer) if recomputing else sum(by_layer) + entering
-    if rank:  # a pass makes every matrix anew, with what is added to it
-        held += element * sum(map(prod, matrices)) // (len(by_layer) if recomputing else 1)
     dense = micro * kv_cache_bytes(plan, plan.grids, REFERENCE_TEXT_TOKENS, element)
     return Memory((sum(sizes.values()) - projector) * element, tuned * FLOAT32 * TRAINED_COPIES, held + dense)
 

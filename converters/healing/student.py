@@ -1,12 +1,10 @@
 """The pruned model as it is trained: what enters the projector goes in, the divergence from the dense model's answers comes out."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from .answers import Record
 
@@ -80,9 +78,7 @@ class Student(nn.Module):
 
         `divergence` and `tokens` `[batch]` are each sample's sum and count. The rest of the batch is as `collate` makes it.
         """
-        recomputing = self.model.model.language_model.recomputing  # each layer then makes its weights anew, and drops them
-        with nullcontext() if recomputing else parametrize.cached():
-            rows = answer_rows(self.model, self.image_token, batch | {"labels": labels})
+        rows = answer_rows(self.model, self.image_token, batch | {"labels": labels})
         pruned, wanted = (self.model.lm_head(part).float().log_softmax(-1) for part in (rows, dense.to(rows.dtype)))
         by_token = (wanted.exp() * (wanted - pruned)).sum(-1)
         answers = labels != IGNORED

@@ -6,9 +6,9 @@ strip's rectangle has beyond the visible pairs is the surplus that lies outside 
 
 from collections.abc import Sequence
 
-from ..runtime.attention import head_kinds, strips
 from ..runtime.layout import TEXT_ONLY, LayerLayout, layouts
 from ..runtime.plan import Grid, Plan, normalise
+from ..runtime.windows import strips
 from .cost import layer_cost, shown_count
 
 
@@ -36,7 +36,7 @@ def attention_flops(plan: Plan, text_tokens: int, leading: int = 0, skipping: bo
 def _layer_pairs(layout: LayerLayout, plan: Plan, text_tokens: int, leading: int, skipping: bool) -> int:
     """(query, key) pairs of one layer's rectangles, summed over query heads."""
     kept, pairs = sum(layout.computes), 0
-    for kind in head_kinds(layout):
+    for kind in layout.head_kinds:
         first = leading if kind.stride != TEXT_ONLY and leading < text_tokens else 0
         square = first * (first + 1) // 2 if skipping else first * first
         pairs += len(kind.query_heads) * (square + (text_tokens - first) * _keys(kind.stride, plan.grids, text_tokens))

@@ -7,8 +7,8 @@ import torch
 
 from ..calibration.batch import on_model
 from ..families import Family, family_of
+from ..runtime.call import Call
 from ..runtime.plan import Plan, dense_plan, normalise
-from ..runtime.text_model import Call
 from .compensation import LeastSquares, LinearCompensation, visual_keys
 from .measure.answers import Answered, language_model_pass
 from .measure.batches import open_batch
@@ -67,9 +67,9 @@ def _fit(adapter: DenseAdapter, index: int, pairs: list[tuple[Call, Call]], rank
     norm = adapter.model.model.language_model.layers[index].input_layernorm
     fitting = LeastSquares()
     for pruned, dense in pairs:
-        assert pruned.streams is not None
+        assert pruned.split is not None
         assert pruned.visual is not None
         assert dense.visual is not None
-        there = pruned.streams.visual_slots.flatten() >= 0
+        there = pruned.split.visual_slots.flatten() >= 0
         fitting.add(norm(pruned.visual[there]), norm(dense.visual[there]))
     return fitting.solve(rank, adapter.kv_weights(index))

@@ -185,17 +185,24 @@ def _joined(old: Tensor | None, parts: list[Tensor]) -> Tensor:
     return torch.cat(parts if old is None else [old, *parts], -1)
 
 
+def refuse_other_caches(cache: Any) -> None:
+    """Raise ValueError for a cache whose layers cannot be of unequal lengths."""
+    offloading = getattr(cache, "offloading", False)
+    if cache is not None and (type(cache) is not DynamicCache or offloading):
+        raise ValueError(
+            f"A pruned model keeps its K and V in a plain DynamicCache, not in {'an offloading' if offloading else 'a'} "
+            f"{type(cache).__name__}: a static, quantised or offloaded cache cannot hold layers of unequal lengths. "
+            "Leave cache_implementation at its default."
+        )
+
+
 def sparse_layers(cache: Cache | None, layers: int, strides: Iterable[int]) -> tuple[Cache, list[SparseLayer]]:
     """The layers of a pruned model's cache, put into `cache` when it is still empty. Raises ValueError for other caches."""
     cache = DynamicCache() if cache is None else cache
     held = list(cache.layers)
     if held and all(isinstance(layer, SparseLayer) for layer in held):
         return cache, held
-    if type(cache) is not DynamicCache or getattr(cache, "offloading", False):
-        raise ValueError(
-            f"A pruned model keeps its K and V in a plain DynamicCache, not in a {type(cache).__name__}. "
-            "Leave cache_implementation at its default; a static, quantised or offloaded cache cannot hold unequal layers."
-        )
+    refuse_other_caches(cache)
     if cache.get_seq_length():
         raise ValueError("This cache was filled by another model. Start with an empty one.")
     timeline = Timeline(strides)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from .outputs import labels_with_logits
 from .switch import is_off
 
 
@@ -44,6 +46,24 @@ class DenseSide:
         if visual_mask is not None and inputs.get("inputs_embeds") is not None:
             inputs["visual_mask"] = visual_mask
         return inputs
+
+    @property
+    def loss_function(self) -> Any:
+        """The model's loss of `labels`, over the positions that have logits: visual tokens predict nothing."""
+        following: Any = super()
+        whole = following.loss_function
+
+        def loss(logits: Tensor, labels: Tensor, vocab_size: int, shift_labels: Tensor | None = None, **kwargs: Any) -> Any:
+            labels = None if labels is None else labels_with_logits(labels, logits)
+            if shift_labels is not None:
+                kwargs["shift_labels"] = labels_with_logits(shift_labels, logits, shifted=True)
+            return whole(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
+
+        return whole if is_off(self.model.language_model) else loss
+
+    @loss_function.setter
+    def loss_function(self, value: Any) -> None:
+        PreTrainedModel.loss_function.fset(self, value)
 
     def path_report(self) -> str:
         """Which path runs, and what the last call did, in one line."""

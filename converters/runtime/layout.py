@@ -90,6 +90,15 @@ class LayerLayout:
         """Places in the file of the query heads that visual tokens compute."""
         return tuple(place for place, computes in enumerate(self.computes) if computes)
 
+    @cached_property
+    def query_runs(self) -> tuple[tuple[int, int, bool], ...]:
+        """Neighbouring query heads of the file, first to last, that visual tokens compute, or do not."""
+        runs = []
+        for computed, places in groupby(range(len(self.computes)), key=self.computes.__getitem__):
+            heads = list(places)
+            runs.append((heads[0], heads[-1] + 1, computed))
+        return tuple(runs)
+
     @property
     def cached_own(self) -> int:
         """Leading KV heads of self heads that keep K and V of visual tokens in the cache (unwindowed ones: a later image sees them)."""

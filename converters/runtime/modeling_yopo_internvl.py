@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModel
 from transformers.models.internvl.configuration_internvl import InternVLConfig
 from transformers.models.internvl.modeling_internvl import (
@@ -16,10 +16,12 @@ from transformers.models.phi3.modeling_phi3 import Phi3Model
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 
 from .dense_side import DenseSide
+from .layer_parts import Projections
 from .matmul import Head
 from .plan import Grid
+from .projection import part, projection
 from .switch import is_off
-from .text_model import Projections, SparseTextModel
+from .text_model import SparseTextModel
 from .token_split import Image, images_of_one_grid
 from .visual_places import for_the_tower, visual_places
 
@@ -39,31 +41,25 @@ class YopoInternVLQwen2Model(SparseTextModel, Qwen2Model):
     """Qwen2, whose visual tokens obey a plan."""
 
 
-class RowsOf:
-    """Rows `first` to `last` of a fused linear layer, as a layer of their own without a copy."""
-
-    def __init__(self, linear: nn.Linear, first: int, last: int) -> None:
-        self.weight = linear.weight[first:last]
-        self.bias = None if linear.bias is None else linear.bias[first:last]
-
-
 class YopoInternVLPhi3Model(SparseTextModel, Phi3Model):
     """Phi-3, whose q, k and v are one matrix, and gate and up another."""
 
-    def projections(self, layer: Any) -> Projections:
+    @staticmethod
+    def projections(layer: Any) -> Projections:
         """The fused matrices by their parts."""
-        attention, ffn, sizes = layer.self_attn, layer.mlp, self.plan.sizes
-        query = sizes.num_attention_heads * sizes.head_dim
-        key = query + sizes.num_key_value_heads * sizes.head_dim
-        value = key + sizes.num_key_value_heads * sizes.head_dim
+        attention, ffn, config = layer.self_attn, layer.mlp, layer.mlp.config
+        query = config.num_attention_heads * attention.head_dim
+        key = query + config.num_key_value_heads * attention.head_dim
+        value = key + config.num_key_value_heads * attention.head_dim
+        all_three, both = projection(attention.qkv_proj), projection(ffn.gate_up_proj)
         return Projections(
-            RowsOf(attention.qkv_proj, 0, query),
-            RowsOf(attention.qkv_proj, query, key),
-            RowsOf(attention.qkv_proj, key, value),
-            attention.o_proj,
-            RowsOf(ffn.gate_up_proj, 0, sizes.intermediate_size),
-            RowsOf(ffn.gate_up_proj, sizes.intermediate_size, 2 * sizes.intermediate_size),
-            ffn.down_proj,
+            part(all_three, 0, query),
+            part(all_three, query, key),
+            part(all_three, key, value),
+            projection(attention.o_proj),
+            part(both, 0, config.intermediate_size),
+            part(both, config.intermediate_size, 2 * config.intermediate_size),
+            projection(ffn.down_proj),
             ffn.activation_fn,
         )
 

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .call import Rotary
 from .switch import is_off
-from .text_model import Rotary
 from .token_split import Image, images_of_runs
 from .visual_places import visual_places
 

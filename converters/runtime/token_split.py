@@ -18,7 +18,7 @@ from .stride import shown_tokens
 
 @dataclass(frozen=True)
 class Image:
-    """One image, tile or video: its sample in the batch and its first row in that sample's visual stream."""
+    """One image, tile or video: its sample in the batch and its first row in that sample's visual rows."""
 
     sample: int
     start: int
@@ -26,7 +26,7 @@ class Image:
 
 
 @dataclass
-class Streams:
+class TokenSplit:
     """Rows of a call that has visual tokens. `*_index` `[batch, rows]` points into the call, `*_slots` is -1 where there is none."""
 
     text_index: Tensor
@@ -36,6 +36,7 @@ class Streams:
     images: tuple[Image, ...]
     _shown: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     block_masks: dict[Any, Any] = field(default_factory=dict)
+    strips: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def grids(self) -> dict[Grid, list[Image]]:
@@ -56,13 +57,13 @@ class Streams:
         return self._shown[stride]
 
 
-def split(visual: Tensor, valid: Tensor | None, seen: int, images: tuple[Image, ...]) -> Streams:
-    """Split a call `[batch, length]` into streams. `visual` and `valid` are masks, `seen` the tokens cached before."""
+def split_tokens(visual: Tensor, valid: Tensor | None, seen: int, images: tuple[Image, ...]) -> TokenSplit:
+    """Split a call `[batch, length]` into text and visual rows. `visual` and `valid` are masks, `seen` the tokens cached before."""
     visual = visual if valid is None else visual & valid
     text = ~visual if valid is None else ~visual & valid
     text_index, text_slots = _compact(text, seen)
     visual_index, visual_slots = _compact(visual, seen)
-    return Streams(text_index, text_slots, visual_index, visual_slots, images)
+    return TokenSplit(text_index, text_slots, visual_index, visual_slots, images)
 
 
 def _compact(mask: Tensor, seen: int) -> tuple[Tensor, Tensor]:
@@ -102,7 +103,7 @@ def images_of_runs(visual: Tensor, positions: Tensor) -> tuple[Image, ...]:
 
     Every unbroken run of visual tokens is one image or video; rows and columns are what its positions span.
     """
-    found = []
+    images = []
     for sample, mask in enumerate(visual.cpu()):
         places = mask.nonzero()[:, 0]
         breaks = (places.diff() != 1).nonzero()[:, 0] + 1
@@ -118,6 +119,6 @@ def images_of_runs(visual: Tensor, positions: Tensor) -> tuple[Image, ...]:
                     f"A run of {len(run)} visual tokens does not fill a grid of {rows} x {columns}. "
                     "Pass whole images: a prompt cannot be cut inside one (no prefill_chunk_size)."
                 )
-            found.append(Image(sample, start, Grid(rows, columns, frames)))
+            images.append(Image(sample, start, Grid(rows, columns, frames)))
             start += len(run)
-    return tuple(found)
+    return tuple(images)

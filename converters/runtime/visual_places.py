@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .outputs import refuse_other_outputs
+
 PIXELS = ("pixel_values", "pixel_values_videos")
 FOR_THE_LANGUAGE_MODEL = ("visual_mask", "images")
 
@@ -20,6 +22,7 @@ def visual_places(
     placeholder without a picture, such as one that the model itself generated, is an ordinary token. Raises ValueError for a mask
     of another shape, and for `inputs_embeds` alone, which do not tell.
     """
+    refuse_other_outputs(given, model.config)
     embeds = given.get("inputs_embeds")
     if visual_mask is not None:
         shape = tuple((embeds if input_ids is None else input_ids).shape[:2])  # type: ignore[union-attr]
@@ -42,13 +45,16 @@ def visual_places(
 
 
 def for_the_tower(features: Callable[..., Any]) -> Callable[..., Any]:
-    """A model's `get_image_features` (or videos'), which is not given what is meant for the language model.
+    """A model's `get_image_features` (or videos'), which is not given what is meant for the language model, nor no pictures at all.
 
-    `generate()` reads the names of its parameters, which stay.
+    `generate()` reads the names of its parameters, which stay. Raises ValueError where there are no pixels.
     """
 
     @wraps(features)
     def only(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        for pixels in (*arguments[:1], *(keywords.get(name) for name in PIXELS)):
+            if pixels is not None and not pixels.numel():
+                raise ValueError(f"The pixels hold no picture: their shape is {tuple(pixels.shape)}. Leave them out where there is none.")
         return features(self, *arguments, **{name: value for name, value in keywords.items() if name not in FOR_THE_LANGUAGE_MODEL})
 
     return only

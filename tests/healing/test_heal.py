@@ -347,7 +347,7 @@ def test_memory_of_7b_does_not_fit_here(pruned: Path) -> None:
     assert needed(checkpoint, plan, 4, 8, True).activations < whole.activations / 3
     language = needed(checkpoint, plan, 4, 8, True, RANK)
     assert language.tuned == whole.tuned + 16 * RANK * 2 * (4096 + 11008)
-    assert language.activations > needed(checkpoint, plan, 4, 8, True).activations
+    assert language.activations == needed(checkpoint, plan, 4, 8, True).activations  # adapters are small
     with pytest.raises(YopoError, match=r"Healing needs about 2 x \d\d\.\d GB .*this machine has 24.0 GB free"):
         check(whole, 24 * 10**9, 2, "this machine")
     check(whole, None, 2, "another")

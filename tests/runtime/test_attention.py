@@ -7,10 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
-from converters.runtime import attention
-from converters.runtime.attention import WindowRule, attend, by_kernel, by_products, causal_attention, full_attention
+from converters.runtime import attention, windows
+from converters.runtime import full_attention as full
+from converters.runtime.attention import attend, by_kernel, by_products
+from converters.runtime.full_attention import causal_attention, full_attention
 from converters.runtime.plan import Grid
-from converters.runtime.token_split import Image, Streams
+from converters.runtime.token_split import Image, TokenSplit
+from converters.runtime.windows import WindowRule
 
 TEXT, VISUAL = [[0, 1, 6, 9], [0, 5, 6, 7]], [[2, 3, 4, 5, 7, 8], [1, 2, 3, 4, 8, 9]]  # slots of two samples with two images each
 
@@ -39,7 +42,7 @@ def test_causal_order_is_the_rectangle() -> None:
 @pytest.mark.parametrize("block", [1, 4, 6])
 @pytest.mark.parametrize("earlier", [0, 3])
 def test_blocks_are_the_rectangle(block: int, earlier: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "QUERY_BLOCK", block)
+    monkeypatch.setattr(full, "QUERY_BLOCK", block)
     given = sides([[0, 1, 6, 9], [0, 5, 6, -1]], earlier)  # the last key of the second sample is padding
     torch.testing.assert_close(full_attention(*given, text_rows=4, scale=0.5), rectangle(*given))
 
@@ -48,25 +51,25 @@ def test_blocks_are_the_rectangle(block: int, earlier: int, monkeypatch: pytest.
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_is_the_strips(locality: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two pictures in one sample, one in the other, whose second place is padding; FlexAttention runs unfused here."""
-    monkeypatch.setattr(attention, "STRIP_ROWS", 2)
-    monkeypatch.setattr(attention, "STRIP_COLUMNS", 3)  # four columns: two strips of two
+    monkeypatch.setattr(windows, "STRIP_ROWS", 2)
+    monkeypatch.setattr(windows, "STRIP_COLUMNS", 3)  # four columns: two strips of two
     grid, rule = Grid(3, 4, 2), WindowRule(3, locality)
     torch.manual_seed(0)
     slots = torch.stack([torch.cat([torch.arange(2, 26), torch.arange(30, 54)]), torch.arange(3, 51).where(torch.arange(48) < 24, -1)])
     text_slots = torch.tensor([[0, 1, 26, 27, 28, 29, 54], [0, 1, 2, 27, 28, -1, -1]])
     images = (Image(0, 0, grid), Image(0, 24, grid), Image(1, 0, grid))
-    streams = Streams(text_slots.clamp(min=0), text_slots, slots.clamp(min=0), slots, images)
+    split = TokenSplit(text_slots.clamp(min=0), text_slots, slots.clamp(min=0), slots, images)
     query, (keys, values) = torch.randn(2, 2, 48, 16), torch.randn(2, 2 * 48 + 2 * 7, 2, 16)
-    given = (query, keys, values, text_slots, streams, rule, 0.25)
-    expected = attention.windowed_attention(*given)
-    monkeypatch.setattr(attention, "compiled", lambda: flex_attention)
-    monkeypatch.setattr(attention, "may_be_flex", lambda query, streams: True)
+    given = (query, keys, values, text_slots, split, rule, 0.25)
+    expected = windows.windowed_attention(*given)
+    monkeypatch.setattr(windows, "compiled", lambda: flex_attention)
+    monkeypatch.setattr(windows, "may_be_flex", lambda query, split: True)
     for way in ("strips", "FlexAttention"):
-        monkeypatch.setattr(attention, "fastest", lambda what, ways, device, way=way: way)
-        seen = attention.windowed_attention(*given)
+        monkeypatch.setattr(windows, "fastest", lambda what, ways, device, way=way: way)
+        seen = windows.windowed_attention(*given)
         torch.testing.assert_close(seen[0], expected[0])
         torch.testing.assert_close(seen[1, :, :24], expected[1, :, :24])
-    assert len(streams.block_masks) == 1
+    assert len(split.block_masks) == 1
 
 
 @pytest.mark.parametrize("together", [0, 1, 3, 4])

@@ -24,8 +24,8 @@ def test_all_layers_are_one_graph(budget: float, stride: int) -> None:
     seen = []
     with torch.inference_mode():
         for run in (text_model._through, torch.compile(text_model._through, backend="eager", fullgraph=True, dynamic=False)):
-            call, _, cached = text_model._opened(embeds, None, None, None, visual, own.model.images)
-            run(call, cached)
+            call, _, cached, parts = text_model._opened(embeds, None, None, None, visual, own.model.images)
+            run(call, cached, parts)
             seen.append((call.text, [layer.nbytes for layer in cached]))
     assert seen[1][0].equal(seen[0][0])
     assert seen[1][1] == seen[0][1]

@@ -12,7 +12,6 @@ from ...checkpoint.skeleton import native_config
 from ...checkpoint.visual_projections import INNER, PARTS
 from ...errors import YopoError
 from ...families import Family
-from ...runtime.attention import head_kinds
 from ...runtime.layout import HeadKind, LayerLayout, layouts
 from ...runtime.plan import Plan, Sizes, normalise
 from .weights import Weight
@@ -63,7 +62,7 @@ class TextModel:
         """The kinds of KV heads of a layer; in the dense model every row is a text row and there is one kind."""
         layout = self.layouts[layer]
         if layout is not None:
-            kinds: tuple[HeadKind, ...] = head_kinds(layout)
+            kinds: tuple[HeadKind, ...] = layout.head_kinds
             return kinds
         sizes = self.sizes
         heads = tuple(range(sizes.num_attention_heads))

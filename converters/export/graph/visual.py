@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from ...runtime.attention import Strips, strips
 from ...runtime.layout import LayerLayout
 from ...runtime.plan import Grid
 from ...runtime.stride import shown_tokens
+from ...runtime.windows import Strips, strips
 from .builder import Graph
 from .heads import Pair, attend, by_head, rotate
 from .layer_products import LayerProducts

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ...runtime.attention import TextMasks
-from ...runtime.text_model import Call
+from ...runtime.call import Call
+from ...runtime.text_attention import TextMasks
 from .activation_cache import State
 from .answers import Answered
 from .dense_adapter import DenseAdapter
@@ -26,8 +26,8 @@ class QuestionBatch:
     @property
     def visual_rows(self) -> Tensor:
         """Bool `[batch * visual rows]`: those that are not padding."""
-        assert self.call.streams is not None
-        there: Tensor = self.call.streams.visual_slots.flatten() >= 0
+        assert self.call.split is not None
+        there: Tensor = self.call.split.visual_slots.flatten() >= 0
         return there
 
     def at(self, state: State) -> Call:
@@ -39,9 +39,9 @@ class QuestionBatch:
 def open_batch(answered: Answered, adapter: DenseAdapter) -> tuple[QuestionBatch, State]:
     """A batch, and its rows at the input of layer 0."""
     call = adapter.call(answered)
-    assert call.streams is not None
+    assert call.split is not None
     assert call.visual is not None
-    predicts = answered.predicts.gather(1, call.streams.text_index) & (call.text_slots >= 0)
+    predicts = answered.predicts.gather(1, call.split.text_index) & (call.text_slots >= 0)
     empty = call.text[:0]
     questions = QuestionBatch(
         replace(call, text=empty, visual=empty), predicts.flatten(), answered.dense, tuple(answered.predicts.sum(1).tolist())

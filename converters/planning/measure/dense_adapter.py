@@ -8,8 +8,10 @@ from torch import Tensor
 
 from ...families import Family, family_of
 from ...runtime.cache import Timeline
+from ...runtime.call import Call, open_call
+from ...runtime.layer_parts import Projections
 from ...runtime.plan import MAX_STRIDE, Plan, dense_plan
-from ...runtime.text_model import Call, Projections, SparseTextModel
+from ...runtime.text_model import SparseTextModel
 from .answers import Answered
 
 
@@ -37,34 +39,22 @@ class DenseAdapter:
 
     def call(self, answered: Answered) -> Call:
         """A batch at the input of layer 0, for plans of any strides."""
-        opening = _Opening(self)
-        return opening._call(
+        rotary = self.text_class.rotary(self.model.model.language_model, answered.embeds, answered.positions, 0)
+        return open_call(
             answered.embeds,
+            rotary,
             answered.mask.long(),
-            answered.positions,
             answered.visual,
-            lambda visual, positions: self.model_class.images(self.model.model, visual, positions),
+            lambda visual: self.model_class.images(self.model.model, visual, answered.positions),
             Timeline(range(1, MAX_STRIDE + 1)),
         )
 
     def projections(self, index: int) -> Projections:
         """The linear layers of a decoder layer of the dense model."""
-        parts: Projections = self.text_class.projections(_Opening(self), self.model.model.language_model.layers[index])
+        parts: Projections = self.text_class.projections(self.model.model.language_model.layers[index])
         return parts
 
     def kv_weights(self, index: int) -> tuple[Tensor, Tensor]:
         """The weights of a layer's K and V projections."""
-        parts = self.projections(index)
+        parts: Any = self.projections(index)
         return parts.key.weight, parts.value.weight
-
-
-class _Opening(SparseTextModel):
-    """As much of the runtime's language model as its methods ask for before the first layer runs."""
-
-    def __init__(self, adapter: DenseAdapter) -> None:
-        super().__init__()
-        self.adapter, self.plan = adapter, adapter.plan
-        self.rotary_emb = adapter.model.model.language_model.rotary_emb
-
-    def rotary(self, *arguments: Any) -> Any:
-        return self.adapter.text_class.rotary(self, *arguments)

@@ -1,93 +1,77 @@
-"""One really pruned layer: the runtime's code on the weights of a dense layer, which are copied into the plan's order."""
+"""One really pruned layer: the runtime's own, on the weights of a dense layer, which are copied into the plan's order."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from ...runtime.cache import SparseLayer
+from ...runtime.call import Call
+from ...runtime.layer import run_layer
+from ...runtime.layer_parts import LayerParts, Projections
 from ...runtime.layout import LayerLayout, layer_layout
 from ...runtime.plan import Plan
-from ...runtime.text_model import Call, Projections, SparseTextModel
+from ...runtime.projection import Plain
 from ..compensation import LinearCompensation
 from .dense_adapter import DenseAdapter
 
 
-@dataclass(frozen=True)
-class Linear:
-    """A linear layer of tensors: what the runtime asks of one."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        return functional.linear(rows, self.weight, self.bias)
-
-
-class PrunedLayer(SparseTextModel):
-    """One layer of the runtime on a dense layer's weights, copied into the order of a layout, with a compensation where there is one."""
+class PrunedLayer:
+    """Layer `index` of a dense model under a plan, its weights copied into the plan's order, K and V of visual rows compensated or not."""
 
     def __init__(self, adapter: DenseAdapter, index: int, plan: Plan, compensation: LinearCompensation | None = None) -> None:
-        super().__init__()
-        self.plan = plan
-        self.layouts = (layout := layer_layout(plan.layers[index], plan.sizes),)
-        assert layout.kv_rank is None or (compensation is not None and compensation.inner is not None)
+        self.layout, self.locality, size = layer_layout(plan.layers[index], plan.sizes), plan.locality, plan.sizes.head_dim
         layer = adapter.model.model.language_model.layers[index]
-        self.layers = [_permuted(layer, adapter.projections(index), layout, plan.sizes.head_dim)]
-        if compensation is not None:
-            attention, kv_rows = self.layers[0].self_attn, layout.held * plan.sizes.head_dim
-            if compensation.inner is not None:
-                attention.visual_kv_proj = Linear(*compensation.inner)
-            attention.visual_k_proj, attention.visual_v_proj = (
-                _compensated(part, slice(kv_rows), compensation) for part in (attention.k_proj, attention.v_proj)
-            )
-            if layout.ranked_queries:
-                attention.visual_q_proj = _compensated(attention.q_proj, _elements(layout.computing, plan.sizes.head_dim), compensation)
-        self.split_weights()
+        linear = _permuted(adapter.projections(index), self.layout, size)
+        norms = layer.input_layernorm, layer.post_attention_layernorm
+        visual = _visual(linear, self.layout, size, compensation)
+        self.parts = LayerParts(*norms, size, layer.self_attn.scaling, linear, *visual)
 
     def run(self, call: Call) -> None:
         """Update the rows of a call."""
-        self._attention(self.layers[0], self.layouts[0], call, SparseLayer(call.timeline, first=True))
-        self._ffn(self.layers[0], self.layouts[0], call)
+        run_layer(self.parts, self.layout, call, SparseLayer(call.timeline, first=True), self.locality)
 
 
-def _permuted(layer: Any, parts: Projections, layout: LayerLayout, head_dim: int) -> SimpleNamespace:
-    """The parts of a dense layer that the runtime uses, in the layout's order; nothing is copied that does not move."""
+def _visual(linear: Projections, layout: LayerLayout, size: int, compensation: LinearCompensation | None) -> tuple[Plain | None, ...]:
+    """The projections of visual rows that a compensation makes: the inner one, keys, values, queries; None where there is none."""
+    assert layout.kv_rank is None or (compensation is not None and compensation.inner is not None)
+    if compensation is None:
+        return None, None, None, None
+    inner = None if compensation.inner is None else Plain(*compensation.inner)
+    key, value = (_compensated(one, slice(layout.held * size), compensation) for one in (linear.key, linear.value))
+    query = _compensated(linear.query, _elements(layout.computing, size), compensation) if layout.ranked_queries else None
+    return inner, key, value, query
+
+
+def _permuted(parts: Projections, layout: LayerLayout, head_dim: int) -> Projections:
+    """The projections of a dense layer in the layout's order; nothing is copied that does not move."""
     queries, kv = _elements(layout.query_order, head_dim), _elements(layout.kv_order, head_dim)
-    attention = SimpleNamespace(
-        head_dim=head_dim,
-        scaling=layer.self_attn.scaling,
-        q_proj=_ordered(parts.query, queries, 0),
-        k_proj=_ordered(parts.key, kv, 0),
-        v_proj=_ordered(parts.value, kv, 0),
-        o_proj=_ordered(parts.output, queries, 1),
+    return Projections(
+        query=_ordered(parts.query, queries, 0),
+        key=_ordered(parts.key, kv, 0),
+        value=_ordered(parts.value, kv, 0),
+        output=_ordered(parts.output, queries, 1),
+        gate=_ordered(parts.gate, layout.neuron_order, 0),
+        up=_ordered(parts.up, layout.neuron_order, 0),
+        down=_ordered(parts.down, layout.neuron_order, 1),
+        activation=parts.activation,
     )
-    ffn = SimpleNamespace(
-        act_fn=parts.activation,
-        gate_proj=_ordered(parts.gate, layout.neuron_order, 0),
-        up_proj=_ordered(parts.up, layout.neuron_order, 0),
-        down_proj=_ordered(parts.down, layout.neuron_order, 1),
-    )
-    norms = {name: getattr(layer, name) for name in ("input_layernorm", "post_attention_layernorm")}
-    return SimpleNamespace(self_attn=attention, mlp=ffn, **norms)
 
 
-def _compensated(linear: Linear, rows: Any, compensation: LinearCompensation) -> Linear:
+def _compensated(linear: Any, rows: Any, compensation: LinearCompensation) -> Plain:
     """These rows of a projection as those of one of rows before a compensation."""
     weight, bias = linear.weight[rows], None if linear.bias is None else linear.bias[rows]
-    return Linear(compensation.weight(weight), compensation.bias(weight, bias))
+    return Plain(compensation.weight(weight), compensation.bias(weight, bias))
 
 
-def _ordered(linear: Any, order: Sequence[int], dim: int) -> Linear:
+def _ordered(linear: Any, order: Sequence[int], dim: int) -> Plain:
+    """A projection with its outputs (`dim` 0) or inputs (1) in an order; inputs then lie by columns."""
     if list(order) == list(range(len(order))):
-        return Linear(linear.weight, linear.bias)
+        return Plain(linear.weight, linear.bias)
     index = torch.tensor(order, device=linear.weight.device)
-    bias = linear.bias if linear.bias is None or dim == 1 else linear.bias.index_select(0, index)
-    return Linear(linear.weight.index_select(dim, index), bias)
+    if dim == 1:
+        return Plain(linear.weight.t().index_select(0, index).t(), linear.bias)
+    return Plain(linear.weight.index_select(0, index), None if linear.bias is None else linear.bias.index_select(0, index))
 
 
 def _elements(heads: Sequence[int], head_dim: int) -> list[int]:
