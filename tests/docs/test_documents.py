@@ -173,6 +173,7 @@ def test_the_demos_figures_are_those_of_the_record(document, head):
     [
         ("convert, inspect", "convert demo --budget 0.12 --recipe interlaced --samples 2 --dry-run --json"),
         ("convert, inspect", "inspect demo-pruned --json"),
+        ("convert, inspect", "inspect demo --json"),
         ("eval", "eval demo-pruned --task demo --samples 2 --json"),
         ("ask", "ask demo-pruned 'What color is the circle?' --image photo.jpg --json"),
         ("verify", "verify demo-pruned --json"),
