@@ -60,13 +60,19 @@ def base_name(model: Model) -> str:
 def evaluate_benchmarks(model: Model, request: Request, progress: Listener = unheard) -> dict[str, Any]:
     """Ask everything and return what came out, JSON-ready (`results.results` for each task). Raises YopoError."""
     check_names(request.against, request.recipes)
-    encode, processes, asked = encoder(request.protocol), joined(), _asked(request)
     if missing := model.missing_dense_side():
         progress(Message(f"{missing} Evaluate the base model beside it."))
     subject = subject_of(model)
     progress(Message(f"Path: {subject.loaded.path_report()}"))
+    return evaluate_sides(model, request, subject, list(_groups(request, subject)), progress)
+
+
+def evaluate_sides(
+    model: Model, request: Request, subject: Subject, groups: Sequence[Group], progress: Listener = unheard
+) -> dict[str, Any]:
+    """The same with sides of one's choice, in place of those that the request names."""
+    encode, processes, asked = encoder(request.protocol), joined(), _asked(request)
     lengths = {one.task.name: request.max_new_tokens or one.task.max_new_tokens[request.protocol] for one in asked}
-    groups = list(_groups(request, subject))
     settings = _settings(request, subject, model.name, asked, lengths, [name for group in groups for name in group.names])
     record = Record.open(request.save, settings, processes.rank)
     ask(asked, groups, encode, subject.loaded.processor, lengths, request.batch_size, record, processes, progress)

@@ -1,7 +1,7 @@
 """Charts as SVG that takes the page's text colour, by matplotlib."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from typing import Any
 
@@ -51,13 +51,14 @@ def budget_chart(task: str, points: Mapping[str, Sequence[tuple[float, Side]]]) 
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
-        for (side, of_side), colour in zip(points.items(), _colours(), strict=False):
+        colours = _coloured(points)
+        for side, of_side in points.items():
             of_side = sorted(of_side, key=lambda point: point[0])
             if side == "dense":
                 axes.axhline(of_side[0][1]["value"], color=INK, linestyle="--", linewidth=1, label="dense")
                 continue
             shares, values = [share for share, _ in of_side], [one["value"] for _, one in of_side]
-            axes.errorbar(shares, values, yerr=_errors([one for _, one in of_side]), fmt="o-", color=colour, capsize=3, label=side)
+            axes.errorbar(shares, values, yerr=_errors([one for _, one in of_side]), fmt="o-", color=colours[side], capsize=3, label=side)
         axes.set(xlabel="visual FLOPs, share of dense", ylabel=task)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.22), ncols=4)
@@ -77,12 +78,13 @@ def kinds_chart(task: str, kinds: Mapping[str, Mapping[str, Side]]) -> str:
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
-        for number, (side, colour) in enumerate(zip(sides, [INK, *_colours()], strict=False)):
+        colours = _coloured(sides)
+        for number, side in enumerate(sides):
             of_side = [(place, next(iter(of[side]["figures"].values()))) for place, of in enumerate(kinds.values()) if side in of]
             of_side = [(place, one) for place, one in of_side if one["value"] is not None]
             places = [place + step * (number - (len(sides) - 1) / 2) for place, _ in of_side]
             values = [one["value"] for _, one in of_side]
-            axes.errorbar(values, places, xerr=_errors([one for _, one in of_side]), fmt="o", markersize=4, color=colour, label=side)
+            axes.errorbar(values, places, xerr=_errors([one for _, one in of_side]), fmt="o", markersize=4, color=colours[side], label=side)
         axes.set_yticks(range(len(kinds)), list(kinds))
         axes.invert_yaxis()
         axes.set_xlabel(f"{task} by kind")
@@ -195,5 +197,7 @@ def _ticks(count: int) -> range:
     return range(0, count, max(1, count // 8))
 
 
-def _colours() -> list[str]:
-    return [COLOURS[place % len(COLOURS)] for place in range(64)]
+def _coloured(sides: Iterable[str]) -> dict[str, str]:
+    """A colour for each side, the same in every chart; the dense model has the text's."""
+    others = [side for side in sides if side != "dense"]
+    return {"dense": INK} | {side: COLOURS[place % len(COLOURS)] for place, side in enumerate(others)}

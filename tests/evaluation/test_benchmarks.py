@@ -52,7 +52,9 @@ class TestAgainst:
         assert executed["downsample"]["tokens_by_layer"] == [16] * 8
 
     def test_the_file_of_answers_gives_the_table(self, found: tuple[dict[str, Any], Path]) -> None:
-        lines = [json.loads(line) for line in found[1].read_text().splitlines()][7:]
+        whole = [json.loads(line) for line in found[1].read_text().splitlines()]
+        assert [line["results"] for line in whole if "results" in line] == [found[0]]
+        lines = [line for line in whole if "answers" in line]
         assert len(lines) == 24
         for side, one in found[0]["tasks"]["demo"]["sides"].items():
             right = [line["answers"][side] == line["accepted"][0] for line in lines]
@@ -103,7 +105,7 @@ class TestInterrupted:
         assert not part.exists()
         once_more = run(converted_demo, request)
         assert once_more == again
-        assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 3 + 12 + 8
+        assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 4 + 12 + 8  # settings, sides, results
 
     def test_answers_of_another_run_are_refused(self, converted_demo: Path, tmp_path: Path) -> None:
         request = Request(("demo",), samples=2, max_new_tokens=2, save=tmp_path / "answers.jsonl")
