@@ -24,6 +24,7 @@ class PaddedAttention(nn.Module):
     inner: Any
     text_query: Tensor
     visual_key: Tensor
+    computing: Tensor
 
     def __init__(self, inner: Any, head_dim: int, work: LayerWork, hiding: bool) -> None:
         super().__init__()
@@ -34,6 +35,7 @@ class PaddedAttention(nn.Module):
         dtype, device = torch.get_default_dtype(), torch.get_default_device()
         self.register_buffer("text_query", query.to(device, dtype), persistent=False)
         self.register_buffer("visual_key", key.to(device, dtype), persistent=False)
+        self.register_buffer("computing", torch.tensor(work.computing, dtype=torch.long, device=device), persistent=False)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Text rows, `[tokens, heads * head_dim]`."""

@@ -37,10 +37,11 @@ class Step:
         self.order = torch.cat([self.visual_rows, self.text_rows])
         self.visual_positions = self.positions[..., self.visual_rows].contiguous()
         self.text_positions = self.positions[..., self.text_rows].contiguous()
+        self._of_stride = {stride: shown.nonzero()[:, 0] for stride, shown in self.shown.items()}
 
     def of_part(self, part: Range) -> Tensor | None:
         """Which of the visual rows a part's KV heads have K and V of; None: all."""
-        return None if part.stride == 1 else self.shown[part.stride].nonzero()[:, 0]
+        return None if part.stride == 1 else self._of_stride[part.stride]
 
     def text_metadata(self, name: str) -> Any:
         """Layers that share their metadata share that of text."""
@@ -112,7 +113,7 @@ def _attention(layer: Any, work: LayerWork, own: VisualProjections | None, rows:
         keys, values, visual_query = _visual_cache(layer, work, own, rows, step, key, value)
     attn.write(keys, values, step.slots[attn.inner.layer_name][step.order])
     if work.computing:
-        seen = _both_see(attn, work, visual_query, query, step)
+        seen = _both_see(attn, visual_query, query, step)
         _add_both(attention, work, own, rows, seen)
     elif len(text):
         seen = attn.attend(attn.queries(query), step.text_metadata(attn.inner.layer_name))
@@ -203,10 +204,10 @@ def _visual_cache(
     return keys, values, query
 
 
-def _both_see(attn: PaddedAttention, work: LayerWork, visual: Tensor | None, text: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+def _both_see(attn: PaddedAttention, visual: Tensor | None, text: Tensor, step: Step) -> tuple[Tensor, Tensor]:
     """What visual rows see in the heads that they compute, and text rows in all, `[rows, heads, head_dim]`: one attention of all rows."""
     assert visual is not None
-    heads = torch.tensor(work.computing, device=text.device)
+    heads = attn.computing
     queries = text.new_zeros(len(step.order), attn.heads, attn.padded)
     queries[step.text_rows] = attn.queries(text)
     queries[step.visual_rows[:, None], heads, : attn.head_dim] = visual.unflatten(1, (-1, attn.head_dim))
