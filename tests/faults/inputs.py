@@ -32,9 +32,9 @@ FORMATS = {
     "gif": ("L",),
 }
 PIECES = (
-    "{{ messages[0]['content'] }}", "{% for part in messages[0]['content'] %}", "{% endfor %}", "{{ part['text'] }}", "<image>", "{{ 1 / 0 }}",
-    "{% if part['type'] == 'text' %}", "{% endif %}",
-    "{{ nothing.at.all }}", "{{ raise_exception('no') }}", "{% for a in range(99999) %}",
+    "{{ messages[0]['content'] }}", "{% for part in messages[0]['content'] %}", "{% endfor %}", "{{ part['text'] }}", "<image>",
+    "{{ 1 / 0 }}", "{% if part['type'] == 'text' %}", "{% endif %}", "{{ nothing.at.all }}", "{{ raise_exception('no') }}",
+    "{% for a in range(99999) %}",
     "{{ messages + 1 }}", "{% set a = [] %}", "{{ ''.__class__ }}", "{%", "}}", "{{ 'a' * 99 }}", "{% include 'x' %}", "{{ eos_token }}",
 )  # fmt: skip
 
