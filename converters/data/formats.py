@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import YopoError
 from ..json_files import conforming, parse_json, read_bytes
-from .line import Line
+from .line import Line, Talk
 from .pictures import Picture, picture_base64
 from .samples import FORMAT_HINT, HUB, MAX_FILE_BYTES, MAX_LINE_BYTES, Sample
 
@@ -104,7 +104,8 @@ def _samples(record: Record, folder: Path, place: str, *, strict: bool) -> Itera
         raise YopoError(f"{place} has a video, which is not read here.", "Give its frames as pictures: a list in image.")
     images = _images(record, folder, place)
     if turns := record.get("conversations") or record.get("messages"):
-        yield from _conversation(turns, images, record.get("kind"), place)
+        talk = conforming(Talk, {"turns": turns, "kind": record.get("kind")}, place, FORMAT_HINT)
+        yield from _conversation(talk, images, place)
         return
     words = {name: value for name, value in record.items() if name not in ("image", "images")}
     if "text" in words and "question" not in words and words.keys() <= QUESTION_FILE:
@@ -115,21 +116,15 @@ def _samples(record: Record, folder: Path, place: str, *, strict: bool) -> Itera
     yield Sample(images, line.question, line.expected, line.kind or None, place)
 
 
-def _conversation(turns: Any, images: Any, kind: str | None, place: str) -> Iterator[Sample]:
+def _conversation(talk: Talk, images: Any, place: str) -> Iterator[Sample]:
     """Each question with the answer that follows it; what a system says is left out."""
-    said = [(SPEAKERS.get(who := turn.get("from", turn.get("role")), who), _words(turn)) for turn in turns]
+    said = [(SPEAKERS.get(who := turn.speaker or turn.role or "", who), turn.words) for turn in talk.turns]
     for number, (who, words) in enumerate(said):
         if who == "user":
             answer = said[number + 1][1] if number + 1 < len(said) and said[number + 1][0] == "assistant" else None
             for mark in PLACES:
                 words = words.replace(mark, "")
-            yield Sample(images, words.strip(), answer, kind, place if len(said) <= 2 else f"{place}, turn {number // 2 + 1}")
-
-
-def _words(turn: Record) -> str:
-    """What is said in a turn: text, or the texts among its parts."""
-    words = turn.get("value", turn.get("content", ""))
-    return words if isinstance(words, str) else "".join(part.get("text") or "" for part in words if part.get("type") == "text")
+            yield Sample(images, words.strip(), answer, talk.kind, place if len(said) <= 2 else f"{place}, turn {number // 2 + 1}")
 
 
 def _images(record: Record, folder: Path, place: str) -> Any:

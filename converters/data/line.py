@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _text(value: Any) -> Any:
@@ -37,3 +37,38 @@ class Line(BaseModel):
         """The answer; of several people's, the one that most of them gave, the first of these."""
         counted = Counter(self.answers).most_common(1)
         return counted[0][0] if counted else self.answer or None
+
+
+class Part(BaseModel):
+    """A part of what is said: text, or a place for a picture."""
+
+    model_config = ConfigDict(strict=True)
+
+    type: str
+    text: str | None = None
+
+
+class Turn(BaseModel):
+    """One turn of a LLaVA conversation (`from`, `value`) or of a chat (`role`, `content`)."""
+
+    model_config = ConfigDict(strict=True)
+
+    speaker: str | None = Field(None, alias="from")
+    role: str | None = None
+    value: str | list[Part] | None = None
+    content: str | list[Part] = ""
+
+    @property
+    def words(self) -> str:
+        """What is said: text, or the texts among its parts."""
+        said = self.content if self.value is None else self.value
+        return said if isinstance(said, str) else "".join(part.text or "" for part in said if part.type == "text")
+
+
+class Talk(BaseModel):
+    """A conversation about pictures."""
+
+    model_config = ConfigDict(strict=True)
+
+    turns: list[Turn]
+    kind: str | None = None
