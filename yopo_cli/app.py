@@ -18,6 +18,7 @@ from .commands.heal import heal
 from .commands.inspect import inspect
 from .commands.models import models
 from .commands.plan import plan
+from .commands.push import push
 from .commands.report import report
 from .commands.verify import verify
 from .ui.terminal import INTERRUPTED, guarded, say
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "heal": heal,
     "bench": bench,
     "report": report,
+    "push": push,
     "models": models,
 }
 

@@ -108,7 +108,6 @@ class Healing(BaseModel):
     batch_size: Annotated[int, Field(ge=1)]
     samples: Annotated[int, Field(ge=0)]
     held_out: Annotated[int, Field(ge=0)]
-    seconds: Annotated[float, Field(ge=0)]
     data: dict[str, Any]
     command: str
 

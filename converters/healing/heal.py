@@ -52,7 +52,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Healing:
-    """How healing went: `record` is what config.json says of it, `divergence` in nats a token on questions that were held out."""
+    """How healing went: `record` is what config.json says of it, `divergence` in nats a token on questions that were held out.
+
+    The time that it took is no part of the record: the same inputs give the same files.
+    """
 
     model: str
     output: Path
@@ -72,7 +75,7 @@ class Healing:
 
     def to_json(self) -> dict[str, Any]:
         """All of it as a JSON object."""
-        return {"model": self.model, "output": str(self.output), **self.record, "total_seconds": round(self.seconds, 3)}
+        return {"model": self.model, "output": str(self.output), **self.record, "seconds": round(self.seconds, 3)}
 
 
 def state_folder(output: Path) -> Path:
@@ -255,7 +258,6 @@ def _record(
         "samples": samples.count - len(held_out),
         "held_out": len(held_out),
         "data": {"from": samples.file_name, "hash": data},
-        "seconds": round(outcome.seconds, 1),
         "processes": outcome.processes,
         "command": request.command,
     }

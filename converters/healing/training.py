@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -46,11 +45,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Divergence from the dense model's answers, in nats a token, of samples that were not trained on; `seconds` of training in all."""
+    """Divergence from the dense model's answers, in nats a token, of samples that were not trained on."""
 
     before: float
     after: float
-    seconds: float
     steps: int
     processes: int
 
@@ -90,10 +88,9 @@ def train(
     """
     _claim(folder, {**facts, "settings": asdict(settings)})
     last = last_checkpoint(folder)
-    clock = _Clock(folder / "seconds.json", last is not None)
     trainer, measuring = (
         _trainer(Student(model, tuned, image_token), records, held_out, settings, folder, callbacks)
-        for callbacks in ([_Told(progress), _log(folder), clock], [])
+        for callbacks in ([_Told(progress), _log(folder)], [])
     )
     state = folder / "before.json"
     # Not by `trainer`: one that measured first would never share its gradients with other processes.
@@ -103,7 +100,7 @@ def train(
     with _resuming(last):
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
     rounded()
-    return Outcome(before, _measure(trainer), clock.seconds, trainer.state.global_step, trainer.args.world_size)
+    return Outcome(before, _measure(trainer), trainer.state.global_step, trainer.args.world_size)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -238,20 +235,3 @@ class _Told(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if logs and "loss" in logs:
             self.progress(state.global_step, float(logs["loss"]))
-
-
-class _Clock(TrainerCallback):  # type: ignore[misc]
-    """Seconds of training: those up to the checkpoint that a run goes on from, and its own."""
-
-    def __init__(self, file: Path, resumed: bool) -> None:
-        self.file = file
-        self.earlier = read_number(file) if resumed and file.exists() else 0.0
-        self.began, self.seconds = 0.0, self.earlier
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.began = time.monotonic()
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.seconds = self.earlier + time.monotonic() - self.began
-        if state.is_world_process_zero:
-            write_whole(self.file, json.dumps(self.seconds).encode())

@@ -105,7 +105,7 @@ def _told(healing: Mapping[str, Any]) -> str:
     after = f"{divergence['before']:.6f} to {divergence['after']:.6f} nats a token"
     kept = WHAT[healing["tune"]] if healing["kept"] else "This did not help, and nothing was changed."
     return (
-        f"{healing['steps']} steps of {healing['batch_size']} questions in {healing['seconds']:.0f} s, on {healing['samples']} of "
+        f"{healing['steps']} steps of {healing['batch_size']} questions on {healing['samples']} of "
         f"{json.dumps(healing['data']['from'])}: the dense model's own answers were distilled, no labels. Divergence from them on "
         f"{healing['held_out']} questions that were held out: {after}. {kept}\n\n    {healing['command']}\n"
     )

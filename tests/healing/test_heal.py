@@ -34,7 +34,7 @@ from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes
 SETTINGS = Settings(steps=6, batch=4, micro=4, rate=1e-2, seed=0)
 RECORD = {
     "tune": "projector", "kept": True, "divergence": {"before": 0.5, "after": 0.25}, "steps": 6, "batch_size": 4, "samples": 8,
-    "held_out": 4, "data": {"from": "ours.jsonl"}, "seconds": 61.2, "command": "yopo heal tiny",
+    "held_out": 4, "data": {"from": "ours.jsonl"}, "command": "yopo heal tiny",
 }  # fmt: skip
 
 
@@ -166,7 +166,6 @@ class TestTraining:
             assert one[1].equal(other[1])
         _, once_more = trained(pruned, learned_from, tmp_path / "killed", settings, language)  # killed after the last step
         assert once_more.after == found.after
-        assert once_more.seconds > 0
         with pytest.raises(YopoError, match="unfinished run with other settings"):
             trained(pruned, learned_from, tmp_path / "killed", replace(SETTINGS, rate=0.5))
 
@@ -181,9 +180,9 @@ class TestTraining:
             accumulation(replace(SETTINGS, batch=32, micro=4), 3)
 
     def test_kept_only_if_better(self) -> None:
-        assert Outcome(0.5, 0.4, 1.0, 6, 1).better
-        assert not Outcome(0.5, 0.5, 1.0, 6, 1).better
-        assert not Outcome(0.5, float("nan"), 1.0, 6, 1).better
+        assert Outcome(0.5, 0.4, 6, 1).better
+        assert not Outcome(0.5, 0.5, 6, 1).better
+        assert not Outcome(0.5, float("nan"), 6, 1).better
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +225,7 @@ class TestWritten:
         assert found.dense_fingerprint() == open_converted(pruned).dense_fingerprint() == found.section["base"]["fingerprint"]
         assert found.section["healing"] == [RECORD]
         card = (healed / "README.md").read_text()
-        assert '6 steps of 4 questions in 61 s, on 8 of "ours.jsonl"' in card
+        assert '6 steps of 4 questions on 8 of "ours.jsonl"' in card
         assert card.index("## Healing") < card.index("## Use")
 
     def test_saved_and_loaded_again(self, healed: Path, tmp_path: Path) -> None:
