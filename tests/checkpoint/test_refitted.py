@@ -11,15 +11,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export.test_export import assert_equal, decoders
-from export.test_export_targets import assert_same_answers, decoder
-from healing.test_heal import RECORD, answered
-from runtime.test_runtime import PROMPTS, sizes_of
 from safetensors.torch import load_file, save_file
 from support import tiny_families as families
 from support.conversions import assert_stands_alone, load, provenance, text_rows
+from support.decoder_sessions import assert_same_answers, decoder
+from support.exports import assert_equal, decoders
+from support.healed import RECORD, answered
 from support.random_plans import permuted, random_plan, random_refits, ranked
 from support.tiny import tiny_inputs, tiny_llava
+from support.tiny_runtime import PROMPTS, sizes_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache

@@ -3,18 +3,11 @@
 from collections.abc import Iterable
 
 import pytest
-from PIL import Image
+from support.scored import scored
 
-from converters.data.pictures import Picture
 from converters.evaluation.measures import ACCURACY, CIRCULAR, MEAN_OF_KINDS, MME, POINTS, POPE
 from converters.evaluation.statistics import Sample
-from converters.evaluation.task import Measure, Question, Scored
-
-BLANK = Picture("blank", lambda: Image.new("RGB", (1, 1)))
-
-
-def scored(name: str, score: float, *, truth: str = "", kind: str | None = None, unit: str | None = None, picture: str = "p") -> Scored:
-    return Scored(Question(name, "?", (BLANK,), (truth,), picture, unit or name, kind), score)
+from converters.evaluation.task import Measure, Scored
 
 
 def figures(measure: Measure, answers: Iterable[Scored]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from evaluation.test_measures import scored
+from support.scored import scored
 
 from converters.evaluation.measures import ACCURACY
 from converters.evaluation.statistics import Sample, compare, intervals, mcnemar

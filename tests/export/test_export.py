@@ -11,89 +11,30 @@ import onnx_ir as ir
 import pytest
 import torch
 from support import tiny_families as families
-from support.conversions import GREEDY, load, provenance
-from support.random_plans import random_plan
+from support.conversions import load
+from support.exports import GRID, assert_equal, converted, decoders
 from support.tiny import tiny_inputs, tiny_llava
 from transformers import BatchFeature
 
-from converters.checkpoint.convert import convert
 from converters.checkpoint.reader import open_checkpoint, open_converted
 from converters.errors import YopoError
-from converters.evaluation.reference import _entering
 from converters.export.graph.builder import Graph
-from converters.export.graph.calls import continuation, embedding, prefill
-from converters.export.graph.check import check_graph
 from converters.export.graph.precision import BLOCK, eight_bit_columns, four_bit_blocks, precision_of
-from converters.export.graph.text import text_model
 from converters.export.graph.weights import Store, Weight
 from converters.export.onnx import manifest, onnxruntimes
 from converters.export.onnx import target as onnxruntime_target
 from converters.export.onnx.parity import compare
 from converters.export.onnx.prompts import arrange, grid_of
-from converters.export.onnx.session import Exported, advance, first_call, open_export
+from converters.export.onnx.session import open_export
 from converters.export.onnx.target import WEIGHTS, export
 from converters.export.request import ExportRequest
 from converters.runtime.plan import Grid
-
-GRID = Grid(4, 4)
-"""The grid of tiny LLaVA's and tiny InternVL's pictures."""
-
-
-def converted(folder: Path, model: Any, seed: int, grid: Grid = GRID) -> Path:
-    """A random plan's checkpoint of a tiny model."""
-    model.save_pretrained(folder / "base")
-    checkpoint = open_checkpoint(folder / "base")
-    return convert(checkpoint, random_plan(checkpoint.sizes, seed, (grid,)), folder / "out", provenance(folder / "base"))
 
 
 def request(out: Path, **options: Any) -> ExportRequest:
     opened = open_converted(out)
     checkpoint = opened.open_tensors()
     return ExportRequest(checkpoint, opened.plan, options.pop("grids", (checkpoint.grid,)), **options)
-
-
-def decoders(out: Path, grid: Grid, opset: int = 23, bits: int | None = None) -> Exported:
-    """An export without its vision tower, whose tracing takes seconds."""
-    opened = open_converted(out)
-    checkpoint = opened.open_tensors()
-    model = text_model(checkpoint, opened.plan)
-    store = Store(checkpoint, out, WEIGHTS, beside=True)
-    builds = {
-        "embed": lambda graph: embedding(graph, model),
-        "prefill": lambda graph: prefill(graph, model, grid),
-        "decode": lambda graph: continuation(graph, model),
-    }
-    graphs = {name: Graph(name, opset, ir.DataType.FLOAT, store, precision_of(bits)) for name in builds}
-    for name, build in builds.items():
-        build(graphs[name])
-    store.finish()
-    for name, graph in graphs.items():
-        ir.save(graph.model({}, out), out / f"{name}.onnx")
-        check_graph(out / f"{name}.onnx")
-    facts = manifest.Manifest(
-        "test", "onnxruntime", "float32", bits, opset, (str(grid),), {}, "embed.onnx",
-        {str(grid): "prefill.onnx"}, "decode.onnx", None, model.image_tokens, (), bool(model.rotary.sections),
-        model.merge, model.rotary.limit,
-    )  # fmt: skip
-    return Exported(out, facts)
-
-
-def assert_equal(exported: Exported, own: Any, inputs: Mapping[str, Any], grid: Grid | None, tokens: int = 6) -> None:
-    """Logits after the prompt and after each of some further tokens are those of the PyTorch runtime; the tower is PyTorch's."""
-    with torch.inference_mode():
-        expected = own.generate(
-            **inputs, **{**GREEDY, "max_new_tokens": tokens}, output_logits=True, return_dict_in_generate=True
-        )  # fmt: skip
-        embeds, _ = _entering(own, inputs)
-    ids, mask = np.asarray(inputs["input_ids"]), np.asarray(inputs["attention_mask"])
-    visual = np.isin(ids, exported.manifest.image_tokens) if grid else np.zeros(ids.shape, bool)
-    prompts = arrange(ids, mask, visual, grid, exported.manifest.multimodal_positions)
-    laid_out = np.zeros((*prompts.ids.shape, embeds.shape[-1]), np.float32)
-    laid_out[prompts.mask.astype(bool)] = embeds.numpy()[mask.astype(bool)]
-    turn = first_call(exported, prompts, laid_out)
-    for step, logits in enumerate(expected.logits):
-        np.testing.assert_allclose(turn.logits, logits.numpy(), atol=2e-4)
-        turn = advance(exported, turn, expected.sequences[:, ids.shape[1] + step, None].numpy())
 
 
 def words(inputs: Mapping[str, Any]) -> BatchFeature:

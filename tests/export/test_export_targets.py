@@ -1,18 +1,16 @@
 """Graphs for onnxruntime-genai and transformers.js: their contracts, obeyed in a loop over ONNX Runtime, against the PyTorch runtime."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
-import onnxruntime
 import pytest
 import torch
 from support.checkpoints import config_of, save_model, write_checkpoint
 from support.conversions import load, provenance
+from support.decoder_sessions import GRID, assert_same_answers, decoder, embedded
 from support.random_plans import random_plan
 from support.tiny import tiny_inputs
 from support.tiny_families import internvl_inputs, tiny_internvl
@@ -23,11 +21,8 @@ from converters.data.demo.shapes import samples
 from converters.data.prompts import encode, prompt
 from converters.errors import YopoError
 from converters.export.graph import single
-from converters.export.graph.builder import Graph
-from converters.export.graph.precision import precision_of
 from converters.export.graph.slots import slots
 from converters.export.graph.text import text_model
-from converters.export.graph.weights import Store
 from converters.export.onnx.parity import compare
 from converters.export.packages import genai, transformers_js
 from converters.export.request import ExportReport, ExportRequest
@@ -35,34 +30,6 @@ from converters.families import FAMILIES
 from converters.loading import Dtype, demo_folder
 from converters.loading import load as load_for_answers
 from converters.runtime.plan import Grid, Plan
-
-GRID = Grid(4, 4)
-STEPS = 4
-GREEDY = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False}
-
-
-class Decoder:
-    """A decoder session, driven as both runtimes do: embeddings, mask and positions in, every `present` back as the next `past`."""
-
-    def __init__(self, file: Path) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = 1, 4
-        self.session = onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"])
-        self.past = {value.name: value for value in self.session.get_inputs() if value.name.startswith("past")}
-
-    def __call__(self, embeds: Any, mask: Any, past: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
-        """Logits of the last token `[batch, vocabulary]`, and the cache."""
-        positions = np.maximum(mask.cumsum(1) - 1, 0)[:, -embeds.shape[1] :]
-        if past is None:
-            past = {name: np.zeros(_empty(value.shape, len(embeds)), np.float32) for name, value in self.past.items()}
-        feeds = {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions, **past}
-        found = dict(zip([value.name for value in self.session.get_outputs()], self.session.run(None, feeds), strict=True))
-        return found.pop("logits")[:, 0], {name.replace("present", "past_key_values"): value for name, value in found.items()}
-
-
-def _empty(shape: list[Any], batch: int) -> list[int]:
-    """As transformers.js makes it: numbers as they are, `batch_size`, and nothing of any other length."""
-    return [length if isinstance(length, int) else batch if length == "batch_size" else 0 for length in shape]
 
 
 def converted(folder: Path, plan_seed: int, **sizes: Any) -> tuple[Checkpoint, Plan, Any]:
@@ -72,45 +39,6 @@ def converted(folder: Path, plan_seed: int, **sizes: Any) -> tuple[Checkpoint, P
     out = convert(base, random_plan(base.sizes, plan_seed, (GRID,)), folder / "out", provenance(folder / "base"))
     opened = open_converted(out)
     return opened.open_tensors(), opened.plan, load(out)
-
-
-def decoder(folder: Path, checkpoint: Checkpoint, plan: Plan | None, padded: bool) -> Decoder:
-    store = Store(checkpoint, folder, f"decoder{padded}.data", False)
-    graph = Graph("decoder", single.ATTENTION_OPSET, ir.DataType.FLOAT, store, precision_of(None))
-    single.decoder(graph, text_model(checkpoint, plan), GRID, padded)
-    store.finish()
-    file = folder / f"decoder{padded}.onnx"
-    ir.save(graph.model({}, folder), file)
-    return Decoder(file)
-
-
-def embedded(model: Any, inputs: Mapping[str, torch.Tensor]) -> Any:
-    """`[batch, length, hidden + 1]`: words, picture features in their places, and the flag."""
-    ids = inputs["input_ids"]
-    rows = model.get_input_embeddings()(ids)
-    visual = ids == model.config.image_token_id
-    if "pixel_values" in inputs:
-        features = model.model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output
-        rows[visual] = torch.cat(list(features)).flatten(0, -2)
-    return torch.cat([rows, visual[..., None]], -1).numpy()
-
-
-def assert_same_answers(run: Decoder, model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Logits of the first token and greedy tokens are the PyTorch runtime's. Returns the cache."""
-    with torch.inference_mode():
-        expected = model(**inputs).logits[:, -1]
-        tokens = model.generate(**inputs, **GREEDY, suppress_tokens=[model.config.image_token_id])[:, inputs["input_ids"].shape[1] :]
-        embeds, mask, past = embedded(model, inputs), inputs["attention_mask"].numpy(), None
-        for step in range(STEPS):
-            logits, past = run(embeds, mask, past)
-            if not step:
-                np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=0)
-            logits[:, model.config.image_token_id] = -np.inf
-            chosen = torch.from_numpy(logits.argmax(1))
-            assert chosen.equal(tokens[:, step])
-            embeds = embedded(model, {"input_ids": chosen[:, None]})
-            mask = np.concatenate([mask, np.ones_like(mask[:, :1])], 1)
-    return past
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.checkpoints import config_of, write_checkpoint
 from support.conversions import assert_migrates, assert_prunes, assert_stands_alone
+from support.layouts.internvl import save
 from support.tiny_families import internvl_inputs, tiny_internvl
 
 from converters.checkpoint.reader import open_checkpoint
@@ -15,24 +14,6 @@ from converters.runtime.plan import Grid, Sizes
 
 TILES = [(1,), (3, 1), (0, 0)]
 PROMPTS = [(internvl_inputs(*tiles), [[Grid(4, 4)] * count for count in tiles]) for tiles in TILES]
-
-
-def hub_name(name: str) -> str:
-    """The layout of the `-hf` repositories."""
-    for new, old in (("model.language_model.", "language_model.model."), ("lm_head.", "language_model.lm_head."), ("model.", "")):
-        if name.startswith(new):
-            return old + name.removeprefix(new)
-    raise AssertionError(name)
-
-
-def save(folder: Path, layout: str, text: str) -> Any:
-    """In three shards; the config does not say that the head is not tied, as those on the Hub do not."""
-    model = tiny_internvl(text)
-    rename = hub_name if layout == "hub" else str
-    config = config_of(model.config) | {"architectures": ["InternVLForConditionalGeneration"]}
-    del config["tie_word_embeddings"]
-    write_checkpoint(folder, config, {rename(name): tensor.clone() for name, tensor in model.state_dict().items()}, 3)
-    return model
 
 
 @pytest.mark.parametrize(("layout", "text"), [("hub", "llama"), ("hub", "qwen2"), ("modules", "phi3")])

@@ -1,13 +1,12 @@
 """Qwen2-VL from both layouts, sharded, with a tied head and without."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from support.checkpoints import config_of, write_checkpoint
 from support.conversions import assert_migrates, assert_prunes, assert_stands_alone
-from support.tiny_families import PATCHES, TEXT, qwen_inputs, tiny_qwen
+from support.layouts.qwen2_vl import save
+from support.tiny_families import qwen_inputs, tiny_qwen
 
 from converters.checkpoint.reader import open_checkpoint
 from converters.families import family_of
@@ -19,31 +18,6 @@ PROMPTS = [
     qwen_inputs([(3, 2, 3)], [(1, 2, 2), (2, 3, 2)]),  # videos
     qwen_inputs([], []),
 ]
-ARCHITECTURE = {"architectures": ["Qwen2VLForConditionalGeneration"]}
-
-
-def hub_name(name: str) -> str:
-    """The published layout: the language model at the root."""
-    return name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
-
-
-def hub_config(tied: bool) -> dict[str, Any]:
-    """The published form: flat, with the old words."""
-    return ARCHITECTURE | {
-        **TEXT, "model_type": "qwen2_vl", "rope_scaling": {"type": "mrope", "mrope_section": [2, 1, 1]}, "rope_theta": 10000.0,
-        "tie_word_embeddings": tied, "torch_dtype": "float32", "sliding_window": 32768, "use_sliding_window": False, "max_window_layers": 2,
-        "vision_config": {"depth": 1, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "in_chans": 3, **PATCHES},
-        "image_token_id": 62, "video_token_id": 63, "vision_start_token_id": 60, "vision_end_token_id": 61,
-    }  # fmt: skip
-
-
-def save(folder: Path, layout: str, tied: bool) -> Any:
-    """A tiny model in three shards; a tied head is not in the files."""
-    model = tiny_qwen(tied=tied)
-    rename = hub_name if layout == "hub" else str
-    tensors = {rename(name): tensor.clone() for name, tensor in model.state_dict().items() if not (tied and name == "lm_head.weight")}
-    write_checkpoint(folder, hub_config(tied) if layout == "hub" else config_of(model.config) | ARCHITECTURE, tensors, 3)
-    return model
 
 
 @pytest.mark.parametrize(("layout", "tied"), [("hub", False), ("hub", True), ("modules", False), ("modules", True)])

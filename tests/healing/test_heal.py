@@ -10,10 +10,11 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from export.test_export import decoders
 from safetensors.torch import load_file, save_file
 from support.checkpoints import save_model
 from support.conversions import load, provenance, text_rows
+from support.exports import decoders
+from support.healed import RECORD, answered
 from support.random_plans import random_plan
 from support.tiny import tiny_inputs
 from support.tiny_families import internvl_inputs, qwen_inputs, tiny_internvl, tiny_qwen
@@ -22,7 +23,7 @@ from torch import nn
 from converters.checkpoint.convert import convert
 from converters.checkpoint.reader import open_checkpoint, open_converted
 from converters.errors import YopoError
-from converters.healing.answers import Answers, Record, records
+from converters.healing.answers import Answers, Record
 from converters.healing.memory import Memory, check, needed
 from converters.healing.student import IGNORED, Student, answer_rows, collate
 from converters.healing.training import Outcome, Settings, accumulation, last_checkpoint, train
@@ -32,10 +33,13 @@ from converters.planning.cost import cost, kv_cache_bytes
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes
 
 SETTINGS = Settings(steps=6, batch=4, micro=4, rate=1e-2, seed=0)
+<<<<<<< HEAD
 RECORD = {
     "tune": "projector", "kept": True, "divergence": {"before": 0.5, "after": 0.25}, "steps": 6, "batch_size": 4, "samples": 8,
     "held_out": 4, "data": {"from": "ours.jsonl"}, "command": "yopo heal tiny",
 }  # fmt: skip
+=======
+>>>>>>> polish
 
 
 def pruned_llava(folder: Path) -> Path:
@@ -44,11 +48,6 @@ def pruned_llava(folder: Path) -> Path:
     layers = (LayerPlan((0, 1, 2, 3), (), (), None, 2), LayerPlan((0, 2), (1,), (3, 4), 3), LayerPlan((1, 2), (), (), None, 3))
     checkpoint = open_checkpoint(folder / "dense")
     return convert(checkpoint, Plan(checkpoint.sizes, layers, (Grid(4, 4),)), folder / "pruned", provenance(folder / "dense"))
-
-
-def answered(model: Any, *batches: Any) -> list[Record]:
-    with model.dense():
-        return [record for batch in batches for record in records(model, model.projector, batch, max_new_tokens=4)]
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from planning.test_trials import ANSWER_TOKENS, GRIDS, questions, sizes_of
 from support.random_plans import random_plan, ranked
 from support.tiny import tiny_llava
+from support.tiny_questions import ANSWER_TOKENS, GRIDS, questions
+from support.tiny_runtime import sizes_of
 
 from converters.planning.compensation import RIDGE, LeastSquares, visual_keys
 from converters.planning.fitting import fit_compensations

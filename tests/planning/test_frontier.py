@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planning.test_search import BUDGETS, found
+from support.tiny_search import BUDGETS, searched
 
 from converters.errors import YopoError
 from converters.planning.frontier import Frontier
@@ -15,13 +15,13 @@ from converters.planning.search.moves import visual_flops
 
 def test_a_saved_frontier_is_the_same(tmp_path: Path) -> None:
     file = tmp_path / "frontier.json"
-    found().save(file)
-    assert Frontier.load(file) == found()
+    searched().save(file)
+    assert Frontier.load(file) == searched()
     assert [path.name for path in tmp_path.iterdir()] == ["frontier.json"]
 
 
 def test_the_path_falls() -> None:
-    frontier = found()
+    frontier = searched()
     assert [point.asked for point in frontier.asked] == sorted(BUDGETS, reverse=True)
     assert frontier.path[0].logit_drift == pytest.approx(0, abs=1e-5)
     assert visual_flops(frontier.path[0].plan) > visual_flops(frontier.path[-1].plan)
@@ -29,7 +29,7 @@ def test_the_path_falls() -> None:
 
 def test_a_budget_below_the_frontier() -> None:
     with pytest.raises(YopoError, match="is below the frontier, which ends at"):
-        found().at(1e-6)
+        searched().at(1e-6)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 9}', '{"schema": 1, "path": []}'])
@@ -44,7 +44,7 @@ def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
 
 def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "frontier.json"
-    data = found().to_json()
+    data = searched().to_json()
     data["asked"][0]["plan"]["unknown"] = 1
     file.write_text(json.dumps(data))
     with pytest.raises(YopoError, match="unknown key"):
@@ -88,7 +88,7 @@ EDITS: dict[str, tuple[Callable[[Any], object], str]] = {
 @pytest.mark.parametrize("case", EDITS)
 def test_parts_that_do_not_go_together(case: str, tmp_path: Path) -> None:
     edit, sentence = EDITS[case]
-    file, data = tmp_path / "frontier.json", json.loads(json.dumps(found().to_json()))
+    file, data = tmp_path / "frontier.json", json.loads(json.dumps(searched().to_json()))
     edit(data)
     file.write_text(json.dumps(data))
     with pytest.raises(YopoError, match=sentence):

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import test_families_llava_llama
 from support.checkpoints import save_model
 from support.conversions import load
+from support.layouts import llava_llama
 from support.tiny import tiny_inputs, tiny_llava
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
@@ -110,7 +110,7 @@ def test_how_far_zeroed_probabilities_are_from_ours() -> None:
 @pytest.fixture
 def fine_tuned(tmp_path: Path) -> Path:
     """A checkpoint as the authors release theirs: LLaVA's original layout, the cuts in config.json, the head mask beside it."""
-    test_families_llava_llama.save(tmp_path)
+    llava_llama.save(tmp_path)
     file = tmp_path / "base" / "config.json"
     cuts = {"attncut_w": 3, "layercut_num": 1, "headcut_num": 3, "mlpcut_ratio": 2, "sprompt_len": 35}
     file.write_text(json.dumps(json.loads(file.read_text()) | cuts))

@@ -2,20 +2,19 @@
 
 import json
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from planning.test_trials import sizes_of
 from support.tiny import tiny_inputs, tiny_llava
+from support.tiny_runtime import sizes_of
+from support.tiny_search import ANSWER_TOKENS, BUDGETS, EFFORT, searched, subject
 from support.toy_trials import ToyTrials
 
-from converters.calibration.statistics import Statistics, calibrate
+from converters.calibration.statistics import calibrate
 from converters.errors import YopoError
 from converters.planning.cost import cost
 from converters.planning.fill_budget import is_filled
-from converters.planning.frontier import Frontier
 from converters.planning.importance import importance_order
 from converters.planning.measure.answers import answered
 from converters.planning.measure.trials import Trials
@@ -25,23 +24,6 @@ from converters.planning.search.moves import Move, moved, moves_up, moves_worth,
 from converters.planning.search.refine import ascend, refine
 from converters.planning.search.search import SURE_RECIPES, Effort, Report, auto_plan, recipe_plans, search
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan, factored, from_json, normalise, to_json
-
-BUDGETS = (0.5, 0.2, 0.06)
-ANSWER_TOKENS = 3
-EFFORT = Effort(80.0, grain=0.05)
-
-
-@cache
-def subject(kv_heads: int = 4) -> tuple[Any, Any, tuple[Any, ...], Statistics]:
-    model, config = tiny_llava(layers=3, heads=4, kv_heads=kv_heads)
-    batches = (tiny_inputs(config, (3, 5), (1, 4), (2, 2)),)
-    return model, config, batches, calibrate(model, batches, fingerprint="tiny")
-
-
-@cache
-def found(kv_heads: int = 4) -> Frontier:
-    model, _, batches, statistics = subject(kv_heads)
-    return search(model, batches, statistics, BUDGETS, max_answer_tokens=ANSWER_TOKENS, effort=EFFORT)
 
 
 def rising_prices(plan: Plan, question: int) -> float:
@@ -156,7 +138,7 @@ def test_what_may_be_chance_is_no_gain() -> None:
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
 def test_budgets_are_met_from_below(kv_heads: int) -> None:
-    frontier = found(kv_heads)
+    frontier = searched(kv_heads)
     neuron = 2 * 3 * 32 * 16 / cost(frontier.asked[0].plan).visual_dense
     for budget in (*BUDGETS, 0.11, 0.33):
         point = frontier.at(budget)
@@ -170,7 +152,7 @@ def test_never_worse_than_a_recipe(kv_heads: int) -> None:
     model, config, batches, statistics = subject(kv_heads)
     dense = dense_plan(sizes_of(config), statistics.grids)
     trials = Trials(model, [answered(model, batch, ANSWER_TOKENS) for batch in batches], dense, fitting=True)
-    for point in found(kv_heads).asked:
+    for point in searched(kv_heads).asked:
         assert trials.logit_drift(point.plan) == pytest.approx(point.logit_drift, abs=1e-6)
         assert point.asked is not None
         for recipe in SURE_RECIPES:
@@ -179,7 +161,7 @@ def test_never_worse_than_a_recipe(kv_heads: int) -> None:
 
 def test_the_effort_is_kept() -> None:
     """With so few forwards but for the end of the last descent, which has to reach its budget."""
-    assert found().forwards < EFFORT.forwards * 1.05
+    assert searched().forwards < EFFORT.forwards * 1.05
 
 
 class InterruptedSearchError(Exception):
@@ -203,7 +185,7 @@ def test_an_interrupted_search_goes_on_where_it_was(last: int, stage: str, tmp_p
     assert reports[-1].forwards > reports[0].forwards
     assert reports[-1].stage == stage
     assert len({key.split(":")[0] for key in json.loads(state.read_text())["prices"]}) >= last // 2
-    assert search(model, batches, statistics, BUDGETS, max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state) == found()
+    assert search(model, batches, statistics, BUDGETS, max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state) == searched()
     with pytest.raises(YopoError, match="is of another search: budgets differ"):
         search(model, batches, statistics, (0.5,), max_answer_tokens=ANSWER_TOKENS, effort=EFFORT, state=state)
     state.write_text("{")

@@ -10,27 +10,17 @@ import torch
 from support.random_plans import random_plan
 from support.tiny import tiny_inputs, tiny_llava
 from support.tiny_families import internvl_inputs, qwen_inputs, tiny_internvl, tiny_qwen
+from support.tiny_questions import ANSWER_TOKENS, GRIDS, questions
+from support.tiny_runtime import sizes_of
 from torch import Tensor
 
 from converters.errors import YopoError
 from converters.evaluation.reference import masked_logits
-from converters.families import family_of
 from converters.planning.measure.answers import Answered, answered
 from converters.planning.measure.drift import logit_drift
 from converters.planning.measure.plan_keys import first_difference, plan_key
 from converters.planning.measure.trials import OPENING_FORWARDS, Trials
-from converters.runtime.plan import Grid, Plan, Sizes, dense_plan, normalise
-
-ANSWER_TOKENS = 4
-GRIDS = (Grid(4, 4),)
-
-
-def sizes_of(config: Any) -> Sizes:
-    return family_of(config.to_dict()).sizes(config.to_dict())
-
-
-def questions(config: Any) -> list[Any]:
-    return [tiny_inputs(config, (3, 5), (1, 2), seed=seed) for seed in range(2)]
+from converters.runtime.plan import Grid, Plan, dense_plan, normalise
 
 
 def drifts(model: Any, batch: Any, answer: Answered, plan: Plan, *grids: Any) -> Tensor:

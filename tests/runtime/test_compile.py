@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from runtime.test_runtime import sizes_of
 from support.tiny import tiny_llava
+from support.tiny_runtime import sizes_of
 
 from converters.bench.models import random_prompt, with_plan
 from converters.planning.recipes import make_plan

@@ -5,8 +5,8 @@ from threading import Thread
 from typing import Any
 
 import torch
-from runtime.test_runtime import converted, random_plan
 from support.tiny import tiny_inputs, tiny_llava
+from support.tiny_runtime import converted, random_plan
 
 from converters.export.onnx.session import Exported
 from converters.runtime.switch import is_off, switched_off

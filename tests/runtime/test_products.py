@@ -5,9 +5,9 @@ from time import sleep
 
 import pytest
 import torch
-from runtime.test_runtime import sizes_of
 from support.random_plans import permuted, random_plan
 from support.tiny import tiny_inputs, tiny_llava
+from support.tiny_runtime import sizes_of
 from torch.nn import functional
 
 from converters.evaluation.reference import masked_logits

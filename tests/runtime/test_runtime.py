@@ -5,49 +5,19 @@ from typing import Any
 
 import pytest
 import torch
-from support import random_plans
-from support.random_plans import permuted
 from support.tiny import tiny_inputs, tiny_llava
+from support.tiny_runtime import PROMPTS, converted, random_plan, sizes_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, StaticCache
 
 from converters.evaluation.reference import masked_logits
-from converters.families import Layer
 from converters.planning.cost import kv_cache_bytes
 from converters.planning.execution import attention_flops, linear_flops
-from converters.runtime.modeling_yopo_llava import YopoLlavaConfig, YopoLlavaForConditionalGeneration
+from converters.runtime.modeling_yopo_llava import YopoLlavaForConditionalGeneration
 from converters.runtime.outputs import CACHE
-from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan
+from converters.runtime.plan import Grid, LayerPlan, Plan, dense_plan
 from converters.runtime.token_split import Image, images_of_one_grid
-
-
-def sizes_of(config: Any) -> Sizes:
-    text = config.text_config
-    return Sizes(
-        text.hidden_size,
-        text.intermediate_size,
-        text.num_hidden_layers,
-        text.num_attention_heads,
-        text.num_key_value_heads,
-        text.hidden_size // text.num_attention_heads,
-    )
-
-
-def random_plan(config: Any, seed: int, side: int = 4) -> Plan:
-    return random_plans.random_plan(sizes_of(config), seed, (Grid(side, side),))
-
-
-def converted(model: Any, plan: Plan) -> Any:
-    return permuted(model, plan, YopoLlavaConfig, YopoLlavaForConditionalGeneration, Layer())
-
-
-PROMPTS = {
-    "single": {"prompts": [(3, 5)]},
-    "padded": {"prompts": [(3, 5), (1, 2), (6, 4)]},
-    "two images": {"prompts": [(3, 5), (2, 7)], "images": 2},
-    "text": {"prompts": [(3, 5), (1, 2)], "images": 0},
-}
 
 
 def text_rows(inputs: Any, config: Any) -> torch.Tensor:

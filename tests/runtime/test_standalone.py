@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from support.standalone import SCRIPT
 from support.tiny import tiny_inputs, tiny_llava
 
 from converters.checkpoint.convert import Provenance, convert
@@ -14,32 +15,6 @@ from converters.checkpoint.reader import open_checkpoint
 from converters.checkpoint.source import resolve
 from converters.evaluation.reference import masked_logits
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes
-
-SCRIPT = """
-import sys
-
-class Nothing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("converters", "yopo_cli"):
-            raise ImportError(name)
-
-sys.meta_path.insert(0, Nothing())
-import torch
-from transformers import AutoModelForImageTextToText
-
-source, saved, given, result = sys.argv[1:]
-inputs = torch.load(given)
-model, info = AutoModelForImageTextToText.from_pretrained(source, trust_remote_code=True, output_loading_info=True)
-model.save_pretrained(saved)
-again = AutoModelForImageTextToText.from_pretrained(saved, trust_remote_code=True)
-with torch.inference_mode():
-    logits = model(**inputs).logits
-    tokens = model.generate(**inputs, max_new_tokens=4, do_sample=False)
-    same = again(**inputs).logits.equal(logits)
-model.save_pretrained(saved)  # after running, when matrices are split
-loading = {name: sorted(map(str, info[name])) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-torch.save({"logits": logits, "tokens": tokens, "same": same, "info": loading, "path": model.path_report()}, result)
-"""
 
 
 def test_loads_generates_and_saves_without_this_project(tmp_path: Path) -> None:

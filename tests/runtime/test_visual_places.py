@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from runtime.test_runtime import converted, random_plan
 from support.random_plans import permuted
 from support.random_plans import random_plan as plan_of_sizes
 from support.tiny import tiny_inputs, tiny_llava
 from support.tiny_families import internvl_inputs, qwen_inputs, tiny_internvl, tiny_qwen
+from support.tiny_runtime import converted, random_plan
 
 from converters.families import Layer
 from converters.runtime.modeling_yopo_internvl import YopoInternVLConfig, YopoInternVLForConditionalGeneration

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from serving.engine import Layer, Norm, common
+from support.engine import Layer, Norm, common
 from support.random_plans import permuted, random_refits, ranked
 from support.random_plans import random_plan as any_plan
 from support.tiny import tiny_inputs, tiny_llava

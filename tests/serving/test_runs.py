@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from serving.engine import common
+from support.engine import common
 
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes
 from converters.serving.padded import HIDDEN, channels

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from runtime.test_standalone import SCRIPT
 from transformers import AutoModelForImageTextToText
 
 from converters.checkpoint.convert import Provenance, convert
@@ -17,6 +16,7 @@ from converters.evaluation.reference import masked_logits
 from converters.runtime.plan import Grid
 from converters.runtime.registration import register
 from support.random_plans import random_plan
+from support.standalone import SCRIPT
 
 Inputs = tuple[dict[str, torch.Tensor], list[list[Grid]]]
 GREEDY = {"max_new_tokens": 5, "do_sample": False, "suppress_tokens": [60, 61, 62, 63], "eos_token_id": -1}

@@ -4,15 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from families import (
-    test_families_internvl,
-    test_families_internvl_chat,
-    test_families_llava_llama,
-    test_families_qwen2_5_vl,
-    test_families_qwen2_vl,
-)
-
 from support.checkpoints import save_model
+from support.layouts import internvl, internvl_chat, llava_llama, qwen2_5_vl, qwen2_vl
 from support.tokenizers_of import save_tokenizer, save_words
 
 SPECIAL = {0: "<pad>", 1: "<s>", 2: "</s>"}
@@ -34,15 +27,15 @@ def save_llava(folder: Path) -> None:
 
 def save_liuhaotian(folder: Path) -> None:
     folder.mkdir()
-    test_families_llava_llama.save(folder)
+    llava_llama.save(folder)
     for part in (folder / "base").iterdir():
         part.rename(folder / part.name)
     words = ["▁", *"helo", "he", "ll", "llo", "hello", "▁hello", *(f"▁w{index}" for index in range(16)), "w"]
-    save_tokenizer(folder, words, test_families_llava_llama.VOCABULARY, {})
+    save_tokenizer(folder, words, llava_llama.VOCABULARY, {})
 
 
 def save_qwen(folder: Path, kind: str = "Qwen2VL") -> None:
-    (test_families_qwen2_5_vl if "5" in kind else test_families_qwen2_vl).save(folder, "hub", tied=True)
+    (qwen2_5_vl if "5" in kind else qwen2_vl).save(folder, "hub", tied=True)
     special = {60: "<|vision_start|>", 61: "<|vision_end|>", 62: "<|image_pad|>", 63: "<|video_pad|>"}
     save_words(folder, SPECIAL | special, {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"})
     pictures = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2, "min_pixels": 256, "max_pixels": 4096, **NORMAL}
@@ -57,7 +50,7 @@ def save_qwen2_5(folder: Path) -> None:
 
 
 def save_internvl(folder: Path, text: str = "qwen2") -> None:
-    test_families_internvl.save(folder, "hub", text)
+    internvl.save(folder, "hub", text)
     named = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"}
     save_words(folder, SPECIAL | {60: "<img>", 61: "</img>", 62: "<IMG_CONTEXT>", 63: "<video>"}, named)
     square = {"size": {"height": 32, "width": 32}, **NORMAL}
@@ -68,7 +61,7 @@ def save_internvl(folder: Path, text: str = "qwen2") -> None:
 
 
 def save_chat(folder: Path, text: str = "internlm2") -> None:
-    test_families_internvl_chat.save(folder, text, test_families_internvl_chat.SMALL)
+    internvl_chat.save(folder, text, internvl_chat.SMALL)
 
 
 def save_chat_phi3(folder: Path) -> None:
