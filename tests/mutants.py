@@ -66,7 +66,7 @@ def copy_tree(target: Path) -> None:
 
 def import_heavy_libraries() -> None:
     """What every test would import again. No threads may run when a process forks."""
-    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     for name in HEAVY:
         import_module(name)
     import_module("torch").set_num_threads(1)
