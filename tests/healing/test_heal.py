@@ -33,13 +33,6 @@ from converters.planning.cost import cost, kv_cache_bytes
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes
 
 SETTINGS = Settings(steps=6, batch=4, micro=4, rate=1e-2, seed=0)
-<<<<<<< HEAD
-RECORD = {
-    "tune": "projector", "kept": True, "divergence": {"before": 0.5, "after": 0.25}, "steps": 6, "batch_size": 4, "samples": 8,
-    "held_out": 4, "data": {"from": "ours.jsonl"}, "command": "yopo heal tiny",
-}  # fmt: skip
-=======
->>>>>>> polish
 
 
 def pruned_llava(folder: Path) -> Path:
