@@ -39,9 +39,6 @@ class PerPicture(tuple[Tensor, ...]):
 def model_side(name: str, model: Any, given: Prompt, compiled: bool = False) -> Side:
     """A whole model end to end through its `forward`; logits of the last token alone. Prefills run under torch.compile if `compiled`."""
     runs = model
-    text_model = model.model.language_model
-    if hasattr(text_model, "lay_out_weights"):
-        text_model.lay_out_weights()  # once, when a model is first run: not a part of any prefill
 
     pictures = PerPicture(given.features.unflatten(1, (len(given.grids), -1)).flatten(0, 1))
 

@@ -58,8 +58,8 @@ def _way(rows: Tensor, weight: Tensor) -> str:
     count = rows.shape[0]
     size = "one row" if count == 1 else f"up to {1 << (count - 1).bit_length()} rows" if count <= FEW_ROWS else "many rows"
     form = "wide" if weight.shape[0] >= weight.shape[1] else "deep"
-    lies = " that lie by columns" if weight.stride(0) == 1 < weight.stride(1) else ""
-    what = f"products of {size}, {form} weights{lies} ({str(rows.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads)"
+    gaps = "" if weight.is_contiguous() else " with gaps"
+    what = f"products of {size}, {form} weights{gaps} ({str(rows.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads)"
     return fastest(what, partial(_trials, rows, weight), rows.device)
 
 

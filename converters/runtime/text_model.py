@@ -26,7 +26,6 @@ from .layer_parts import LayerParts, Projections, layer_parts, separate
 from .layout import LayerLayout, layouts
 from .outputs import CACHE, output_of, refuse_other_outputs
 from .plan import Plan, factored, from_json, normalise, ranges
-from .projection import lie_by_columns
 from .switch import is_off, switched_off
 from .token_split import TokenSplit, flat_index
 from .windows import prepare_windows
@@ -47,7 +46,6 @@ class SparseTextModel(nn.Module):
         self.plan: Plan = normalise(from_json(section.get("plan")))
         self.layouts = layouts(self.plan)
         self.depth = self.plan.visual_depth
-        self.laid_out = False
         self.last_call = ""
         self.refitted = tuple(section.get("refitted", ()))
         if missing := set(factored(self.plan)) - set(self.refitted):
@@ -67,15 +65,6 @@ class SparseTextModel(nn.Module):
     def dense(self) -> AbstractContextManager[None]:
         """Within this context, and in this thread, the plan is switched off: the dense model of the same weights runs."""
         return switched_off(self)
-
-    def lay_out_weights(self) -> None:
-        """Store the matrices of which visual tokens use some columns column by column. Done once, one matrix at a time."""
-        for layer, layout in zip(self.layers, self.layouts, strict=True):
-            if layout.computing and not all(layout.computes):
-                lie_by_columns(layer.self_attn.o_proj)
-            if 0 < layout.neurons < len(layout.neuron_order):
-                lie_by_columns(layer.mlp.down_proj)
-        self.laid_out = True
 
     def report(self) -> str:
         """Which path runs, and what the last call did, in one line."""
@@ -176,9 +165,6 @@ class SparseTextModel(nn.Module):
     ) -> tuple[Call, Cache, list[SparseLayer], list[LayerParts]]:
         """A call at the input of the first layer, the cache with its layers, and the parts of the model's layers."""
         parts = [layer_parts(layer, self.projections(layer)) for layer in self.layers]
-        if not self.laid_out:
-            self.lay_out_weights()
-            parts = [layer_parts(layer, self.projections(layer)) for layer in self.layers]
         _say_which_attention(self.config)
         strides = [kind.stride for layout in self.layouts for kind in layout.head_kinds]
         cache, cached = sparse_layers(cache, len(self.layers), strides)

@@ -65,13 +65,12 @@ def _compensated(linear: Any, rows: Any, compensation: LinearCompensation) -> Pl
 
 
 def _ordered(linear: Any, order: Sequence[int], dim: int) -> Plain:
-    """A projection with its outputs (`dim` 0) or inputs (1) in an order; inputs then lie by columns."""
+    """A projection with its outputs (`dim` 0) or inputs (1) in an order."""
     if list(order) == list(range(len(order))):
         return Plain(linear.weight, linear.bias)
     index = torch.tensor(order, device=linear.weight.device)
-    if dim == 1:
-        return Plain(linear.weight.t().index_select(0, index).t(), linear.bias)
-    return Plain(linear.weight.index_select(0, index), None if linear.bias is None else linear.bias.index_select(0, index))
+    bias = linear.bias if linear.bias is None or dim == 1 else linear.bias.index_select(0, index)
+    return Plain(linear.weight.index_select(dim, index), bias)
 
 
 def _elements(heads: Sequence[int], head_dim: int) -> list[int]:
