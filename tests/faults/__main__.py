@@ -4,9 +4,11 @@ The same seed gives the same attacks. It prints, by area, what was tried and wha
 """
 
 import argparse
+import gc
 import os
 import sys
 import time
+from multiprocessing import get_context
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -19,28 +21,32 @@ from . import checkpoints, disks, hub, inputs, kills, plans
 from .cases import KINDS, Tally
 
 AREAS = {
-    "checkpoints": (checkpoints.attack, 500),
-    "inputs": (inputs.attack, 200),
-    "plans": (plans.attack, 300),
     "kills": (kills.attack, 200),
+    "checkpoints": (checkpoints.attack, 500),
+    "plans": (plans.attack, 300),
+    "inputs": (inputs.attack, 200),
     "disks": (disks.attack, 60),
     "hub": (hub.attack, 30),
 }
-"""How each is attacked, and how often."""
+"""How each is attacked, and how often; the long ones first."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="which attacks are drawn")
     parser.add_argument("--share", type=float, default=1.0, help="of the usual number of attacks")
+    parser.add_argument("--jobs", type=int, default=2, help="areas at a time")
     parser.add_argument("areas", nargs="*", choices=[*AREAS, []], help="only these")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    tallies = [_attacked(name, options.seed, options.share) for name in options.areas or AREAS]
-    return _report(tallies)
+    asked = [(name, options.seed, options.share) for name in options.areas or AREAS]
+    gc.freeze()
+    with get_context("fork").Pool(options.jobs) as pool:
+        return _report(pool.map(_attacked, asked, chunksize=1))
 
 
-def _attacked(name: str, seed: int, share: float) -> Tally:
+def _attacked(asked: tuple[str, int, float]) -> Tally:
+    name, seed, share = asked
     attack, cases = AREAS[name]
     tally, began = Tally(name), time.monotonic()
     attack(tally, max(1, round(cases * share)), seed)
