@@ -47,7 +47,7 @@ def main() -> None:
     sides = 3 + len(options.against.split(","))
     answers = 2 * sides * _count(options.tasks, options.samples) + (4 * 3 + 3) * _count(options.sweep_tasks, options.samples)
     hours = ", ".join(f"{answers / rate / 3600:.1f} hours at {rate} a second" for rate in RATES)
-    print(f"{answers:,} answers: {hours}; the search and the conversions come before.")
+    print(f"At most {answers:,} answers: {hours}; the search and the conversions come before.")
 
 
 def _say(what: str, size: int | None) -> None:
