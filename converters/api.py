@@ -21,7 +21,8 @@ from .checkpoint.convert import Provenance, check_output, check_plan
 from .checkpoint.convert import convert as write_converted
 from .checkpoint.folder import scratch
 from .data.prompts import encode, prompt
-from .data.samples import BUNDLED, SamplesLike, is_bundled, open_image, samples_of
+from .data.sample import open_image
+from .data.samples import BUNDLED, SamplesLike, is_bundled, samples_of
 from .data.split import SampleSplit
 from .errors import YopoError
 from .evaluation.answering import generate

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from converters.bench.exports import ExportBenchmark as ExportBenchmark
     from converters.bench.exports import ExportBenchRequest as ExportBenchRequest
     from converters.calibration.statistics import Statistics as Statistics
-    from converters.data.samples import Sample as Sample
+    from converters.data.sample import Sample as Sample
     from converters.evaluation.evaluate import Evaluation as Evaluation
     from converters.evaluation.verification import Verification as Verification
     from converters.healing.heal import Healing as Healing
@@ -57,7 +57,7 @@ _MODULES = {
     "converters.bench.benchmark": ["Benchmark", "BenchRequest"],
     "converters.bench.exports": ["ExportBenchmark", "ExportBenchRequest"],
     "converters.calibration.statistics": ["Statistics"],
-    "converters.data.samples": ["Sample"],
+    "converters.data.sample": ["Sample"],
     "converters.evaluation.evaluate": ["Evaluation"],
     "converters.evaluation.verification": ["Verification"],
     "converters.healing.heal": ["Healing"],

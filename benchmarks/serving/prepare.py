@@ -21,7 +21,8 @@ from transformers import AutoModelForImageTextToText
 
 from converters.api import convert, load
 from converters.data.prompts import prompt
-from converters.data.samples import Sample, samples_of
+from converters.data.sample import Sample
+from converters.data.samples import samples_of
 from converters.runtime import registration
 from converters.runtime.plan import LayerPlan, Plan, dense_plan, normalise
 

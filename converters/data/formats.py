@@ -12,8 +12,10 @@ from ..errors import YopoError
 from ..json_files import conforming, parse_json, read_bytes
 from .line import Line, Talk
 from .pictures import Picture, picture_base64
-from .samples import FORMAT_HINT, HUB, MAX_FILE_BYTES, MAX_LINE_BYTES, Sample
+from .sample import FORMAT_HINT, Sample
 
+MAX_FILE_BYTES, MAX_LINE_BYTES = 1 << 30, 1 << 20
+HUB = "hub:"  # before a data set's name, where a file could be
 BOM = b"\xef\xbb\xbf"
 HEAD = 1000  # bytes that tell what a file is
 SPEAKERS = {"human": "user", "gpt": "assistant"}

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..errors import YopoError
 from ..time_limit import time_limit
-from .samples import Sample
+from .sample import Sample
 
 TEMPLATE_SECONDS = 10.0
 OTHER_TEMPLATE = "Put another chat_template.jinja beside its processor_config.json."

@@ -6,49 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from ..errors import YopoError
-
-if TYPE_CHECKING:  # the command line answers `--help` without it
-    from PIL.Image import Image
-
-    from .pictures import Picture
+from .sample import FORMAT_HINT, Sample
 
 BUNDLED = "demo"
 SET_QUESTIONS = 500  # of a bundled set, where no number is asked for
-MAX_FILE_BYTES, MAX_LINE_BYTES = 1 << 30, 1 << 20
-HUB = "hub:"  # before a data set's name, where a file could be
-FORMAT_HINT = (
-    'Each line is one object: {"image": "picture.jpg", "question": "...", "answer": "..."}; the answer, "kind" and "id" are optional. '
-    "LLaVA conversations, chats and parquet are read too."
-)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One question about one picture: a file, a PIL image or a `Picture`; a tuple of several, () for text alone. `place`: for messages."""
-
-    image: "Path | str | Image | Picture | tuple[Path | str | Image | Picture, ...]"
-    question: str
-    answer: str | None = None
-    kind: str | None = None
-    place: str = ""
-
-    def picture(self) -> "Image":
-        """The only picture in RGB, decoded. Raises YopoError where it cannot be, and where there is none, or several."""
-        if len(self.images) != 1:
-            raise YopoError(f"{self.place or 'A sample'} has {len(self.images)} pictures.", "Here one is needed: leave it out.")
-        return self.pictures()[0]
-
-    @property
-    def images(self) -> "tuple[Path | str | Image | Picture, ...]":
-        """What was given as `image`, as a tuple."""
-        return self.image if isinstance(self.image, tuple) else (self.image,)
-
-    def pictures(self) -> "list[Image]":
-        """All pictures in RGB, decoded. Raises YopoError where one cannot be."""
-        return [open_image(image, f"{self.place}: the" if self.place else "The") for image in self.images]
 
 
 @dataclass(frozen=True)
@@ -140,18 +104,6 @@ def _placed(sample: Any, place: str) -> Sample:
         if isinstance(image, str | Path) and not Path(image).is_file():
             raise YopoError(f"{place}: there is no image {image}.", "Check the path.")
     return sample if sample.place else replace(sample, place=place)
-
-
-def open_image(image: "Path | str | Image | Picture", which: str = "The") -> "Image":
-    """A picture in RGB, decoded. Raises YopoError if it is not there or cannot be read."""
-    from .decoding import in_rgb, open_picture
-    from .pictures import Picture
-
-    if isinstance(image, Picture):
-        return image.open()
-    if isinstance(image, str | Path):
-        return open_picture(Path(image), which)
-    return in_rgb(image, which)
 
 
 def batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:

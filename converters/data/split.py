@@ -7,7 +7,8 @@ from typing import Any
 
 from ..errors import YopoError
 from .prompts import encode_samples
-from .samples import Sample, Samples, SamplesLike, batches, bundled_samples, is_bundled, samples_of
+from .sample import Sample
+from .samples import Samples, SamplesLike, batches, bundled_samples, is_bundled, samples_of
 
 BATCH_SIZE = 16
 BUNDLED_UNSEEN = 200  # at least: one changed answer is half a percent

@@ -7,7 +7,8 @@ from itertools import zip_longest
 from typing import Any
 
 from ..data.prompts import encode_samples
-from ..data.samples import Sample, Samples, batches
+from ..data.sample import Sample
+from ..data.samples import Samples, batches
 from ..loading import Loaded
 from ..processes import joined
 from ..progress import Listener, Progress

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.pictures import Picture
-from ..data.samples import Sample, open_image, samples_of
+from ..data.sample import Sample, open_image
+from ..data.samples import samples_of
 from .measures import ACCURACY
 from .scores import normalise
 from .sources import Asked

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..checkpoint.reader import Checkpoint
 from ..data.prompts import encode, prompt
-from ..data.samples import Sample, bundled_samples
+from ..data.sample import Sample
+from ..data.samples import bundled_samples
 from ..errors import YopoError
 from ..loading import Dtype, Loaded, load, physical_memory
 from ..model import Model

@@ -9,7 +9,8 @@ from random import Random
 from typing import Any
 
 from ..data.prompts import encode_samples
-from ..data.samples import Sample, Samples, SamplesLike, is_bundled, samples_hash, samples_of
+from ..data.sample import Sample
+from ..data.samples import Samples, SamplesLike, is_bundled, samples_hash, samples_of
 from ..errors import YopoError
 from ..loading import Dtype, Loaded, load, pick_device, pick_dtype
 from ..processes import Processes, joined

@@ -21,7 +21,7 @@ from converters.calibration.histogram import BINS, bins_of, value_exceeded_by
 from converters.calibration.statistics import METADATA_KEY, Statistics, calibrate, merge
 from converters.data.formats import read_samples
 from converters.data.prompts import encode, prompt
-from converters.data.samples import Sample
+from converters.data.sample import Sample
 from converters.errors import YopoError
 from converters.families import family_of
 from converters.runtime.plan import Grid

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from converters.data.formats import read_samples
-from converters.data.samples import Sample, samples_of
+from converters.data.sample import Sample
+from converters.data.samples import samples_of
 from converters.errors import YopoError
 
 LLAVA = {

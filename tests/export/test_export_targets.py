@@ -16,6 +16,7 @@ from support.tiny import tiny_inputs
 from support.tiny_families import internvl_inputs, tiny_internvl
 
 from converters.checkpoint.convert import convert
+from converters.checkpoint.manifest import MANIFEST, changed_files, read_manifest
 from converters.checkpoint.reader import Checkpoint, open_checkpoint, open_converted
 from converters.data.demo.shapes import samples
 from converters.data.prompts import encode, prompt
@@ -174,7 +175,8 @@ def test_genai_package(demo: ExportRequest, tmp_path: Path) -> None:
     assert (config["type"], config["eos_token_id"], config["pad_token_id"]) == ("phi3v", 2, 3)
     assert config["decoder"]["hidden_size"] == 129  # with the flag
     assert all((folder / config[part]["filename"]).is_file() for part in ("vision", "embedding", "decoder"))
-    assert set(report.files) == {file.name for file in folder.iterdir()}
+    assert {*report.files, MANIFEST} == {file.name for file in folder.iterdir()}
+    assert changed_files(folder, read_manifest(folder)) == ()
 
 
 def test_genai_beside_the_weights(demo: ExportRequest, tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from healing.test_heal import RECORD, answered, pruned_llava, trained
-from planning.test_search import ANSWER_TOKENS, BUDGETS, EFFORT, subject
 from support.checkpoints import listing
 from support.conversions import load
+from support.healed import RECORD, answered, pruned_llava, trained
 from support.random_plans import random_plan
 from support.tiny import tiny_inputs
+from support.tiny_search import ANSWER_TOKENS, BUDGETS, EFFORT, subject
 
 from converters.checkpoint.reader import open_checkpoint, open_converted
 from converters.healing.written import write_healed

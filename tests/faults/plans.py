@@ -5,9 +5,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from planning.test_search import found, subject
 from safetensors.torch import load_file, save_file
 from support.checkpoints import config_of, write_checkpoint
+from support.tiny_search import searched, subject
 
 from converters.calibration.statistics import METADATA_KEY
 from converters.checkpoint.reader import open_checkpoint
@@ -24,8 +24,8 @@ def attack(tally: Tally, cases: int, number: int) -> None:
         dense, config, _, statistics = subject()
         write_checkpoint(model, config_of(config), {name: tensor.clone() for name, tensor in dense.state_dict().items()})
         fingerprint = open_checkpoint(model).fingerprint()
-        frontier = json.loads(json.dumps(found().to_json())) | {"model": fingerprint}
-        plan = to_json(found().asked[1].plan)
+        frontier = json.loads(json.dumps(searched().to_json())) | {"model": fingerprint}
+        plan = to_json(searched().asked[1].plan)
         statistics.save(Path(place) / "statistics")
         third = cases // 3
         drawn(changes(), third, number, lambda change: _plan(tally, model, plan, change))

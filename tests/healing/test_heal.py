@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.checkpoints import save_model
 from support.conversions import load, provenance, text_rows
 from support.exports import decoders
-from support.healed import RECORD, answered
+from support.healed import RECORD, SETTINGS, answered, pruned_llava, trained
 from support.random_plans import random_plan
 from support.tiny import tiny_inputs
 from support.tiny_families import internvl_inputs, qwen_inputs, tiny_internvl, tiny_qwen
@@ -26,21 +24,11 @@ from converters.errors import YopoError
 from converters.healing.answers import Answers, Record
 from converters.healing.memory import Memory, check, needed
 from converters.healing.student import IGNORED, Student, answer_rows, collate
-from converters.healing.training import Outcome, Settings, accumulation, last_checkpoint, train
-from converters.healing.tuning import RANK, Tuned, tuned_language, tuned_projector
+from converters.healing.training import Outcome, accumulation, last_checkpoint
+from converters.healing.tuning import RANK, tuned_language
 from converters.healing.written import healed_card, write_healed
 from converters.planning.cost import cost, kv_cache_bytes
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes
-
-SETTINGS = Settings(steps=6, batch=4, micro=4, rate=1e-2, seed=0)
-
-
-def pruned_llava(folder: Path) -> Path:
-    """A tiny LLaVA of which visual tokens are frozen and half of them read."""
-    save_model(folder / "dense", layers=3)
-    layers = (LayerPlan((0, 1, 2, 3), (), (), None, 2), LayerPlan((0, 2), (1,), (3, 4), 3), LayerPlan((1, 2), (), (), None, 3))
-    checkpoint = open_checkpoint(folder / "dense")
-    return convert(checkpoint, Plan(checkpoint.sizes, layers, (Grid(4, 4),)), folder / "pruned", provenance(folder / "dense"))
 
 
 @pytest.fixture(scope="module")
@@ -54,19 +42,6 @@ def learned_from(pruned: Path) -> list[Record]:
     model = load(pruned)
     found = answered(model, *(tiny_inputs(model.config, (3, 5), (1, 2), (2, 7), (4, 4), seed=seed) for seed in range(2)))
     return [*found, *found[:4]]
-
-
-def trained(
-    pruned: Path, learned_from: Sequence[Record], folder: Path, settings: Settings = SETTINGS, language: bool = False, **options: Any
-) -> tuple[Tuned, Outcome]:
-    """A model that was trained on the first eight of twelve records, and the outcome."""
-    model, checkpoint = load(pruned), open_converted(pruned).open_tensors()
-    tuned = tuned_language(model, checkpoint, 0) if language else tuned_projector(model, checkpoint)
-    outcome = train(
-        model, tuned.part, model.config.image_token_id, learned_from, frozenset(range(8, 12)), settings, folder, {"model": "tiny"},
-        tuned.finish, **options,
-    )  # fmt: skip
-    return tuned, outcome
 
 
 class TestAnswers:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from runtime.test_runtime import converted, random_plan, sizes_of, text_rows
 from support.tiny import tiny_inputs, tiny_llava
+from support.tiny_runtime import converted, random_plan, sizes_of, text_rows
 from torch.nn import functional
 
 from converters.runtime.outputs import CACHE, IGNORED, labels_with_logits

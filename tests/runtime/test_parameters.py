@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from runtime.test_runtime import converted, text_rows
 from support.random_plans import permuted
 from support.random_plans import random_plan as plan_of_sizes
 from support.tiny import tiny_inputs, tiny_llava
 from support.tiny_families import internvl_inputs, tiny_internvl
+from support.tiny_runtime import converted, text_rows
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from support.tiny import tiny_inputs, tiny_llava
-from support.tiny_runtime import PROMPTS, converted, random_plan, sizes_of
+from support.tiny_runtime import PROMPTS, converted, random_plan, sizes_of, text_rows
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, StaticCache
@@ -18,10 +18,6 @@ from converters.runtime.modeling_yopo_llava import YopoLlavaForConditionalGenera
 from converters.runtime.outputs import CACHE
 from converters.runtime.plan import Grid, LayerPlan, Plan, dense_plan
 from converters.runtime.token_split import Image, images_of_one_grid
-
-
-def text_rows(inputs: Any, config: Any) -> torch.Tensor:
-    return inputs["attention_mask"].bool() & (inputs["input_ids"] != config.image_token_id)
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from converters.families import Layer, family_of
 from converters.runtime.modeling_yopo_llava import YopoLlavaConfig, YopoLlavaForConditionalGeneration
 from converters.runtime.plan import Grid, Plan, Sizes
@@ -27,3 +29,7 @@ PROMPTS = {
     "two images": {"prompts": [(3, 5), (2, 7)], "images": 2},
     "text": {"prompts": [(3, 5), (1, 2)], "images": 0},
 }
+
+
+def text_rows(inputs: Any, config: Any) -> torch.Tensor:
+    return inputs["attention_mask"].bool() & (inputs["input_ids"] != config.image_token_id)

@@ -6,7 +6,7 @@ from random import Random
 
 from converters.data.demo import harder, shapes
 from converters.data.demo.shapes import Asker, Question, Scene
-from converters.data.samples import Sample
+from converters.data.sample import Sample
 
 CANVASES = ((2, 2), (2, 3), (3, 2), (3, 3))  # rows and columns of cells
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from PIL import Image, ImageDraw
 
 from converters.data.demo.letters import LETTERS, draw_letter
-from converters.data.samples import Sample
+from converters.data.sample import Sample
 
 Paint = TypeVar("Paint", int, tuple[int, int, int])
 
