@@ -20,6 +20,7 @@ from .commands.models import models
 from .commands.plan import plan
 from .commands.push import push
 from .commands.report import report
+from .commands.run import run
 from .commands.verify import verify
 from .ui.terminal import INTERRUPTED, guarded, say
 
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "heal": heal,
     "bench": bench,
     "report": report,
+    "run": run,
     "push": push,
     "models": models,
 }

@@ -1,0 +1,62 @@
+"""The dense model that a pipeline begins with: its sizes and, where its files are here, what it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..checkpoint.source import REPOSITORY
+from ..families import family_of, sizes_and_grid
+from ..families.names import SHORT_NAMES
+from ..inspection import locate_config
+from ..loading import DEMO
+from ..model import Model, load
+from ..runtime.plan import Grid, Sizes
+from .hashes import model_sha256
+from .steps import NOT_MADE
+
+
+@dataclass(frozen=True)
+class Subject:
+    """`bytes` are those of its weights, None where that is not known; `opened` is None where only its config was fetched."""
+
+    name: str
+    sizes: Sizes
+    grid: Grid
+    sha256: str
+    bytes: int | None
+    opened: Model | None
+
+    @property
+    def model(self) -> Model:
+        assert self.opened is not None, "a forecast does nothing"
+        return self.opened
+
+
+def subject(model: str, device: str | None, dtype: str) -> Subject:
+    """The model, fetched if need be. Raises YopoError for what is no dense model."""
+    opened = load(model, device=device, dtype=dtype).dense()
+    checkpoint = opened.checkpoint
+    return Subject(opened.name, checkpoint.sizes, checkpoint.grid, model_sha256(opened), checkpoint.bytes, opened)
+
+
+def forecast_subject(model: str, device: str | None, dtype: str) -> Subject:
+    """The model where it is here; of one of the Hub that was not fetched yet, what its config says."""
+    if model == DEMO or Path(model).is_dir() or _cached(model):
+        return subject(model, device, dtype)
+    name, config = locate_config(model)
+    sizes, grid = sizes_and_grid(family_of(config), config)
+    return Subject(name, sizes, grid, NOT_MADE, None, None)
+
+
+def _cached(model: str) -> bool:
+    """Whether the Hub's cache has the model's weights."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    match = REPOSITORY.fullmatch(SHORT_NAMES.get(model, model))
+    if match is None:
+        return True  # which is no model at all: opening it says so
+    try:
+        folder = Path(snapshot_download(match["repository"], revision=match["revision"], local_files_only=True))
+    except (LocalEntryNotFoundError, ValueError):
+        return False
+    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
