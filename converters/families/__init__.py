@@ -28,10 +28,13 @@ def family_of(config: Config) -> Family:
     for family in FAMILIES:
         if family.recognises(config):
             return family
-    inside = (config.get("llm_config") or config.get("text_config") or {}).get("model_type")
+    text = config.get("llm_config") or config.get("text_config") or {}
+    inside = text.get("model_type")
     what = config.get("model_type") or ", ".join(config.get("architectures") or []) or "without a model_type"
     if not any(key in config for key in ("vision_config", "visual", "mm_vision_tower")):
         raise YopoError(f"This model ({what}) has no vision part.", "yopo prunes vision-language models, such as llava-1.5-7b.")
+    if text.get("num_experts") or text.get("num_local_experts") or str(inside).endswith("_moe"):
+        raise YopoError(f"The language model {inside} is a mixture of experts.", "yopo prunes dense models: use one of the same family.")
     supported = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
     language_model = f" (language model: {inside})" if inside else ""
     raise YopoError(f"The architecture {what} is not supported{language_model}.", f"Supported: {supported}.")

@@ -1,6 +1,6 @@
-"""InternVL as transformers has it (2.5 and 3, `-hf`): InternViT, tiles of 448 pixels with 16 x 16 visual tokens each.
+"""InternVL as transformers has it (2.5, 3 and 3.5, `-hf`): InternViT, tiles of 448 pixels with 16 x 16 visual tokens each.
 
-The language model is Llama (InternLM2), Qwen2 or Phi-3; the last has its projections fused.
+The language model is Llama (InternLM2), Qwen2, Qwen3 or Phi-3; the last has its projections fused.
 """
 
 from dataclasses import replace
@@ -9,7 +9,7 @@ from typing import Any
 from ..runtime.plan import Grid, Sizes
 from .family import Config, Family, Layer, renaming, stated_sizes, text_sizes
 
-SEPARATE = ("llama", "qwen2")
+SEPARATE = ("llama", "qwen2", "qwen3")
 FUSED = Layer("self_attn.qkv_proj", "self_attn.qkv_proj", "self_attn.qkv_proj", gate="mlp.gate_up_proj", up="mlp.gate_up_proj")
 
 

@@ -1,4 +1,4 @@
-"""InternVL2 as OpenGVLab publishes it (`internvl_chat`): remote code that transformers 5 cannot run, the same model as native InternVL.
+"""InternVL2, 3 and 3.5 as OpenGVLab publishes them (`internvl_chat`): remote code that transformers 5 cannot run, the same model as native InternVL.
 
 Its config, its tensors (fused q, k and v in the vision tower and in InternLM2) and its tokens are put in transformers' words; the
 code in such a folder is never run.
@@ -14,7 +14,7 @@ from ..errors import YopoError
 from ..runtime.plan import Grid, Sizes
 from .family import Config, Folders, Renaming, Rows, renaming, splitting
 from .internvl import INTERNVL, INTERNVL_PHI3
-from .tokens import fast_tokenizer, llama_tokenizer, naming, token_id, write_processor
+from .tokens import fast_tokenizer, llama_tokenizer, naming, qwen_tokenizer, token_id, write_processor
 
 IMAGE_TOKEN = "<IMG_CONTEXT>"
 TOKENS = {
@@ -25,11 +25,12 @@ TOKENS = {
 }
 IMAGENET_MEAN, IMAGENET_STD, BICUBIC = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 3
 # Language models by the words of `llm_config`, and of transformers.
-TEXT_TYPES = {"internlm2": "llama", "llama": "llama", "qwen2": "qwen2", "phi3": "phi3"}
+TEXT_TYPES = {"internlm2": "llama", "llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "phi3": "phi3"}
 TEXT_WORDS = (
-    "attention_dropout", "bos_token_id", "eos_token_id", "hidden_act", "hidden_size", "initializer_range", "intermediate_size",
-    "max_position_embeddings", "max_window_layers", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "pad_token_id",
-    "rms_norm_eps", "rope_scaling", "rope_theta", "sliding_window", "use_sliding_window", "vocab_size",
+    "attention_bias", "attention_dropout", "bos_token_id", "eos_token_id", "head_dim", "hidden_act", "hidden_size", "initializer_range",
+    "intermediate_size", "max_position_embeddings", "max_window_layers", "num_attention_heads", "num_hidden_layers",
+    "num_key_value_heads", "pad_token_id", "rms_norm_eps", "rope_scaling", "rope_theta", "sliding_window", "use_sliding_window",
+    "vocab_size",
 )  # fmt: skip
 VISION_WORDS = {
     "attention_dropout": "attention_dropout",
@@ -149,17 +150,17 @@ def _adapt(config: Config, folders: Folders, output: Path) -> None:
         raise YopoError(f"The chat template {config.get('template')!r} is not known.", f"Known: {', '.join(TEMPLATES)}.")
     tokenizer, llm = naming(_tokenizer(config, folders.model), TOKENS), config["llm_config"]
     ends = [tokenizer.convert_tokens_to_ids(template.end.strip()), llm["eos_token_id"]]
-    generation = {"bos_token_id": llm["bos_token_id"], "eos_token_id": ends, "pad_token_id": llm["pad_token_id"]}
+    # Qwen's configs have no padding, its tokenizers do.
+    padding = llm.get("pad_token_id", config.get("pad_token_id", tokenizer.pad_token_id))
+    generation = {"bos_token_id": llm["bos_token_id"], "eos_token_id": list(dict.fromkeys(ends)), "pad_token_id": padding}
     write_processor(output, tokenizer, _processor(config), template.jinja, generation)
 
 
 def _tokenizer(config: Config, folder: Path) -> Any:
     if (folder / "tokenizer.json").exists():
         return fast_tokenizer(folder)
-    if config["llm_config"]["model_type"] == "qwen2":
-        from transformers import Qwen2Tokenizer
-
-        return Qwen2Tokenizer.from_pretrained(folder)
+    if config["llm_config"]["model_type"] in ("qwen2", "qwen3"):
+        return qwen_tokenizer(folder)
     # InternLM2's does not put a space before a text, Llama's does.
     return llama_tokenizer(folder, prefix_space=config["llm_config"]["model_type"] != "internlm2")
 
@@ -239,8 +240,8 @@ RENAMINGS = (
 
 INTERNVL_CHAT = replace(
     INTERNVL,
-    name="InternVL2",
-    recognises=lambda config: _is_chat(config, "internlm2", "llama", "qwen2"),
+    name="InternVL chat",
+    recognises=lambda config: _is_chat(config, "internlm2", "llama", "qwen2", "qwen3"),
     renamings=RENAMINGS,
     splits=_splits,
     native=_native,

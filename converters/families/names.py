@@ -15,7 +15,7 @@ class Published:
     grid: Grid
 
 
-LLAVA, INTERNVL2, INTERNVL = ("LLaVA-1.5", Grid(24, 24)), ("InternVL2", Grid(16, 16)), ("InternVL", Grid(16, 16))
+LLAVA, INTERNVL2, INTERNVL = ("LLaVA-1.5", Grid(24, 24)), ("InternVL chat", Grid(16, 16)), ("InternVL", Grid(16, 16))
 QWEN2_VL, QWEN2_5_VL = ("Qwen2-VL", Grid(27, 37)), ("Qwen2.5-VL", Grid(27, 37))
 
 MODELS: dict[str, Published] = {

@@ -84,6 +84,18 @@ def llama_tokenizer(folder: Path, prefix_space: bool) -> Any:
     return tokenizer
 
 
+def qwen_tokenizer(folder: Path) -> Any:
+    """A Qwen tokenizer from `vocab.json` and `merges.txt`, with the added tokens at their ids. Raises YopoError if one cannot have its own."""
+    from transformers import Qwen2Tokenizer
+
+    if missing := [name for name in ("vocab.json", "merges.txt") if not (folder / name).exists()]:
+        raise YopoError(f"The tokenizer in {folder} has no {missing[0]}.", COMPLETE)
+    tokenizer: Any = Qwen2Tokenizer.from_pretrained(folder)
+    for token, entry in added_tokens(folder).items():
+        _check_id(tokenizer, entry["content"], token)
+    return tokenizer
+
+
 def add(tokenizer: Any, tokens: dict[int, dict[str, Any]]) -> None:
     """Add tokens in the order of their ids. Raises YopoError if one gets another id."""
     from transformers import AddedToken
@@ -92,8 +104,12 @@ def add(tokenizer: Any, tokens: dict[int, dict[str, Any]]) -> None:
         flags = {name: entry[name] for name in ("lstrip", "rstrip", "normalized", "single_word") if name in entry}
         special = entry.get("special", True)
         tokenizer.add_tokens(AddedToken(entry["content"], special=special, **({"normalized": False} | flags)), special_tokens=special)
-        if (found := tokenizer.convert_tokens_to_ids(entry["content"])) != token:
-            raise YopoError(f"The token {entry['content']} has the id {token}, but would get {found}.", COMPLETE)
+        _check_id(tokenizer, entry["content"], token)
+
+
+def _check_id(tokenizer: Any, text: str, token: int) -> None:
+    if (found := tokenizer.convert_tokens_to_ids(text)) != token:
+        raise YopoError(f"The token {text} has the id {token}, but would get {found}.", COMPLETE)
 
 
 def naming(tokenizer: Any, tokens: dict[str, str]) -> Any:

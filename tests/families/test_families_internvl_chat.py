@@ -25,12 +25,14 @@ PROMPTS = [(internvl_inputs(*tiles), [[Grid(4, 4)] * count for count in tiles]) 
 
 
 @pytest.mark.parametrize(
-    ("text", "tower"), [("internlm2", SMALL), ("internlm2", LARGE), ("phi3", SMALL), ("qwen2", SMALL)], ids=["8B", "26B", "4B", "1B"]
+    ("text", "tower"),
+    [("internlm2", SMALL), ("internlm2", LARGE), ("phi3", SMALL), ("qwen2", SMALL), ("qwen3", SMALL)],
+    ids=["2-8B", "2-26B", "2-4B", "3", "3.5"],
 )
 def test_becomes_the_native_model(text: str, tower: dict[str, Any], tmp_path: Path) -> None:
     model = save(tmp_path / "base", text, tower)
     checkpoint = open_checkpoint(tmp_path / "base")
-    assert checkpoint.sizes == Sizes(64, 48, 3, 8, 8 if text == "phi3" else 2, 8)
+    assert checkpoint.sizes == Sizes(64, 48, 3, 8, 8 if text == "phi3" else 2, 16 if text == "qwen3" else 8)
     assert checkpoint.tensors.keys() == model.state_dict().keys()
     assert all(checkpoint.read(name).equal(tensor) for name, tensor in model.state_dict().items())
     native = assert_migrates(tmp_path / "base", model, PROMPTS)
@@ -40,7 +42,7 @@ def test_becomes_the_native_model(text: str, tower: dict[str, Any], tmp_path: Pa
         "processor_config.json", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     out = assert_prunes(tmp_path / "base", model, PROMPTS, 1)
-    if tower is LARGE or text == "phi3":
+    if tower is LARGE or text in ("phi3", "qwen3"):
         assert_stands_alone(out, PROMPTS[1][0])
 
 
@@ -110,6 +112,28 @@ def test_tokenizer_and_chat_are_transformers_own(tmp_path: Path) -> None:
     processor = json.loads((out / "processor_config.json").read_text())
     assert (processor["processor_class"], processor["image_seq_length"]) == ("InternVLProcessor", 16)
     assert AutoImageProcessor.from_pretrained(out, backend="pil").size == {"height": 32, "width": 32}
+
+
+@pytest.mark.parametrize("root", [{}, {"pad_token_id": 58, "eos_token_id": 59}], ids=["3", "3.5"])
+def test_a_qwen_tokenizer_pads_where_the_config_does_not_tell(root: dict[str, int], tmp_path: Path) -> None:
+    save(tmp_path / "base", "qwen3", SMALL)
+    config = chat_config("qwen3", SMALL) | root
+    config["llm_config"]["eos_token_id"] = 59
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    out = convert(open_checkpoint(tmp_path / "base"), None, tmp_path / "out", provenance(tmp_path / "base"))
+    generation = json.loads((out / "generation_config.json").read_text())
+    assert generation == {"bos_token_id": 1, "eos_token_id": [59], "pad_token_id": root.get("pad_token_id", 57)}
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert (tokenizer.pad_token_id, tokenizer.padding_side) == (57, "left")
+    assert tokenizer.encode("!\"<|im_end|><IMG_CONTEXT><video>") == [0, 1, 59, 62, 63]
+
+
+@pytest.mark.parametrize("missing", ["vocab.json", "merges.txt"])
+def test_a_qwen_tokenizer_without_its_files(missing: str, tmp_path: Path) -> None:
+    save(tmp_path / "base", "qwen3", SMALL)
+    (tmp_path / "base" / missing).unlink()
+    with pytest.raises(YopoError, match=f"has no {missing}"):
+        convert(open_checkpoint(tmp_path / "base"), None, tmp_path / "out", provenance(tmp_path / "base"))
 
 
 def test_a_template_that_is_not_known(tmp_path: Path) -> None:

@@ -23,15 +23,27 @@ QWEN = {
             r"The architecture qwen3_vl is not supported \(language model: qwen3_vl_text\)\.",
         ),
         (
-            {"model_type": "internvl", "text_config": {"model_type": "qwen3"}, "vision_config": {}},
-            r"The architecture internvl is not supported \(language model: qwen3\)\.",
+            {"model_type": "internvl", "text_config": {"model_type": "mistral"}, "vision_config": {}},
+            r"The architecture internvl is not supported \(language model: mistral\)\.",
+        ),
+        (
+            {"model_type": "internvl", "text_config": {"model_type": "qwen3_moe"}, "vision_config": {}},
+            r"The language model qwen3_moe is a mixture of experts\.",
+        ),
+        (
+            {"model_type": "internvl_chat", "llm_config": {"model_type": "gpt_oss", "num_local_experts": 32}, "vision_config": {}},
+            r"The language model gpt_oss is a mixture of experts\.",
+        ),
+        (
+            {"model_type": "qwen3_vl_moe", "text_config": {"model_type": "qwen3_vl_moe_text", "num_experts": 128}, "vision_config": {}},
+            r"The language model qwen3_vl_moe_text is a mixture of experts\.",
         ),
         ({"model_type": "llama"}, r"This model \(llama\) has no vision part\."),
         ({"architectures": ["MyModel"], "vision_config": {}}, r"The architecture MyModel is not supported\."),
         (QWEN | {"quantization_config": {"quant_method": "awq"}}, r"is quantised \(awq\)\."),
         (QWEN | {"use_sliding_window": True, "sliding_window": 128}, r"A sliding window of 128 of 512 tokens is not supported\."),
     ],
-    ids=["Qwen3-VL", "InternVL3.5", "text only", "no model type", "quantised", "sliding window"],
+    ids=["Qwen3-VL", "InternVL, Mistral", "InternVL3.5-30B-A3B", "InternVL3.5-GPT-OSS", "Qwen3-VL-30B-A3B", "text only", "no model type", "quantised", "sliding window"],
 )
 def test_refusals(config: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))

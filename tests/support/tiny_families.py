@@ -93,8 +93,9 @@ def qwen_inputs(*samples: list[tuple[int, int, int]], seed: int = 0) -> tuple[di
 def tiny_internvl(text: str, *, vision: dict[str, Any] | None = None, **options: Any) -> Any:
     torch.manual_seed(0)
     kv_heads = 8 if text == "phi3" else 2
+    wide = {"head_dim": 16} if text == "qwen3" else {}  # heads that together are wider than the rows
     config = InternVLConfig(
-        text_config={"model_type": text, **TEXT, "num_key_value_heads": kv_heads, **options},
+        text_config={"model_type": text, **TEXT, "num_key_value_heads": kv_heads, **wide, **options},
         vision_config={
             "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
             "image_size": [32, 32], "patch_size": [4, 4], **(vision or {}),

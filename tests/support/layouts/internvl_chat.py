@@ -1,4 +1,4 @@
-"""Tiny InternVL2 checkpoints as OpenGVLab publishes them."""
+"""Tiny InternVL2, 3 and 3.5 checkpoints as OpenGVLab publishes them."""
 
 import json
 from pathlib import Path
@@ -15,6 +15,7 @@ SMALL = {"norm_type": "layer_norm", "qkv_bias": True, "qk_normalization": False}
 LARGE = {"norm_type": "rms_norm", "qkv_bias": False, "qk_normalization": True}  # InternViT-6B
 FACTORS = {"short_factor": [1.0, 1.25, 1.5, 2.0], "long_factor": [1.0, 2.0, 4.0, 8.0]}
 WORDS = ["▁", "h", "e", "l", "o", "he", "ll", "llo", "hello", "\n", "u", "s", "r", "user", "▁hello"]
+TEMPLATES = {"phi3": "phi3-chat", "internlm2": "internlm2-chat"}
 POSITIONS = 24  # prompts are longer, so that the long factors come in
 
 
@@ -30,6 +31,10 @@ def chat_config(text: str, tower: dict[str, Any]) -> dict[str, Any]:
     }
     if text == "internlm2":
         llm |= {"bias": False, "rope_scaling": {"factor": 2.0, "type": "dynamic"}}
+    if text.startswith("qwen"):
+        del llm["pad_token_id"]  # as published
+    if text == "qwen3":
+        llm |= {"head_dim": 16, "attention_bias": False, "sliding_window": None, "rope_scaling": None}
     if text == "phi3":
         llm |= {"num_key_value_heads": 8, "sliding_window": 262144, "original_max_position_embeddings": POSITIONS}
         llm |= {"rope_scaling": {"type": "su", **FACTORS}}
@@ -40,7 +45,7 @@ def chat_config(text: str, tower: dict[str, Any]) -> dict[str, Any]:
     return {
         "model_type": "internvl_chat", "architectures": ["InternVLChatModel"], "auto_map": {"AutoModel": "modeling_internvl_chat.X"},
         "llm_config": llm, "vision_config": vision, "downsample_ratio": 0.5, "ps_version": "v2", "select_layer": -1,
-        "force_image_size": 32, "template": "phi3-chat" if text == "phi3" else "internlm2-chat", "torch_dtype": "float32",
+        "force_image_size": 32, "template": TEMPLATES.get(text, "internvl2_5"), "torch_dtype": "float32",
     }  # fmt: skip
 
 
@@ -51,7 +56,7 @@ def in_native_words(text: str, tower: dict[str, Any]) -> Any:
     if text == "phi3":
         rope = {"rope_type": "longrope", "original_max_position_embeddings": POSITIONS, "rope_theta": 1e6, **FACTORS}
         options = {"original_max_position_embeddings": POSITIONS, "sliding_window": None}
-    elif text == "qwen2":
+    elif text.startswith("qwen"):
         rope, options = {"rope_type": "default", "rope_theta": 1e6}, {}
     else:
         options = {}
@@ -105,9 +110,19 @@ def save(folder: Path, text: str, tower: dict[str, Any]) -> Any:
     write_checkpoint(folder, chat_config(text, tower), tensors, 3)
     (folder / "tokenizer_config.json").unlink()
     save_tokenizer(folder, WORDS, 60, {58: "<|im_start|>", 59: "<|im_end|>", 60: "<img>", 61: "</img>", IMAGE: "<IMG_CONTEXT>"})
-    if text == "qwen2":  # a byte-level vocabulary of its own
+    if text.startswith("qwen"):
         (folder / "tokenizer.model").unlink()
-        (folder / "vocab.json").write_text(json.dumps({chr(33 + token): token for token in range(58)}))
-        (folder / "merges.txt").write_text("#version: 0.2\n")
+        save_qwen_tokenizer(folder)
     (folder / "modeling_internvl_chat.py").write_text("raise RuntimeError('this is never run')")
     return model
+
+
+def save_qwen_tokenizer(folder: Path) -> None:
+    """A byte-level vocabulary and its merges; ids of the added tokens are in two files, as published."""
+    added = {57: "<|endoftext|>", 58: "<|im_start|>", 59: "<|im_end|>", 60: "<img>", 61: "</img>", IMAGE: "<IMG_CONTEXT>"}
+    (folder / "vocab.json").write_text(json.dumps({chr(33 + token): token for token in range(57)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "added_tokens.json").write_text(json.dumps({text: token for token, text in added.items()}))
+    decoder = {str(token): {"content": text, "special": True, "normalized": False} for token, text in added.items()}
+    named = {"bos_token": None, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": None}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**named, "added_tokens_decoder": decoder}))
