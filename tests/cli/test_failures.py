@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 
 from converters.errors import YopoError
 from converters.runtime.plan import PlanError
 from yopo_cli.ui.failures import told
+from yopo_cli.ui.options import parse_grid
 from yopo_cli.ui.terminal import printable
 
 REPOSITORY = Path(__file__).parents[2]
@@ -40,6 +42,12 @@ def test_what_is_not_our_mistake_is_told(error: Exception, sentence: str) -> Non
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("x"), KeyError("y"), OSError("no number")])
 def test_what_is_our_mistake_is_shown(error: Exception) -> None:
     assert told(error) is None
+
+
+@pytest.mark.parametrize("text", ["24", "0x1", "-1x2", "1x2x3x4", "٣x٣", "9" * 5000 + "x1", "999999999x999999999", "1x1x1e9"])
+def test_grids_that_are_none(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        parse_grid(text)
 
 
 def test_the_allocator_of_a_cpu() -> None:

@@ -1,6 +1,7 @@
 """`yopo bench`: is it actually faster, on this machine?"""
 
 import json
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -103,6 +104,6 @@ def _words(text: str) -> tuple[str, ...]:
 def _numbers(text: str, option: str) -> tuple[int, ...]:
     """`576,2304` as numbers. Raises typer.BadParameter."""
     words = _words(text)
-    if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
+    if not all(re.fullmatch("0*[1-9][0-9]{0,8}", word) for word in words):
         raise typer.BadParameter(f"{text!r} is not a list of numbers, such as 576,2304.", param_hint=option)
     return tuple(map(int, words))

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import re
 import shlex
 from enum import StrEnum
 from typing import Annotated
@@ -8,7 +9,7 @@ import typer
 
 from converters.export.loading import Runtime
 from converters.loading import Dtype
-from converters.runtime.plan import Grid
+from converters.runtime.plan import MAX_VISUAL_TOKENS, Grid
 
 
 class Compensation(StrEnum):
@@ -42,9 +43,12 @@ def parse_grid(text: str | None) -> Grid | None:
     if text is None:
         return None
     parts = text.lower().split("x")
-    if len(parts) not in (2, 3) or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"{text!r} is not a grid; write rows x columns, such as 24x24.", param_hint="--grid")
-    return Grid(*map(int, parts))
+    if len(parts) not in (2, 3) or not all(re.fullmatch("0*[1-9][0-9]{0,8}", part) for part in parts):
+        raise typer.BadParameter(f"{text!r:.80} is not a grid; write rows x columns, such as 24x24.", param_hint="--grid")
+    grid = Grid(*map(int, parts))
+    if grid.tokens > MAX_VISUAL_TOKENS:
+        raise typer.BadParameter(f"{text} has {grid.tokens:,} visual tokens, more than {MAX_VISUAL_TOKENS:,}.", param_hint="--grid")
+    return grid
 
 
 def command_line(context: typer.Context) -> str:
