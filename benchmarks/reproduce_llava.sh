@@ -12,7 +12,7 @@
 # 6. report.html.
 #
 # Everything goes on where it was when the script is started again. What can be set:
-#   MODEL, TASKS, SWEEP_TASKS, CALIBRATION (questions to plan on), SAMPLES (of each task; default all), PROTOCOL, BATCH, DROP (heads),
+#   RECIPE (auto: the search; interlaced: plans at once, from statistics alone), MODEL, TASKS, SWEEP_TASKS, CALIBRATION (questions to plan on), SAMPLES (of each task; default all), PROTOCOL, BATCH, DROP (heads),
 #   TOKENS (visual tokens of step 5; none: leave it out), AGAINST, PYTHON.
 set -euo pipefail
 
@@ -21,6 +21,7 @@ MODEL=${MODEL:-llava-1.5-7b}
 TASKS=${TASKS:-gqa,scienceqa,textvqa-ocr,pope,mme,mmbench,mmbench-cn}
 SWEEP_TASKS=${SWEEP_TASKS:-gqa,pope,scienceqa}
 AGAINST=${AGAINST:-fastv,pyramiddrop,sparsevlm,visionzip,divprune,random,downsample}
+RECIPE=${RECIPE:-auto}
 PROTOCOL=${PROTOCOL:-llava}
 BATCH=${BATCH:-16}
 DROP=${DROP:-20}
@@ -46,10 +47,15 @@ planned_on=(--samples "$PLAN_SAMPLES" ${CALIBRATION:+--calibration "$CALIBRATION
 asked=(--protocol "$PROTOCOL" --batch-size "$BATCH" ${SAMPLES:+--samples "$SAMPLES"})
 [[ -n $CALIBRATION ]] && on=(--calibration "$CALIBRATION") || on=()
 
-[[ -f $OUTPUT/frontier.json ]] || yopo plan "$MODEL" --budgets 0.75,0.5,0.37,0.25,0.19,0.12 "${planned_on[@]}" -o "$OUTPUT/frontier.json"
+if [[ $RECIPE == auto ]]; then
+    from=(--frontier "$OUTPUT/frontier.json")
+    [[ -f $OUTPUT/frontier.json ]] || yopo plan "$MODEL" --budgets 0.75,0.5,0.37,0.25,0.19,0.12 "${planned_on[@]}" -o "$OUTPUT/frontier.json"
+else
+    from=(--recipe "$RECIPE" --statistics "$OUTPUT/statistics")
+fi
 
 pruned() { # BUDGET
-    [[ -d $OUTPUT/$1 ]] || yopo convert "$MODEL" --budget "$1" --frontier "$OUTPUT/frontier.json" "${planned_on[@]}" -o "$OUTPUT/$1"
+    [[ -d $OUTPUT/$1 ]] || yopo convert "$MODEL" --budget "$1" "${from[@]}" "${planned_on[@]}" -o "$OUTPUT/$1"
 }
 
 for budget in 0.25 0.12; do
