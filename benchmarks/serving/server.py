@@ -51,7 +51,8 @@ def answer(client: Any, question: str, picture: Path) -> str:
     """Eight forced tokens of an answer."""
     url = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
     content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
-    options = {"temperature": 0, "max_tokens": 8, "extra_body": {"min_tokens": 8, "skip_special_tokens": False}}
+    extra = {"min_tokens": 8, "skip_special_tokens": False, "add_special_tokens": True}  # the template does not begin with <s>
+    options = {"temperature": 0, "max_tokens": 8, "extra_body": extra}
     done = client.chat.completions.create(model="demo", messages=[{"role": "user", "content": content}], **options)
     return str(done.choices[0].message.content).strip()
 
