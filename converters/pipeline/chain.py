@@ -59,7 +59,8 @@ class Chain:
         """The models, in the order of their budgets; their steps are performed as they are asked for."""
         statistics = self._statistics()
         frontier = None if statistics is None else self._frontier(statistics)
-        for budget in self.parts.budgets or [None]:
+        budgets: list[float | None] = [*self.parts.budgets]
+        for budget in budgets or [None]:
             name = f"{self.subject.name}-yopo-{'plan' if budget is None else f'{budget:g}'}"
             model = self._healed(name, self._converted(name, budget, statistics, frontier))
             exports = tuple(self._exported(name, model, part) for part in self.parts.exports)
@@ -139,12 +140,11 @@ class Chain:
     def _chosen(self, budget: float | None, frontier: Made | None) -> Plan | Point | float:
         plan = self.parts.plan
         if plan.file is not None:
-            file = plan.file if plan.file == OWN_PLAN else self.pipeline.place(plan.file)
-            return api.plan_from(self.subject.model, file, window=plan.window, depth=plan.depth, ffn_ratio=plan.ffn_ratio)
+            given = plan.file if plan.file == OWN_PLAN else self.pipeline.place(plan.file)
+            return api.plan_from(self.subject.model, given, window=plan.window, depth=plan.depth, ffn_ratio=plan.ffn_ratio)
         assert budget is not None
-        file = self.pipeline.place(plan.frontier) if plan.frontier else None
-        found = Path(file) if file else frontier and frontier.path
-        return Frontier.load(found).at(budget) if found else budget
+        file = Path(self.pipeline.place(plan.frontier)) if plan.frontier else frontier and frontier.path
+        return Frontier.load(file).at(budget) if file else budget
 
     def _healed(self, name: str, pruned: Made) -> Made:
         if (healing := self.parts.healing) is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ..data.samples import HUB
+from ..data.formats import HUB
 from ..errors import YopoError
 from ..json_files import MAX_DEPTH, conforming, read_bytes
 from .schema import PipelineFile, PlanPart
@@ -94,7 +94,7 @@ def _contradictions(parts: PipelineFile) -> Iterator[str]:
         yield "model has a revision of its own, beside revision"
     if (push := parts.push) and len(parts.budgets) > 1 and "{budget}" not in push.repository + push.revision:
         yield "push has one repository for several models; put {budget} into push.repository or push.revision"
-    if push and set("".join((push.repository, push.revision)).intersection("{}")) and not _fills(push.repository, push.revision):
+    if push and not _fills(push.repository, push.revision):
         yield "push knows {budget} alone in braces"
 
 
@@ -115,11 +115,12 @@ def _is_headmask(plan: PlanPart) -> bool:
 
 
 def _fills(*texts: str) -> bool:
+    """Whether `{budget}` is all that is in braces."""
     return not any(set(text.replace("{budget}", "")) & set("{}") for text in texts)
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain data alone: what a few lines can make grow without bound (aliases, merged keys, depth) is refused."""
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Plain data alone: what a few lines can make grow without bound (aliases, depth) is refused."""
 
     depth = 0
 
@@ -135,7 +136,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         names = [key.value for key, _ in node.value]
-        if twice := next((key for key, _ in node.value if names.count(key.value) > 1), None):
+        if twice := next((key for key, _ in reversed(node.value) if names.count(key.value) > 1), None):
             raise yaml.MarkedYAMLError(problem=f"the key {twice.value!r} is there twice", problem_mark=twice.start_mark)
         return super().construct_mapping(node, deep)
 

@@ -15,6 +15,6 @@ def machine_rate(file: Path) -> float:
     parts = read_pipeline(file).parts
     device = torch.device(pick_device(parts.device))
     usual = Dtype.FLOAT32 if device.type == "cpu" else Dtype.BFLOAT16
-    dtype = usual if parts.dtype == Dtype.AUTO else Dtype(parts.dtype)
+    dtype = usual if parts.dtype == "auto" else Dtype(parts.dtype)
     limit_threads()
     return measure_ceiling(device, getattr(torch, dtype), 512, 1024, 1024).flops_per_second

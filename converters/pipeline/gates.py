@@ -33,15 +33,16 @@ class Gate:
         return asdict(self)
 
 
-def found_in(answers: Path) -> dict[str, Any]:
-    """What an evaluation found, from the file of its answers."""
+def results_of(answers: Path) -> dict[str, Any]:
+    """What an evaluation came to, from the file of its answers."""
     with answers.open(encoding="utf-8") as lines:
-        return next(line["found"] for line in map(json.loads, lines) if "found" in line)
+        results: dict[str, Any] = next(line["results"] for line in map(json.loads, lines) if "results" in line)
+        return results
 
 
-def gates(model: str, asked: EvaluationPart, found: Mapping[str, Any]) -> Iterator[Gate]:
-    """Every demand of every task; the tasks that were found are in the order in which they were asked for."""
-    for part, (name, task) in zip(asked.tasks, found["tasks"].items(), strict=True):
+def gates(model: str, asked: EvaluationPart, results: Mapping[str, Any]) -> Iterator[Gate]:
+    """Every demand of every task; results are in the order in which tasks are asked for."""
+    for part, (name, task) in zip(asked.tasks, results["tasks"].items(), strict=True):
         yield from _of_task(model, part, name, task)
 
 
@@ -62,10 +63,10 @@ def _of_task(model: str, part: TaskPart, name: str, task: Mapping[str, Any]) -> 
 def junit(found: Iterable[Gate]) -> str:
     """A suite for each model, a case for each gate; without times, which are no part of what was found."""
     gates = list(found)
-    root = ElementTree.Element("testsuites", name="yopo", **_counts(gates))
+    root = ElementTree.Element("testsuites", {"name": "yopo", **_counts(gates)})
     for model in dict.fromkeys(gate.model for gate in gates):
         mine = [gate for gate in gates if gate.model == model]
-        suite = ElementTree.SubElement(root, "testsuite", name=model, **_counts(mine))
+        suite = ElementTree.SubElement(root, "testsuite", {"name": model, **_counts(mine)})
         for gate in mine:
             case = ElementTree.SubElement(suite, "testcase", classname=model, name=f"{gate.task}: {gate.demand} {gate.limit:g}")
             if not gate.passed:

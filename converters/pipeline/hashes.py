@@ -3,13 +3,15 @@
 import hashlib
 import json
 import os
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint.convert import COPIED, copied_files
 from ..checkpoint.manifest import file_sha256
-from ..data.samples import is_bundled, open_image, samples_of
+from ..data.sample import open_image
+from ..data.samples import is_bundled, samples_of
 from ..evaluation.benchmarks import is_benchmark
 from ..evaluation.sources import ASKED
 from ..evaluation.tasks import task
@@ -31,14 +33,20 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Those of the packages that bytes depend on, as far as they are installed."""
+    """Those of the packages that bytes depend on, as far as they are installed, and a hash of our own code: it changes between releases."""
     found = {}
     for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return {**found, "code": _code_sha256()}
+
+
+@cache
+def _code_sha256() -> str:
+    package = Path(__file__).parent.parent
+    return json_sha256({name: file_sha256(package / name) for name in files_below(package) if name.endswith((".py", ".jinja"))})
 
 
 def json_sha256(data: Any) -> str:

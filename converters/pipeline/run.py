@@ -12,7 +12,7 @@ from ..processes import joined
 from ..progress import Listener, unheard
 from .chain import Artefact, Chain
 from .file import Pipeline, read_pipeline
-from .gates import Gate, found_in, gates
+from .gates import Gate, gates, results_of
 from .outputs import SUMMARY, write_checksums, write_provenance, write_reports
 from .pushing import push_steps, pushed
 from .steps import Forecast, Outcome, Workshop, claimed
@@ -104,4 +104,4 @@ def _gates(pipeline: Pipeline, artefacts: Sequence[Artefact]) -> list[Gate]:
     asked = pipeline.parts.evaluation
     if asked is None:
         return []
-    return [gate for one in artefacts if one.evaluation for gate in gates(one.name, asked, found_in(one.evaluation.path))]
+    return [gate for one in artefacts if one.evaluation for gate in gates(one.name, asked, results_of(one.evaluation.path))]

@@ -6,8 +6,7 @@ from pathlib import Path
 from ..checkpoint.source import REPOSITORY
 from ..families import family_of, sizes_and_grid
 from ..families.names import SHORT_NAMES
-from ..inspection import locate_config
-from ..loading import DEMO
+from ..loading import DEMO, locate_config
 from ..model import Model, load
 from ..runtime.plan import Grid, Sizes
 from .hashes import model_sha256
