@@ -23,8 +23,7 @@ from .evaluation.verification import Verification, checks
 from .export import TARGETS, exporter
 from .export.preparation import Wanted, request_of
 from .export.request import ExportReport
-from .healing.heal import BATCH_SIZE, STEPS, Healing, Tune, heal_model
-from .healing.heal import Request as HealingRequest
+from .healing.heal import BATCH_SIZE, STEPS, Healing, HealingRequest, Tune, heal_model
 from .inspection import inspect
 from .loading import Dtype, locate
 from .model import Model, load, opened

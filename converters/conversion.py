@@ -15,8 +15,7 @@ from .checkpoint.convert import convert as write_converted
 from .checkpoint.folder import scratch
 from .data.samples import SamplesLike
 from .data.split import SampleSplit
-from .healing.heal import Request as HealingRequest
-from .healing.heal import heal_model
+from .healing.heal import HealingRequest, heal_model
 from .model import Model, opened
 from .plan_choice import SEARCHED, PlanChoice, PlanRequest, choose_plan
 from .planner import SAMPLES

@@ -17,7 +17,7 @@ from .planning.frontier import Frontier
 from .planning.headmask import Cuts, config_headmask, headmask_plan, read_headmask
 from .planning.measure.answers import answered
 from .planning.measure.trials import Trials
-from .planning.search.search import Effort, Report, search, usual_effort
+from .planning.search.search import Effort, SearchReport, search, usual_effort
 from .processes import joined, only_first
 from .progress import Listener, Message, SearchProgress, unheard
 from .runtime.plan import Grid, Plan
@@ -124,7 +124,7 @@ def statistics_of(model: Model, given: Statistics | Path | None, split: SampleSp
     return statistics
 
 
-def _search_progress(report: Report) -> SearchProgress:
+def _search_progress(report: SearchReport) -> SearchProgress:
     return SearchProgress(report.share, report.logit_drift, report.forwards, report.allowed, report.memory_bytes, report.disk_bytes)
 
 

@@ -32,7 +32,7 @@ class Tune(StrEnum):
 
 
 @dataclass(frozen=True)
-class Request:
+class HealingRequest:
     """What was asked for: questions, and how to train. `answers` is the folder of the dense model's answers, None: beside the output;
     `rate` is the learning rate's peak, None: RATE, or REFITTED_RATE where the model is refitted."""
 
@@ -84,7 +84,7 @@ def state_folder(output: Path) -> Path:
     return output.with_name(output.name + STATE_SUFFIX)
 
 
-def heal_model(path: Path, request: Request, output: Path, force: bool, progress: Listener) -> dict[str, Any]:
+def heal_model(path: Path, request: HealingRequest, output: Path, force: bool, progress: Listener) -> dict[str, Any]:
     """Heal the converted model in `path`, and write it to `output`. Returns the record of it. Raises YopoError."""
     if not all(map(find_spec, ("accelerate", "peft", "tensorboard"))):
         raise YopoError("Healing needs accelerate, peft and tensorboard.", "Install them: pip install 'yopo[heal]'")
@@ -143,7 +143,7 @@ def heal_model(path: Path, request: Request, output: Path, force: bool, progress
     return record
 
 
-def _check_memory(converted: Any, request: Request, micro: int, progress: Listener) -> None:
+def _check_memory(converted: Any, request: HealingRequest, micro: int, progress: Listener) -> None:
     """Tell how much memory healing takes. Raises YopoError where there is not enough."""
     import os
 
@@ -188,12 +188,12 @@ def _training(progress: Listener, steps: int) -> Callable[[int, float | None], N
     return step
 
 
-def _samples(request: Request) -> Samples:
+def _samples(request: HealingRequest) -> Samples:
     usual = BUNDLED_SAMPLES if is_bundled(request.data) else None
     return samples_of(request.data, answers=False, count=request.samples or usual, seed=request.seed)
 
 
-def _held_out(samples: Samples, request: Request) -> frozenset[int]:
+def _held_out(samples: Samples, request: HealingRequest) -> frozenset[int]:
     """A tenth of the samples or 256, and what is left over of whole batches. Raises YopoError where no batch is left to train on."""
     count = samples.count
     number = max(1, min(MOST_HELD_OUT, round(HELD_OUT_SHARE * count)))
@@ -207,7 +207,14 @@ def _held_out(samples: Samples, request: Request) -> frozenset[int]:
 
 
 def _answered(
-    loaded: Loaded, converted: Any, samples: Samples, data: str, request: Request, output: Path, processes: Processes, progress: Listener
+    loaded: Loaded,
+    converted: Any,
+    samples: Samples,
+    data: str,
+    request: HealingRequest,
+    output: Path,
+    processes: Processes,
+    progress: Listener,
 ) -> Any:
     """The dense model's answers; those that are not there yet are made now, each process its share."""
     from .answers import Answers
@@ -246,7 +253,7 @@ def _answer(loaded: Loaded, samples: Samples, answers: Any, missing: list[int], 
 
 
 def _record(
-    request: Request, rate: float, samples: Samples, data: str, held_out: frozenset[int], outcome: Any
+    request: HealingRequest, rate: float, samples: Samples, data: str, held_out: frozenset[int], outcome: Any
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "tune": request.tune.value,
