@@ -1,6 +1,6 @@
 """Healing from beginning to end: questions, the dense model's answers, training, and what is written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
@@ -90,18 +90,12 @@ def heal_model(path: Path, request: HealingRequest, output: Path, force: bool, p
         raise YopoError("Healing needs accelerate, peft and tensorboard.", "Install them: pip install 'yopo[heal]'")
     from ..checkpoint.folder import check_output
     from ..checkpoint.reader import open_converted
-    from .training import Settings, accumulation, train
-    from .tuning import tuned_language, tuned_projector
-    from .written import write_healed
 
     check_output(output, force)
     processes = joined()
     converted = open_converted(path)
-    micro = request.micro_batch or max(1, request.batch_size // processes.count)
-    rate = request.rate if request.rate is not None else REFITTED_RATE if converted.refitted else RATE
-    settings = Settings(request.steps, request.batch_size, micro, rate, request.seed)
-    accumulation(settings, processes.count)
-    _check_memory(converted, request, micro, progress)
+    settings = _settings(request, converted.refitted, processes)
+    _check_memory(converted, request, settings.micro, progress)
     _check_base(converted)
     samples = _samples(request)
     held_out = _held_out(samples, request)
@@ -110,37 +104,66 @@ def heal_model(path: Path, request: HealingRequest, output: Path, force: bool, p
     progress(Message(f"Path: {loaded.path_report()}"))
     data = samples_hash(samples)
     answers = _answered(loaded, converted, samples, data, request, output, processes, progress)
-    checkpoint = converted.open_tensors()
-    facts = {"model": converted.section["base"]["fingerprint"], "plan": converted.section["plan"], "healed": converted.section["healing"]}
-    facts |= {"data": data, "samples": samples.count, "dtype": loaded.dtype, "tune": request.tune}
-    facts |= {"compensation": converted.section["compensation"]} if converted.refitted else {}
-    language = request.tune is Tune.LANGUAGE
-    tuned = tuned_language(loaded.model, checkpoint, request.seed) if language else tuned_projector(loaded.model, checkpoint)
-    outcome = train(
-        loaded.model,
-        tuned.part,
-        checkpoint.family.image_token(checkpoint.config),
-        answers,
-        held_out,
-        settings,
-        state_folder(output),
-        facts,
-        tuned.finish,
-        _training(progress, request.steps),
-    )
-    record = _record(request, rate, samples, data, held_out, outcome)
+    facts = _facts(converted, samples, data, loaded, request)
+    tuned, outcome = _trained(loaded, converted, answers, held_out, settings, state_folder(output), facts, request, progress)
+    record = _record(request, settings.rate, samples, data, held_out, outcome)
     if processes.first:
-        tensors = tuned.tensors() if record["kept"] else {}
-        write_healed(
-            converted,
-            tensors,
-            record,
-            output,
-            force=force,
-            progress=lambda done, total: progress(Progress("Writing", done, total, "bytes")),
-        )
+        _write(converted, tuned, record, output, force, progress)
         _tidy(state_folder(output))
     return record
+
+
+def _settings(request: HealingRequest, refitted: Any, processes: Processes) -> Any:
+    """How to train. Raises YopoError where batches cannot be divided among the processes."""
+    from .training import Settings, accumulation
+
+    micro = request.micro_batch or max(1, request.batch_size // processes.count)
+    rate = request.rate if request.rate is not None else REFITTED_RATE if refitted else RATE
+    settings = Settings(request.steps, request.batch_size, micro, rate, request.seed)
+    accumulation(settings, processes.count)
+    return settings
+
+
+def _facts(converted: Any, samples: Samples, data: str, loaded: Loaded, request: HealingRequest) -> dict[str, Any]:
+    """What an interrupted run must have in common with the one that goes on."""
+    section = converted.section
+    facts = {"model": section["base"]["fingerprint"], "plan": section["plan"], "healed": section["healing"]}
+    facts |= {"data": data, "samples": samples.count, "dtype": loaded.dtype, "tune": request.tune}
+    return facts | ({"compensation": section["compensation"]} if converted.refitted else {})
+
+
+def _trained(
+    loaded: Loaded,
+    converted: Any,
+    answers: Any,
+    held_out: frozenset[int],
+    settings: Any,
+    folder: Path,
+    facts: Mapping[str, Any],
+    request: HealingRequest,
+    progress: Listener,
+) -> tuple[Any, Any]:
+    """What was tuned, and how training went."""
+    from .training import train
+    from .tuning import tuned_language, tuned_projector
+
+    checkpoint = converted.open_tensors()
+    language = request.tune is Tune.LANGUAGE
+    tuned = tuned_language(loaded.model, checkpoint, request.seed) if language else tuned_projector(loaded.model, checkpoint)
+    image_token = checkpoint.family.image_token(checkpoint.config)
+    listener = _training(progress, request.steps)
+    outcome = train(loaded.model, tuned.part, image_token, answers, held_out, settings, folder, facts, tuned.finish, listener)
+    return tuned, outcome
+
+
+def _write(converted: Any, tuned: Any, record: dict[str, Any], output: Path, force: bool, progress: Listener) -> None:
+    """The healed model, or the one that it was made from where healing did not help."""
+    from .written import write_healed
+
+    def written(done: int, total: int) -> None:
+        progress(Progress("Writing", done, total, "bytes"))
+
+    write_healed(converted, tuned.tensors() if record["kept"] else {}, record, output, force=force, progress=written)
 
 
 def _check_memory(converted: Any, request: HealingRequest, micro: int, progress: Listener) -> None:
@@ -158,9 +181,9 @@ def _check_memory(converted: Any, request: HealingRequest, micro: int, progress:
     memory = needed(converted.open_tensors(), converted.plan, getattr(torch, dtype).itemsize, micro, request.recompute, rank)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.startswith("cpu") else 1
     free = available(device)
-    told = "unknown" if free is None else f"{free / 1e9:.1f} GB"
+    free_text = "unknown" if free is None else f"{free / 1e9:.1f} GB"
     figures = f"{text(memory)}; {device}, {dtype}"
-    progress(Message(f"Memory: about {memory.total / 1e9:.1f} GB for each of {processes} ({figures}); free: {told}."))
+    progress(Message(f"Memory: about {memory.total / 1e9:.1f} GB for each of {processes} ({figures}); free: {free_text}."))
     check(memory, free, processes, "this machine" if device.startswith("cpu") else device)
 
 

@@ -151,9 +151,23 @@ def _claim(folder: Path, facts: Mapping[str, Any]) -> None:
 def _trainer(
     student: Student, records: Sequence[TeacherAnswer], held_out: frozenset[int], settings: Settings, folder: Path, callbacks: list[Any]
 ) -> Trainer:
-    model = student.model
+    trainer = _InOrder(
+        student,
+        _arguments(student.model, settings, folder),
+        data_collator=collate,
+        train_dataset=Subset(records, _order(len(records), held_out, settings)),  # type: ignore[arg-type]
+        eval_dataset=Subset(records, sorted(held_out)),  # type: ignore[arg-type]
+        compute_metrics=_divergence,
+        callbacks=callbacks,
+    )
+    for callback in (PrinterCallback, ProgressCallback):  # they write to stdout
+        trainer.remove_callback(callback)
+    return trainer
+
+
+def _arguments(model: Any, settings: Settings, folder: Path) -> TrainingArguments:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    arguments = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
         per_device_train_batch_size=settings.micro,
@@ -176,18 +190,6 @@ def _trainer(
         report_to="none",
         disable_tqdm=True,
     )
-    trainer = _InOrder(
-        student,
-        arguments,
-        data_collator=collate,
-        train_dataset=Subset(records, _order(len(records), held_out, settings)),  # type: ignore[arg-type]
-        eval_dataset=Subset(records, sorted(held_out)),  # type: ignore[arg-type]
-        compute_metrics=_divergence,
-        callbacks=callbacks,
-    )
-    for callback in (PrinterCallback, ProgressCallback):  # they write to stdout
-        trainer.remove_callback(callback)
-    return trainer
 
 
 def _log(folder: Path) -> TensorBoardCallback:
