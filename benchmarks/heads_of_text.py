@@ -21,9 +21,9 @@ from converters.api import calibrate
 from converters.calibration.statistics import Statistics
 from converters.data.samples import BUNDLED
 from converters.evaluation.answering import generate
-from converters.evaluation.benchmarks import Request, evaluate_sides, names_of
+from converters.evaluation.benchmarks import EvaluationRequest, evaluate_sides, names_of
 from converters.evaluation.planned import planned
-from converters.evaluation.sides import Group, Side, Subject, model_group, subject_of
+from converters.evaluation.sides import EvaluatedModel, Group, Side, model_group, subject_of
 from converters.families import family_of
 from converters.model import load
 from converters.planning.cost import cost
@@ -66,7 +66,7 @@ def without_heads(model: Any, kept: list[tuple[int, ...]]) -> Iterator[None]:
             hook.remove()
 
 
-def groups(subject: Subject, kept: list[tuple[int, ...]]) -> Iterator[Group]:
+def groups(subject: EvaluatedModel, kept: list[tuple[int, ...]]) -> Iterator[Group]:
     """The dense model, and the two ablations."""
     loaded = subject.loaded
     dense = dense_plan(subject.sizes, subject.grids)
@@ -99,7 +99,9 @@ def main() -> None:
     options = parser.parse_args()
     model = load(options.model)
     kept = kept_heads(calibrate(model, options.calibration, count=options.calibration_samples), options.drop)
-    request = Request(names_of(options.task), options.protocol, options.samples, save=options.output.with_suffix(".answers.jsonl"))
+    request = EvaluationRequest(
+        names_of(options.task), options.protocol, options.samples, save=options.output.with_suffix(".answers.jsonl")
+    )
     subject = subject_of(model)
     evaluation = evaluate_sides(model, request, subject, list(groups(subject, kept)))
     options.output.write_text(json.dumps(evaluation, indent=2))

@@ -25,7 +25,7 @@ from converters.checkpoint.reader import open_checkpoint
 from converters.checkpoint.source import Source
 from converters.data.demo.sets import samples as questions_of
 from converters.errors import YopoError
-from converters.healing.heal import Request, Tune, heal_model
+from converters.healing.heal import HealingRequest, Tune, heal_model
 from converters.loading import Dtype, load, locate
 from converters.planning.search.search import usual_effort
 from converters.progress import unheard
@@ -72,7 +72,7 @@ def healed(subject: Subject, budget: float, seed: int, options: argparse.Namespa
     before, after = place / f"pruned-{budget:g}", place / f"{options.tune}-{budget:g}"
     provenance = Provenance(Source(setting.model, base), "heal", budget, OURS, refit_samples=setting.samples if refits else None)
     convert(open_checkpoint(base), point.plan, before, provenance, refits=refits, force=True)
-    request = Request(
+    request = HealingRequest(
         lessons(setting, seed, options.lessons, place), options.steps, Tune(options.tune), seed=seed, rate=options.rate,
         answers=place / "answers", device="cpu", dtype=Dtype.FLOAT32, command="benchmarks.heal",
     )  # fmt: skip

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from converters.data.pictures import Picture
-from converters.evaluation.statistics import Sample, intervals
+from converters.evaluation.statistics import PictureCounts, intervals
 from converters.evaluation.task import Question, Scored, Task
 from converters.evaluation.tasks import task
 
@@ -90,7 +90,7 @@ def _column(reference: str) -> int:
 
 def show(name: str, scored: Iterator[Scored], published: float) -> None:
     answers = list(scored)
-    found = intervals(Sample.of(answers, task(name).measure))
+    found = intervals(PictureCounts.of(answers, task(name).measure))
     text = ", ".join(f"{figure} {one.value:.2f} ({one.low:.2f} to {one.high:.2f})" for figure, one in found.items())
     print(f"{name}, {len(answers)} questions, published {published}: {text}")
 

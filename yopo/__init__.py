@@ -16,23 +16,19 @@ from converters.errors import YopoError
 
 if TYPE_CHECKING:
     from converters.api import Answer as Answer
-    from converters.api import Conversion as Conversion
-    from converters.api import answer_changes as answer_changes
     from converters.api import ask as ask
     from converters.api import bench as bench
-    from converters.api import calibrate as calibrate
-    from converters.api import convert as convert
     from converters.api import evaluate as evaluate
     from converters.api import export as export
     from converters.api import heal as heal
-    from converters.api import plan as plan
-    from converters.api import plan_from as plan_from
     from converters.api import verify as verify
     from converters.bench.benchmark import Benchmark as Benchmark
     from converters.bench.benchmark import BenchRequest as BenchRequest
     from converters.bench.exports import ExportBenchmark as ExportBenchmark
     from converters.bench.exports import ExportBenchRequest as ExportBenchRequest
     from converters.calibration.statistics import Statistics as Statistics
+    from converters.conversion import Conversion as Conversion
+    from converters.conversion import convert as convert
     from converters.data.sample import Sample as Sample
     from converters.evaluation.evaluate import Evaluation as Evaluation
     from converters.evaluation.verification import Verification as Verification
@@ -41,6 +37,10 @@ if TYPE_CHECKING:
     from converters.inspection import inspect as inspect
     from converters.model import Model as Model
     from converters.model import load as load
+    from converters.planner import answer_changes as answer_changes
+    from converters.planner import calibrate as calibrate
+    from converters.planner import plan as plan
+    from converters.planner import plan_from as plan_from
     from converters.planning.frontier import Frontier as Frontier
     from converters.planning.frontier import Point as Point
     from converters.planning.search.search import Effort as Effort
@@ -51,18 +51,19 @@ if TYPE_CHECKING:
     from converters.runtime.plan import Plan as Plan
     from converters.runtime.registration import register as register
 
-_API = "answer_changes ask bench calibrate convert evaluate export heal plan plan_from verify Answer Conversion"
 _MODULES = {
-    "converters.api": _API.split(),
+    "converters.api": ["Answer", "ask", "bench", "evaluate", "export", "heal", "verify"],
     "converters.bench.benchmark": ["Benchmark", "BenchRequest"],
     "converters.bench.exports": ["ExportBenchmark", "ExportBenchRequest"],
     "converters.calibration.statistics": ["Statistics"],
+    "converters.conversion": ["Conversion", "convert"],
     "converters.data.sample": ["Sample"],
     "converters.evaluation.evaluate": ["Evaluation"],
     "converters.evaluation.verification": ["Verification"],
     "converters.healing.heal": ["Healing"],
     "converters.inspection": ["Inspection", "inspect"],
     "converters.model": ["Model", "load"],
+    "converters.planner": ["answer_changes", "calibrate", "plan", "plan_from"],
     "converters.planning.frontier": ["Frontier", "Point"],
     "converters.planning.search.search": ["Effort"],
     "converters.progress": ["Message", "Progress", "SearchProgress"],

@@ -23,7 +23,7 @@ KEEPS_POSITIONS = frozenset({"fastv"})
 
 
 @dataclass
-class Run:
+class LayerRun:
     """Consecutive layers that hold the same tokens: `seen` `[batch]` is the next token's position, `valid` `[batch, keys]` no padding."""
 
     first: int
@@ -38,7 +38,7 @@ class Decoding:
 
     logits: Tensor
     cache: Any
-    runs: list[Run]
+    runs: list[LayerRun]
 
     @property
     def nbytes(self) -> int:
@@ -103,7 +103,7 @@ def prefill(model: Any, rows: Rows, schedule: Schedule) -> Decoding:
         last = len(text_model.layers) if stage is None else stage.layer
         before = rows.hidden
         if last > first:
-            runs.append(Run(first, last, rows.seen, (rows.kinds != PADDING) if rows.padded else None))
+            runs.append(LayerRun(first, last, rows.seen, (rows.kinds != PADDING) if rows.padded else None))
             rows, before = _through(text_model, rows, first, last, cache)
         if stage is not None:
             before = rows.hidden if stage.ranks_itself else before

@@ -85,7 +85,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Target:
+class PrunerTarget:
     """What a schedule is made for."""
 
     sizes: Sizes
@@ -110,7 +110,7 @@ class Target:
         return schedule.by_layer[-1] >= ENOUGH * Fraction(self.share) * self.tokens
 
 
-def fastv(target: Target) -> Schedule:
+def fastv(target: PrunerTarget) -> Schedule:
     """FastV (arXiv 2403.06764): all tokens in the first K = 2 layers, from then on those that layer K attended to most."""
 
     def at(first: int, kept: int) -> Schedule:
@@ -120,7 +120,7 @@ def fastv(target: Target) -> Schedule:
     return _latest(target, at, range(min(2, target.layers - 1), -1, -1), "fastv")
 
 
-def pyramiddrop(target: Target) -> Schedule:
+def pyramiddrop(target: PrunerTarget) -> Schedule:
     """PyramidDrop (arXiv 2410.17247): stages before L/4, L/2 and 3L/4, each keeps the same ratio (published: 0.5).
 
     Stages move earlier together, to s, 2 s and 3 s; in layer 0 all three are one.
@@ -145,7 +145,7 @@ SPARSEVLM_KEPT = ((0, 0, 0), (66, 30, 17), (238, 48, 26), (303, 110, 36), (300, 
 """Of 576 tokens, those kept there in the published settings of 64, 96, 128 and 192 tokens; between nothing and all."""
 
 
-def sparsevlm(target: Target) -> Schedule:
+def sparsevlm(target: PrunerTarget) -> Schedule:
     """SparseVLM (arXiv 2410.04417): after layers 2, 6 and 15 of 32, ranked by the text tokens that attend to the picture.
 
     Kept tokens are interpolated between the published settings; a part of those that leave is recycled into merged ones. The
@@ -184,16 +184,16 @@ def recycled(leaving: int) -> tuple[int, int]:
     return worth, worth // 10 + 1
 
 
-def before(method: str) -> Callable[[Target], Schedule]:
+def before(method: str) -> Callable[[PrunerTarget], Schedule]:
     """The schedule of a method that hands fewer tokens to the language model: as many as the budget pays for."""
 
-    def schedule(target: Target) -> Schedule:
+    def schedule(target: PrunerTarget) -> Schedule:
         return _latest(target, lambda _, kept: Schedule(method, target.sizes, target.grids, kept), [0], method)
 
     return schedule
 
 
-def downsample(target: Target) -> Schedule:
+def downsample(target: PrunerTarget) -> Schedule:
     """A coarser grid of the same shape, as a smaller picture would have."""
     if len(set(target.grids)) != 1 or target.grids[0].frames != 1:
         raise YopoError("Downsampling takes pictures of one size.", "Give one grid.")
@@ -207,7 +207,7 @@ def downsample(target: Target) -> Schedule:
     return _latest(target, at, [0], "downsample", grid.tokens)
 
 
-SCHEDULES: dict[str, Callable[[Target], Schedule]] = {
+SCHEDULES: dict[str, Callable[[PrunerTarget], Schedule]] = {
     "fastv": fastv,
     "pyramiddrop": pyramiddrop,
     "sparsevlm": sparsevlm,
@@ -224,11 +224,11 @@ def schedule(method: str, sizes: Sizes, grids: tuple[Grid, ...], share: float) -
         raise YopoError(f"There is no token pruner {method!r}.", f"Token pruners: {', '.join(SCHEDULES)}.")
     if not 0 < share < 1:
         raise YopoError(f"The share is {share:g}, not between 0 and 1.", "It is the kept share of dense visual FLOPs, such as 0.25.")
-    return SCHEDULES[method](Target(sizes, grids, share))
+    return SCHEDULES[method](PrunerTarget(sizes, grids, share))
 
 
 def _latest(
-    target: Target, at: Callable[[int, int], Schedule], choices: Iterable[int], method: str, settings: int | None = None
+    target: PrunerTarget, at: Callable[[int, int], Schedule], choices: Iterable[int], method: str, settings: int | None = None
 ) -> Schedule:
     """The largest setting `at(choice, 1..)` within budget of the first choice that leaves enough tokens, else of the last that fits.
 
@@ -246,5 +246,5 @@ def _latest(
     return found[-1]
 
 
-def _exceeds(target: Target, at: Callable[[int, int], Schedule], choice: int, kept: int) -> bool:
+def _exceeds(target: PrunerTarget, at: Callable[[int, int], Schedule], choice: int, kept: int) -> bool:
     return not target.fits(at(choice, kept))

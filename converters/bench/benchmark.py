@@ -56,7 +56,7 @@ class BenchRequest:
 
 
 @dataclass(frozen=True)
-class Subject:
+class BenchmarkModel:
     """The dense model; of a converted one also the model itself and its plan."""
 
     dense: Any
@@ -67,7 +67,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Run:
+class BenchmarkRun:
     """Figures of one setting and budget."""
 
     setting: Setting
@@ -91,7 +91,7 @@ class Benchmark:
     threads: int
     ceiling: Ceiling
     chosen: Any
-    runs: tuple[Run, ...]
+    runs: tuple[BenchmarkRun, ...]
 
     def to_json(self) -> dict[str, Any]:
         """All of it as a JSON object, with the versions that ran."""
@@ -130,13 +130,13 @@ class Bench:
         rows = sum(grid.tokens for grid in self.subject.grids) + request.text_tokens
         self.ceiling = measure_ceiling(dense.device, dense.dtype, rows, sizes.hidden_size, sizes.intermediate_size)
 
-    def result(self, runs: Iterable[Run]) -> Benchmark:
+    def result(self, runs: Iterable[BenchmarkRun]) -> Benchmark:
         """The machine and the model, with these runs."""
         dense = self.subject.dense
         where = str(dense.device), _device_name(dense.device), str(dense.dtype).removeprefix("torch."), torch.get_num_threads()
         return Benchmark(self.request, self.subject.sizes, *where, self.ceiling, CHOICES, tuple(runs))
 
-    def runs(self, progress: Listener) -> Iterator[Run]:
+    def runs(self, progress: Listener) -> Iterator[BenchmarkRun]:
         """Measure every visual grid, batch size and budget."""
         for grids in self._grids():
             for batch in self.request.batch_sizes or (1,):
@@ -145,7 +145,7 @@ class Bench:
                 setting = Setting(grids, request.text_tokens, batch, request.rounds, request.steps, tower, request.compiled)
                 for contenders in self._contenders(grids, progress):
                     progress(Message(f"Timing {', '.join(one.name for one in contenders)} against dense ..."))
-                    yield Run(setting, measure(self.subject.dense, contenders, setting, self.ceiling, self.subject.own))
+                    yield BenchmarkRun(setting, measure(self.subject.dense, contenders, setting, self.ceiling, self.subject.own))
 
     def _grids(self) -> list[tuple[Grid, ...]]:
         config = self.subject.dense.config.to_dict()
@@ -189,7 +189,7 @@ def _check(request: BenchRequest) -> None:
             raise YopoError(f"The budget is {budget:g}, not within 0 and 1.", "It is the kept share of dense visual FLOPs, such as 0.25.")
 
 
-def _subject(request: BenchRequest) -> Subject:
+def _subject(request: BenchRequest) -> BenchmarkModel:
     """The model that is timed. Raises YopoError."""
     subject = _random_subject(request) if request.random_weights else _saved_subject(request)
     if request.against and subject.dense.config.model_type != LLAVA.model_type:
@@ -197,7 +197,7 @@ def _subject(request: BenchRequest) -> Subject:
     return subject
 
 
-def _saved_subject(request: BenchRequest) -> Subject:
+def _saved_subject(request: BenchRequest) -> BenchmarkModel:
     if request.layers:
         raise YopoError("--layers cuts a model with random weights.", "Add --random-weights.")
     source = locate(request.model)
@@ -206,12 +206,12 @@ def _saved_subject(request: BenchRequest) -> Subject:
             raise YopoError(f"{request.model} has a plan of its own.", "Leave --budget and --recipe out, or give the dense model.")
         opened = open_converted(source.path)
         own = load(source.path, request.device, request.dtype).model
-        return Subject(native(own), opened.plan.sizes, opened.plan.grids[:1], own, opened.plan)
+        return BenchmarkModel(native(own), opened.plan.sizes, opened.plan.grids[:1], own, opened.plan)
     checkpoint = open_checkpoint(source.path)
-    return Subject(load(source.path, request.device, request.dtype).model, checkpoint.sizes, (checkpoint.grid,))
+    return BenchmarkModel(load(source.path, request.device, request.dtype).model, checkpoint.sizes, (checkpoint.grid,))
 
 
-def _random_subject(request: BenchRequest) -> Subject:
+def _random_subject(request: BenchRequest) -> BenchmarkModel:
     config = published_config(request.model)
     if config is None:
         config = locate_config(request.model)[1]
@@ -222,7 +222,7 @@ def _random_subject(request: BenchRequest) -> Subject:
     device = torch.device(pick_device(request.device))
     # Without weights there is no checkpoint's own dtype: what models of this size are run in.
     kind = request.dtype.value if request.dtype is not Dtype.AUTO else "float32" if device.type == "cpu" else "bfloat16"
-    return Subject(random_model(config, device, getattr(torch, kind)), family.sizes(config), (family.grid(config),))
+    return BenchmarkModel(random_model(config, device, getattr(torch, kind)), family.sizes(config), (family.grid(config),))
 
 
 def _device_name(device: Any) -> str:

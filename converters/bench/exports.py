@@ -55,9 +55,9 @@ def bench_export(request: ExportBenchRequest, progress: Listener) -> ExportBench
     from ..export.onnx.timing import export_side, given, times, torch_side
 
     plan = open_converted(path).plan
-    facts = loaded.model.manifest
-    grid = parse_grid(facts.grids[0])
-    what = given(grid, request.text_tokens, request.batch, plan.sizes.hidden_size, facts.multimodal_positions)
+    manifest = loaded.model.manifest
+    grid = parse_grid(manifest.grids[0])
+    what = given(grid, request.text_tokens, request.batch, plan.sizes.hidden_size, manifest.multimodal_positions)
     sides = {"dense": export_side(loaded.model, what, dense=True), "pruned": export_side(loaded.model, what)}
     share = cost(replace(plan, grids=(grid,)), request.text_tokens).total_share
     shares = {"dense": 1.0, "pruned": share}
@@ -65,23 +65,21 @@ def bench_export(request: ExportBenchRequest, progress: Listener) -> ExportBench
         sides |= {"PyTorch dense": torch_side(model, what, dense=True), "PyTorch pruned": torch_side(model, what)}
         shares |= {"PyTorch dense": 1.0, "PyTorch pruned": share}
     progress(Message(f"Timing {', '.join(sides)} ..."))
-    found = times(sides, "dense", request.rounds, request.steps)
-    setting = {
-        "grid": str(grid),
-        "text_tokens": request.text_tokens,
-        "batch": request.batch,
-        "rounds": request.rounds,
-        "steps": request.steps,
-    }
-    facts = {
+    timings = times(sides, "dense", request.rounds, request.steps)
+    timed = (_side(name, timings.prefill[name], timings.decode.get(name), shares[name]) for name in sides)
+    return ExportBenchmark(loaded.path_report(), tuple(timed), _facts(request, loaded, str(grid)))
+
+
+def _facts(request: ExportBenchRequest, loaded: LoadedExport, grid: str) -> dict[str, Any]:
+    """What the figures were measured on."""
+    setting = {name: getattr(request, name) for name in ("text_tokens", "batch", "rounds", "steps", "threads")}
+    return {
         "model": request.model,
         "path": loaded.path_report(),
-        "setting": setting | {"threads": request.threads},
+        "setting": {"grid": grid, **setting},
         "versions": _versions(loaded),
         "machine": platform.machine(),
     }
-    timed = (_side(name, found.prefill[name], found.decode.get(name), shares[name]) for name in sides)
-    return ExportBenchmark(loaded.path_report(), tuple(timed), facts)
 
 
 def _pytorch(path: Path, request: ExportBenchRequest, progress: Listener) -> Any:

@@ -15,7 +15,7 @@ from .ceiling import Ceiling
 from .clock import Timing, in_turns
 from .models import Prompt, random_prompt, with_plan
 from .peak import peak_bytes
-from .sides import Side, model_side, pruner_side
+from .sides import BenchmarkSide, model_side, pruner_side
 
 DENSE = "dense"
 
@@ -118,7 +118,7 @@ class Look:
     state: Any
 
 
-def _first_look(side: Side, device: torch.device, setting: Setting) -> Look:
+def _first_look(side: BenchmarkSide, device: torch.device, setting: Setting) -> Look:
     side.prefill()  # which chooses ways by measurement, with memory of its own
     states: list[Any] = []
     peak = peak_bytes(lambda: states.append(side.prefill()), device)
@@ -135,7 +135,7 @@ def _key(one: Contender) -> str:
     return one.name if one.budget is None else f"{one.name} {one.budget:g}"
 
 
-def _side(dense: Any, one: Contender, given: Prompt, own: Any, compiled: bool) -> Side:
+def _side(dense: Any, one: Contender, given: Prompt, own: Any, compiled: bool) -> BenchmarkSide:
     if one.schedule is not None:
         return pruner_side(dense, one.schedule, given)
     if one.name == DENSE:
@@ -144,14 +144,14 @@ def _side(dense: Any, one: Contender, given: Prompt, own: Any, compiled: bool) -
     return model_side(one.name, with_plan(dense, one.plan) if own is None else own, given, compiled)
 
 
-def _decoding(dense: Any, sides: dict[str, Side], looks: dict[str, Look], setting: Setting) -> dict[str, Timing]:
+def _decoding(dense: Any, sides: dict[str, BenchmarkSide], looks: dict[str, Look], setting: Setting) -> dict[str, Timing]:
     """Time of one more token, in turns on caches that grow alike."""
     token = torch.full((setting.batch, 1), 5, device=dense.device)
     steps: dict[str, Callable[[], object]] = {key: _stepping(side, looks[key].state, token) for key, side in sides.items()}
     return in_turns(steps, DENSE, setting.steps, dense.device, warmup=2)
 
 
-def _stepping(side: Side, state: Any, token: Tensor) -> Callable[[], object]:
+def _stepping(side: BenchmarkSide, state: Any, token: Tensor) -> Callable[[], object]:
     return lambda: side.step(state, token)
 
 

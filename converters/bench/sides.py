@@ -16,7 +16,7 @@ from .models import Prompt
 
 
 @dataclass(frozen=True)
-class Side:
+class BenchmarkSide:
     """`prefill()` reads the prompt with the picture's features given, `answer()` with the vision tower; both give a state.
 
     `step(state, token)` reads one more token `[batch, 1]` in place; `held(state)` is the bytes of K and V.
@@ -36,7 +36,7 @@ class PerPicture(tuple[Tensor, ...]):
         return torch.stack(tuple(self)).to(*arguments)
 
 
-def model_side(name: str, model: Any, given: Prompt, compiled: bool = False) -> Side:
+def model_side(name: str, model: Any, given: Prompt, compiled: bool = False) -> BenchmarkSide:
     """A whole model end to end through its `forward`; logits of the last token alone. Prefills run under torch.compile if `compiled`."""
     runs = model
 
@@ -58,14 +58,14 @@ def model_side(name: str, model: Any, given: Prompt, compiled: bool = False) -> 
         prefill()  # what is chosen by measurement is chosen before a compiler looks
         runs = torch.compile(model, dynamic=False)
         prefill()
-    return Side(name, prefill, lambda: read(pixel_values=given.pixels), step, held)
+    return BenchmarkSide(name, prefill, lambda: read(pixel_values=given.pixels), step, held)
 
 
 def _layer_bytes(layer: Any) -> int:
     return int(layer.nbytes) if hasattr(layer, "rectangles") else layer.keys.nbytes + layer.values.nbytes
 
 
-def pruner_side(dense: Any, schedule: Schedule, given: Prompt, seed: int = 0) -> Side:
+def pruner_side(dense: Any, schedule: Schedule, given: Prompt, seed: int = 0) -> BenchmarkSide:
     """A token pruner over the dense model, its choice of tokens included. VisionZip looks at a random vision tower."""
     tower = _random_tower(dense, given, seed) if schedule.method == "visionzip" else None
 
@@ -76,7 +76,9 @@ def pruner_side(dense: Any, schedule: Schedule, given: Prompt, seed: int = 0) ->
     def answer() -> Any:
         return prefill(dense, prompt(dense, {"input_ids": given.ids, "pixel_values": given.pixels}, schedule), schedule)
 
-    return Side(schedule.method, read, answer, lambda state, token: advance(dense, state, token[:, 0]), lambda state: int(state.nbytes))
+    return BenchmarkSide(
+        schedule.method, read, answer, lambda state, token: advance(dense, state, token[:, 0]), lambda state: int(state.nbytes)
+    )
 
 
 def _random_tower(dense: Any, given: Prompt, seed: int) -> Tower:

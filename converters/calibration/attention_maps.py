@@ -16,7 +16,7 @@ from transformers.masking_utils import sdpa_mask
 from ..errors import YopoError
 from ..families import family_of
 from ..runtime.plan import Grid
-from .batch import Layout, Rows, layouts_of, on_model
+from .batch import Layout, TokenMasks, layouts_of, on_model
 from .recorder import CHUNK_ELEMENTS
 
 IMPLEMENTATION = "yopo_attention_maps"
@@ -48,7 +48,7 @@ def attention_maps(model: Any, inputs: Iterable[Any]) -> AttentionMaps:
     language_model = model.model.language_model
     with torch.inference_mode(), _measuring(language_model, meter):
         for batch in inputs:
-            rows = Rows.of(batch, visuals)
+            rows = TokenMasks.of(batch, visuals)
             layouts = layouts_of(batch, rows, visuals, count)
             meter.rows, meter.distances = rows.to(model.device), distances(rows.visual, layouts).to(model.device)
             model.model(**on_model(batch, model), use_cache=False)
@@ -90,7 +90,7 @@ class _Meter:
     def __init__(self, layers: int, heads: int) -> None:
         self.read = torch.zeros(layers, heads, dtype=torch.float64)
         self.by_distance = torch.zeros(layers, 1, dtype=torch.float64)
-        self.rows: Rows
+        self.rows: TokenMasks
         self.distances: Tensor
 
     def attention(

@@ -16,7 +16,7 @@ Layout = tuple[Grid, ...]
 
 
 @dataclass(frozen=True)
-class Rows:
+class TokenMasks:
     """Which tokens of a batch are what, bool [batch, tokens]; padding is none of them."""
 
     visual: Tensor
@@ -36,7 +36,7 @@ class Rows:
         return type(self)(self.visual.to(device), self.text.to(device), self.reading.to(device))
 
 
-def layouts_of(batch: Any, rows: Rows, visuals: Sequence[Visual], done: int = 0) -> list[Layout]:
+def layouts_of(batch: Any, rows: TokenMasks, visuals: Sequence[Visual], done: int = 0) -> list[Layout]:
     """The visual grids of each sample in the order of its tokens, as the processor tells them.
 
     Raises YopoError where there is nothing to read; `done` samples came before, for its message.
@@ -63,7 +63,7 @@ def _layout(placeholders: list[int], grids: Mapping[int, Iterator[Grid]]) -> Lay
 
 def hash_of(batch: Any, visuals: Sequence[Visual]) -> str:
     """A hash of the batch's samples, the same in any order and batch: tokens without padding, grids, and each one's share of the pixels."""
-    rows = Rows.of(batch, visuals)
+    rows = TokenMasks.of(batch, visuals)
     layouts = layouts_of(batch, rows, visuals)
     pixels = [_shares(batch[kind.pixels], rows.visual & (batch["input_ids"] == kind.token)) for kind in visuals if kind.pixels in batch]
     return add_hashes(map(_digest, batch["input_ids"], rows.visual | rows.text, layouts, zip(*pixels, strict=True)))

@@ -15,7 +15,7 @@ from transformers.masking_utils import sdpa_mask
 
 from ..families import Layer
 from ..runtime.plan import Sizes
-from .batch import Rows
+from .batch import TokenMasks
 from .histogram import BINS, bins_of
 
 IMPLEMENTATION = "yopo_recorder"
@@ -37,7 +37,7 @@ class Recorder:
         self.read_sum = torch.zeros(heads, dtype=torch.float64)
         self.self_sum = torch.zeros(heads, dtype=torch.float64)
         self._squares = torch.zeros(sizes.num_hidden_layers, sizes.intermediate_size, dtype=torch.float64)
-        self.rows: Rows
+        self.rows: TokenMasks
 
     def attention(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **_: Any

@@ -21,7 +21,7 @@ from ..errors import YopoError
 from ..families import family_of
 from ..json_files import conforming, parse_json
 from ..runtime.plan import Grid, PlanError, validate_grids
-from .batch import Layout, Rows, add_hashes, hash_of, layouts_of, on_model
+from .batch import Layout, TokenMasks, add_hashes, hash_of, layouts_of, on_model
 from .histogram import BINS, value_exceeded_by
 from .recorder import CHUNK_ELEMENTS, Recorder
 
@@ -208,7 +208,7 @@ def calibrate(
     data, read_rows, visual_rows = "0", 0, 0
     with torch.inference_mode(), recorder.attached(language_model):
         for batch in inputs:
-            rows = Rows.of(batch, visuals)
+            rows = TokenMasks.of(batch, visuals)
             layouts.update(layouts_of(batch, rows, visuals, layouts.total()))
             data = add_hashes((data, hash_of(batch, visuals)))
             recorder.rows = rows.to(model.device)

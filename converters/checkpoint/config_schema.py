@@ -16,7 +16,7 @@ Name = Annotated[str, Field(max_length=1000)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Part(BaseModel):
+class ModelPart(BaseModel):
     """The words that language models and vision towers share."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
@@ -48,13 +48,13 @@ class Part(BaseModel):
     dtype: Name | None = None
 
 
-class Config(Part):
+class Config(ModelPart):
     """config.json of a vision-language model, in any layout that is read; of a converted one, its section is checked when it is opened."""
 
     architectures: list[Name] | None = None
-    text_config: Part | None = None
-    vision_config: Part | None = None
-    llm_config: Part | None = None
+    text_config: ModelPart | None = None
+    vision_config: ModelPart | None = None
+    llm_config: ModelPart | None = None
     quantization_config: dict[str, Any] | None = None
     auto_map: dict[str, Any] | None = None
     image_token_index: Token | None = None
@@ -87,7 +87,7 @@ class Budget(Closed):
     reached: Annotated[float, Field(ge=0)]
 
 
-class Compensation(Closed):
+class CompensationRecord(Closed):
     method: Name
     samples: Annotated[int, Field(ge=1)] | None
     bytes: Annotated[int, Field(ge=0)]
@@ -98,7 +98,7 @@ class Divergence(Closed):
     after: float
 
 
-class Healing(BaseModel):
+class HealingRecord(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
     tune: Name
@@ -122,8 +122,8 @@ class Section(Closed):
     recipe: Name | None
     calibration: dict[str, Any] | None
     base: Base
-    compensation: Compensation | None
+    compensation: CompensationRecord | None
     refitted: list[Annotated[int, Field(ge=0, le=1 << 12)]]
     base_projector: bool
-    healing: list[Healing]
+    healing: list[HealingRecord]
     files: Sha256

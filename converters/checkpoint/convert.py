@@ -54,15 +54,8 @@ def convert(
     output = Path(output)
     check_apart(checkpoint.path, output)
     check_output(output, force)
-    plan = None if plan is None else check_plan(plan, checkpoint.sizes)
-    if plan is not None and not refits.keys() >= set(factored(plan)):
-        raise YopoError(
-            f"Visual K and V in layers {ranges(factored(plan))} have a rank, whose factors have to be fitted.",
-            "Leave out --compensation none, or make the plan with it.",
-        )
-    moved = {} if plan is None else permutations(checkpoint.family, plan)
-    if absent := sorted(name for name in moved.keys() - checkpoint.tensors.keys() if name.endswith(".weight")):
-        raise RuntimeError(f"the facts of {checkpoint.family.name} name tensors that are not there: {absent}")
+    plan = None if plan is None else _fitted_plan(plan, checkpoint, refits)
+    moved = {} if plan is None else _permutations(checkpoint, plan)
     entries = [Entry(name, info.dtype, info.shape) for name, info in checkpoint.tensors.items()]
     added = {} if plan is None else merged(checkpoint, plan, refits)
     entries += [Entry(name, one.dtype, one.shape) for name, one in added.items()]
@@ -84,6 +77,25 @@ def convert(
             files[shard.file] = write_shard(folder, shard, tensor, tell)
         write_config(folder, config, files)
     return output
+
+
+def _fitted_plan(plan: Plan, checkpoint: Checkpoint, refits: Mapping[int, LinearCompensation]) -> Plan:
+    """The plan, checked. Raises YopoError where ranks come without their factors."""
+    plan = check_plan(plan, checkpoint.sizes)
+    if not refits.keys() >= set(factored(plan)):
+        raise YopoError(
+            f"Visual K and V in layers {ranges(factored(plan))} have a rank, whose factors have to be fitted.",
+            "Leave out --compensation none, or make the plan with it.",
+        )
+    return plan
+
+
+def _permutations(checkpoint: Checkpoint, plan: Plan) -> Mapping[str, Permutation]:
+    """By tensor, how its rows or columns are put in order."""
+    moved = permutations(checkpoint.family, plan)
+    if absent := sorted(name for name in moved.keys() - checkpoint.tensors.keys() if name.endswith(".weight")):
+        raise RuntimeError(f"the facts of {checkpoint.family.name} name tensors that are not there: {absent}")
+    return moved
 
 
 def check_plan(plan: Plan, sizes: Sizes) -> Plan:

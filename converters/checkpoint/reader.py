@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import YopoError
 from ..families import Family, Folders, converted_family, described, family_of, sizes_and_grid
-from ..families.family import Piece
+from ..families.family import ModelTensor
 from ..json_files import read_object
 from ..runtime.plan import Grid, Plan, Sizes, factored
 from .config import NEWER, check_config, has_dense_side, is_converted, read_config, section_plan
@@ -243,7 +243,7 @@ def _tensors(path: Path, config: dict[str, Any], family: Family) -> dict[str, Te
     tensors: dict[str, TensorInfo] = {}
     for info in _tensors_on_disk(path):
         base = info.name_on_disk.startswith(BASE_PROJECTOR)
-        for piece in (Piece(info.name_on_disk),) if base else family.pieces(info.name_on_disk, config):
+        for piece in (ModelTensor(info.name_on_disk),) if base else family.pieces(info.name_on_disk, config):
             if piece.name in tensors:
                 both = f"{tensors[piece.name].name_on_disk!r} and {info.name_on_disk!r}"
                 raise YopoError(f"The tensor {piece.name!r} is there twice, as {both}.", "Remove one of the two layouts.")

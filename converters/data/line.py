@@ -39,7 +39,7 @@ class Line(BaseModel):
         return counted[0][0] if counted else self.answer or None
 
 
-class Part(BaseModel):
+class MessagePart(BaseModel):
     """A part of what is said: text, or a place for a picture."""
 
     model_config = ConfigDict(strict=True)
@@ -48,15 +48,15 @@ class Part(BaseModel):
     text: str | None = None
 
 
-class Turn(BaseModel):
+class MessageTurn(BaseModel):
     """One turn of a LLaVA conversation (`from`, `value`) or of a chat (`role`, `content`)."""
 
     model_config = ConfigDict(strict=True)
 
     speaker: str | None = Field(None, alias="from")
     role: str | None = None
-    value: str | list[Part] | None = None
-    content: str | list[Part] = ""
+    value: str | list[MessagePart] | None = None
+    content: str | list[MessagePart] = ""
 
     @property
     def words(self) -> str:
@@ -70,5 +70,5 @@ class Talk(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    turns: list[Turn]
+    turns: list[MessageTurn]
     kind: str | None = None

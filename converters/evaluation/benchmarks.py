@@ -20,7 +20,7 @@ from .protocols import encoder
 from .record import Record
 from .results import lines, results
 from .samples_task import samples_task
-from .sides import Group, Subject, check_names, model_group, pruner_group, recipe_groups, subject_of
+from .sides import EvaluatedModel, Group, check_names, model_group, pruner_group, recipe_groups, subject_of
 from .sources import Asked, ask_for
 from .tasks import TASKS
 from .tasks.wording import CHECKPOINT
@@ -30,7 +30,7 @@ COMMA = re.compile(r",(?=[\w-]+(?:[@=,]|$))")
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """What to evaluate. `tasks` are names of benchmarks (`NAME[@REVISION][=PLACE]`), files of questions or bundled sets.
 
     `against` are token pruners and `recipes` are plans to compare with, all at `budget` of the dense visual FLOPs, by default the
@@ -57,7 +57,7 @@ def base_name(model: Model) -> str:
     return str(base.get("repository") or base.get("name") or model.source.repository or model.name)
 
 
-def evaluate_benchmarks(model: Model, request: Request, progress: Listener = unheard) -> dict[str, Any]:
+def evaluate_benchmarks(model: Model, request: EvaluationRequest, progress: Listener = unheard) -> dict[str, Any]:
     """Ask everything and return what came out, JSON-ready (`results.results` for each task). Raises YopoError."""
     check_names(request.against, request.recipes)
     if missing := model.missing_dense_side():
@@ -68,7 +68,7 @@ def evaluate_benchmarks(model: Model, request: Request, progress: Listener = unh
 
 
 def evaluate_sides(
-    model: Model, request: Request, subject: Subject, groups: Sequence[Group], progress: Listener = unheard
+    model: Model, request: EvaluationRequest, subject: EvaluatedModel, groups: Sequence[Group], progress: Listener = unheard
 ) -> dict[str, Any]:
     """The same with sides of one's choice, in place of those that the request names."""
     encode, processes, asked = encoder(request.protocol), joined(), _asked(request)
@@ -95,7 +95,7 @@ def is_benchmark(text: str) -> bool:
     return re.split("[@=]", text)[0] in TASKS
 
 
-def _asked(request: Request) -> list[Asked]:
+def _asked(request: EvaluationRequest) -> list[Asked]:
     """Every task's questions. Raises YopoError where two tasks have one name."""
     asked = []
     for text in request.tasks:
@@ -107,7 +107,7 @@ def _asked(request: Request) -> list[Asked]:
     return asked
 
 
-def _groups(request: Request, subject: Subject) -> Iterator[Group]:
+def _groups(request: EvaluationRequest, subject: EvaluatedModel) -> Iterator[Group]:
     """The sides; transformers' own dense model, which some of them need, is made before the loaded one first runs."""
     compared = request.against or request.recipes
     dense, budget = (_plain(subject.loaded), _budget(request, subject)) if compared else (None, 1.0)
@@ -119,7 +119,7 @@ def _groups(request: Request, subject: Subject) -> Iterator[Group]:
         yield from recipe_groups(subject, dense, request.recipes, budget, answered, asked)
 
 
-def _budget(request: Request, subject: Subject) -> float:
+def _budget(request: EvaluationRequest, subject: EvaluatedModel) -> float:
     budget = subject.share if request.budget is None else request.budget
     if budget is None:
         raise YopoError("A dense model has no budget to compare at.", "Give --budget, or a converted model.")
@@ -135,7 +135,7 @@ def _plain(loaded: Loaded) -> Any:
     return native(loaded.model) if loaded.pruned else loaded.model
 
 
-def calibration_inputs(request: Request, loaded: Loaded, *, answers: bool) -> Iterator[Any]:
+def calibration_inputs(request: EvaluationRequest, loaded: Loaded, *, answers: bool) -> Iterator[Any]:
     """Processor outputs of the questions that recipes are calibrated on."""
     samples = samples_of(request.calibration or BUNDLED, answers=False, count=request.calibration_samples, seed=request.seed)
     for batch in batches(samples.stream(), CALIBRATION_BATCH):
@@ -143,7 +143,7 @@ def calibration_inputs(request: Request, loaded: Loaded, *, answers: bool) -> It
 
 
 def _settings(
-    request: Request, subject: Subject, model: str, asked: Sequence[Asked], lengths: dict[str, int], sides: list[str]
+    request: EvaluationRequest, subject: EvaluatedModel, model: str, asked: Sequence[Asked], lengths: dict[str, int], sides: list[str]
 ) -> dict[str, Any]:
     """What answers depend on: a saved run goes on only where all of it is the same."""
     compared = bool(request.against or request.recipes)

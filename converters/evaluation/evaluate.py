@@ -13,7 +13,7 @@ from ..loading import Loaded
 from ..processes import joined
 from ..progress import Listener, Progress
 from .answering import generate
-from .scores import Answered, Score, by_kind, score, score_json
+from .scores import ComparedAnswer, Score, by_kind, score, score_json
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Evaluation:
 
     name: str
     path: str
-    answered: tuple[Answered, ...]
+    answered: tuple[ComparedAnswer, ...]
 
     @property
     def score(self) -> Score:
@@ -52,7 +52,7 @@ def evaluate_samples(
     Without `dense_side` a pruned model is asked alone: the dense one is not in it any more.
     """
     processes = joined()
-    answered: list[list[Answered]] = []
+    answered: list[list[ComparedAnswer]] = []
     for batch in processes.share(batches(samples.stream(), batch_size)):
         answered.append(list(_batch(loaded, batch, dense_side, max_new_tokens)))
         done = min(samples.count, sum(map(len, answered)) * processes.count)
@@ -61,7 +61,7 @@ def evaluate_samples(
     return Evaluation(samples.name, loaded.path_report(), tuple(one for turn in in_turns for batch in turn for one in batch))
 
 
-def _batch(loaded: Loaded, batch: list[Sample], dense_side: bool, max_new_tokens: int) -> Iterator[Answered]:
+def _batch(loaded: Loaded, batch: list[Sample], dense_side: bool, max_new_tokens: int) -> Iterator[ComparedAnswer]:
     """Both models' answers to the same inputs."""
     inputs = encode_samples(loaded.processor, batch)
     nothing: list[str | None] = [None] * len(batch)
@@ -71,4 +71,4 @@ def _batch(loaded: Loaded, batch: list[Sample], dense_side: bool, max_new_tokens
         with loaded.model.dense() if loaded.pruned else nullcontext():
             dense = generate(loaded, inputs, max_new_tokens)
     for sample, from_dense, from_pruned in zip(batch, dense, pruned, strict=True):
-        yield Answered(sample.answer or "", from_dense, from_pruned, sample.kind)
+        yield ComparedAnswer(sample.answer or "", from_dense, from_pruned, sample.kind)

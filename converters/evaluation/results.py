@@ -10,7 +10,7 @@ from typing import Any
 from .published import published
 from .record import Record
 from .sources import Asked
-from .statistics import Interval, Sample, compare, intervals
+from .statistics import Interval, PictureCounts, compare, intervals
 from .task import Question, Scored, Task
 
 DENSE = "dense"
@@ -43,7 +43,7 @@ def _of_kind(scored: Mapping[str, Sequence[Scored]], kind: str) -> dict[str, lis
 
 
 def _sides(task: Task, scored: Mapping[str, Sequence[Scored]], record: Record) -> dict[str, Any]:
-    samples = {side: Sample.of(answers, task.measure) for side, answers in scored.items()}
+    samples = {side: PictureCounts.of(answers, task.measure) for side, answers in scored.items()}
     sides: dict[str, Any] = {}
     for side, sample in samples.items():
         figures = {name: _shown(interval) for name, interval in intervals(sample).items()}
@@ -53,7 +53,7 @@ def _sides(task: Task, scored: Mapping[str, Sequence[Scored]], record: Record) -
     return sides
 
 
-def _kept(dense: Sample, other: Sample) -> dict[str, Any]:
+def _kept(dense: PictureCounts, other: PictureCounts) -> dict[str, Any]:
     kept = asdict(compare(dense, other))
     return {name: value if name == "p_value" else _rounded(value) for name, value in kept.items()}
 

@@ -52,7 +52,7 @@ def _without_punctuation(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Answered:
+class ComparedAnswer:
     """One question answered by the dense model and by the pruned model, None where there is no such model."""
 
     expected: str
@@ -88,7 +88,7 @@ class Score:
     answer_flips: float | None
 
 
-def score(answered: Sequence[Answered]) -> Score:
+def score(answered: Sequence[ComparedAnswer]) -> Score:
     """The score of one task, or of one kind of question. `answered` must not be empty."""
     count, first = len(answered), answered[0]
     dense = None if first.dense is None else sum(one.dense_right for one in answered) / count
@@ -98,7 +98,7 @@ def score(answered: Sequence[Answered]) -> Score:
     return Score(count, dense, pruned, pruned / dense if dense else None, sum(one.flipped for one in answered) / count)
 
 
-def by_kind(answered: Sequence[Answered]) -> dict[str, Score]:
+def by_kind(answered: Sequence[ComparedAnswer]) -> dict[str, Score]:
     """The score of every kind of question, in the order of their first appearance."""
     kinds = dict.fromkeys(one.kind for one in answered if one.kind is not None)
     return {kind: score([one for one in answered if one.kind == kind]) for kind in kinds}

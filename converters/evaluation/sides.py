@@ -37,7 +37,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """What is evaluated: a loaded model, its plan (None of a dense one), and where visual tokens lie. `dense` may answer too or not."""
 
     loaded: Loaded
@@ -52,16 +52,16 @@ class Subject:
         return None if self.plan is None else cost(self.plan).share
 
 
-def subject_of(model: Model) -> Subject:
+def subject_of(model: Model) -> EvaluatedModel:
     """A model as what is evaluated."""
     dense = model.missing_dense_side() is None
     if (plan := model.plan) is not None:
-        return Subject(model.loaded, plan.sizes, plan.grids[:1], plan, dense)
+        return EvaluatedModel(model.loaded, plan.sizes, plan.grids[:1], plan, dense)
     family = family_of(model.config)
-    return Subject(model.loaded, family.sizes(model.config), (family.grid(model.config),), None)
+    return EvaluatedModel(model.loaded, family.sizes(model.config), (family.grid(model.config),), None)
 
 
-def model_group(subject: Subject) -> Group:
+def model_group(subject: EvaluatedModel) -> Group:
     """The dense model and, where there is a plan, the pruned one."""
     loaded = subject.loaded
 
@@ -83,7 +83,7 @@ def check_names(pruners: Iterable[str], recipes: Iterable[str]) -> None:
             raise YopoError(f"There is no {what} {unknown[0]!r}.", f"There are: {', '.join(known)}.")
 
 
-def pruner_group(subject: Subject, dense: Any, methods: Sequence[str], budget: float, seed: int = 0) -> Group:
+def pruner_group(subject: EvaluatedModel, dense: Any, methods: Sequence[str], budget: float, seed: int = 0) -> Group:
     """Token pruners over `dense`, transformers' own model, at most `budget` of its visual FLOPs. Raises YopoError for another family."""
     from ..baselines.forward import generate as pruned_tokens
     from ..families.llava import LLAVA
@@ -109,7 +109,7 @@ Questions = Callable[[], Iterator[Any]]
 
 
 def recipe_groups(
-    subject: Subject, dense: Any, recipes: Iterable[str], budget: float, answered: Questions, asked: Questions
+    subject: EvaluatedModel, dense: Any, recipes: Iterable[str], budget: float, answered: Questions, asked: Questions
 ) -> Iterator[Group]:
     """One group for each recipe, whose model is made when it is opened: plans are calibrated on the dense model's samples."""
     measured: list[Any] = []

@@ -45,7 +45,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Sample:
+class PictureCounts:
     """One model's counts by picture: `names` of the counts, `[pictures, names]`, and what its units came to."""
 
     names: tuple[str, ...]
@@ -54,7 +54,7 @@ class Sample:
     measure: Measure
 
     @classmethod
-    def of(cls, scored: Sequence[Scored], measure: Measure) -> "Sample":
+    def of(cls, scored: Sequence[Scored], measure: Measure) -> "PictureCounts":
         """The counts of a model's answers. Units and pictures are in the order of their first question."""
         units: dict[str, list[Scored]] = {}
         for one in scored:
@@ -84,13 +84,13 @@ class Sample:
         return self.measure.figures(dict(zip(self.names, sums, strict=True)))
 
 
-def intervals(sample: Sample) -> dict[str, Interval]:
+def intervals(sample: PictureCounts) -> dict[str, Interval]:
     """Every figure with its interval."""
     resampled = sample.resampled()
     return {name: _interval(value, resampled[name], len(sample.counts)) for name, value in sample.figures().items()}
 
 
-def compare(dense: Sample, other: Sample) -> Comparison:
+def compare(dense: PictureCounts, other: PictureCounts) -> Comparison:
     """What the other model keeps of the dense one's headline, on the same questions."""
     name = next(iter(dense.figures()))
     before, after = dense.figures()[name], other.figures()[name]

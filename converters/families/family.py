@@ -28,7 +28,7 @@ class Change(Protocol):
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowRange:
     """Of a fused tensor's rows, cut into `groups` equal groups of `parts` equal parts each: parts `first` to `last` of every group."""
 
     groups: int
@@ -63,7 +63,7 @@ class Grown:
 
 
 @dataclass(frozen=True)
-class Piece:
+class ModelTensor:
     """A tensor of the model, by v5 name: a tensor on disk, or what `change` makes of it."""
 
     name: str
@@ -75,22 +75,22 @@ class Renaming:
     """A layout on disk: of names that match `pattern`, the matched part is written anew. No piece: the model does not use the tensor."""
 
     pattern: re.Pattern[str]
-    pieces: tuple[Piece, ...]
+    pieces: tuple[ModelTensor, ...]
 
-    def of(self, name: str) -> tuple[Piece, ...] | None:
+    def of(self, name: str) -> tuple[ModelTensor, ...] | None:
         """The pieces of a tensor on disk, None if this is not its renaming."""
         if (match := self.pattern.match(name)) is None:
             return None
-        return tuple(Piece(match.expand(piece.name) + name[match.end() :], piece.change) for piece in self.pieces)
+        return tuple(ModelTensor(match.expand(piece.name) + name[match.end() :], piece.change) for piece in self.pieces)
 
 
 def renaming(pattern: str, replacement: str | None) -> Renaming:
-    return Renaming(re.compile(pattern), () if replacement is None else (Piece(replacement),))
+    return Renaming(re.compile(pattern), () if replacement is None else (ModelTensor(replacement),))
 
 
 def splitting(pattern: str, *pieces: tuple[str, Change]) -> Renaming:
     """A tensor on disk that is several of the model's, or a changed one."""
-    return Renaming(re.compile(pattern), tuple(Piece(name, change) for name, change in pieces))
+    return Renaming(re.compile(pattern), tuple(ModelTensor(name, change) for name, change in pieces))
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class Family:
         grid = self.grid(config)
         return (Visual(self.image_token(config), "pixel_values", lambda batch: repeat(grid)),)
 
-    def pieces(self, name: str, config: Config) -> tuple[Piece, ...]:
+    def pieces(self, name: str, config: Config) -> tuple[ModelTensor, ...]:
         """What a tensor on disk is in the model, () for one that it does not use. Raises YopoError if unknown."""
         for rule in (*self.splits(config), *self.renamings):
             if (pieces := rule.of(name)) is not None:

@@ -1,7 +1,7 @@
-"""InternVL2, 3 and 3.5 as OpenGVLab publishes them (`internvl_chat`): remote code that transformers 5 cannot run, the same model as native InternVL.
+"""InternVL2, 3 and 3.5 as OpenGVLab publishes them (`internvl_chat`), the same models as native InternVL.
 
-Its config, its tensors (fused q, k and v in the vision tower and in InternLM2) and its tokens are put in transformers' words; the
-code in such a folder is never run.
+Its config, its tensors (fused q, k and v in the vision tower and in InternLM2) and its tokens are put in transformers' words; the remote
+code in such a folder, which transformers 5 cannot run, is never run.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import YopoError
 from ..runtime.plan import Grid, Sizes
-from .family import Config, Folders, Renaming, Rows, renaming, splitting
+from .family import Config, Folders, Renaming, RowRange, renaming, splitting
 from .internvl import INTERNVL, INTERNVL_PHI3
 from .tokens import fast_tokenizer, llama_tokenizer, naming, qwen_tokenizer, token_id, write_processor
 
@@ -196,14 +196,14 @@ def _image_token(config: Config) -> int:
 def _splits(config: Config) -> tuple[Renaming, ...]:
     """q, k and v of the vision tower are equal thirds; InternLM2's come KV head by KV head: its query heads, its key, its value."""
     vision, text = r"model.vision_tower.encoder.layer.\1.attention.", r"model.language_model.layers.\1.self_attn."
-    thirds = [(f"{vision}{name}_proj.", Rows(1, 3, index, index + 1)) for index, name in enumerate("qkv")]
+    thirds = [(f"{vision}{name}_proj.", RowRange(1, 3, index, index + 1)) for index, name in enumerate("qkv")]
     splits = (splitting(r"vision_model\.encoder\.layers\.(\d+)\.attn\.qkv\.", *thirds),)
     if config["llm_config"]["model_type"] != "internlm2":
         return splits
     sizes = _sizes(config)
     group, groups = sizes.group, sizes.num_key_value_heads
     places = {"q": (0, group), "k": (group, group + 1), "v": (group + 1, group + 2)}
-    parts = [(f"{text}{name}_proj.", Rows(groups, group + 2, *place)) for name, place in places.items()]
+    parts = [(f"{text}{name}_proj.", RowRange(groups, group + 2, *place)) for name, place in places.items()]
     return (*splits, splitting(r"language_model\.model\.layers\.(\d+)\.attention\.wqkv\.", *parts))
 
 

@@ -17,7 +17,7 @@ COMPLETE = "Is the folder complete? Fetch the model again."
 
 
 @dataclass(frozen=True)
-class Piece:
+class SentencePiece:
     """An entry of a sentencepiece vocabulary; `kind` is sentencepiece's type."""
 
     text: str
@@ -67,7 +67,7 @@ def llama_tokenizer(folder: Path, prefix_space: bool) -> Any:
     config, added = _json(folder / "tokenizer_config.json"), added_tokens(folder)
     pieces = dict(enumerate(read_pieces(folder / "tokenizer.model")))
     # Places that were kept free in the vocabulary may be taken by added tokens.
-    pieces |= {token: Piece(entry["content"], USER_DEFINED) for token, entry in added.items() if token in pieces}
+    pieces |= {token: SentencePiece(entry["content"], USER_DEFINED) for token, entry in added.items() if token in pieces}
     named = {name: _text(config[name]) for name in NAMED if config.get(name)}
     tokenizer: Any = LlamaTokenizer(
         vocab={piece.text: token for token, piece in pieces.items()},
@@ -85,7 +85,7 @@ def llama_tokenizer(folder: Path, prefix_space: bool) -> Any:
 
 
 def qwen_tokenizer(folder: Path) -> Any:
-    """A Qwen tokenizer from `vocab.json` and `merges.txt`, with the added tokens at their ids. Raises YopoError if one cannot have its own."""
+    """A Qwen tokenizer from `vocab.json` and `merges.txt`, with the added tokens at their ids. Raises YopoError where that cannot be."""
     from transformers import Qwen2Tokenizer
 
     if missing := [name for name in ("vocab.json", "merges.txt") if not (folder / name).exists()]:
@@ -130,7 +130,7 @@ def merges(vocabulary: dict[int, str]) -> list[tuple[str, str]]:
     return [(left, right) for _, _, left, right in sorted(found, key=lambda merge: merge[:2])]
 
 
-def read_pieces(file: Path) -> list[Piece]:
+def read_pieces(file: Path) -> list[SentencePiece]:
     """The vocabulary of a sentencepiece file, by id. Format: sentencepiece_model.proto, `repeated SentencePiece pieces = 1`.
 
     Raises YopoError if the file is none.
@@ -142,12 +142,12 @@ def read_pieces(file: Path) -> list[Piece]:
         raise YopoError(f"{file} is not a sentencepiece vocabulary.", "Fetch it again.") from None
 
 
-def _piece(data: Any) -> Piece:
+def _piece(data: Any) -> SentencePiece:
     """`string piece = 1; float score = 2; Type type = 3 [default = NORMAL]`"""
     entry = dict(_fields(data))
     if len(text := entry[1].decode()) > MAX_PIECE_CHARACTERS:
         raise ValueError("a piece is too long")
-    return Piece(text, entry.get(3, NORMAL))
+    return SentencePiece(text, entry.get(3, NORMAL))
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:

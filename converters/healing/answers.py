@@ -23,7 +23,7 @@ FACTS = "facts.json"
 
 
 @dataclass(frozen=True)
-class Record:
+class TeacherAnswer:
     """One question with the dense model's answer.
 
     `ids` `[length]` are its tokens, the answer's last; `positions` `[..., length]` what the language model was given with them (None:
@@ -45,7 +45,7 @@ class Record:
         return {name: tensor.contiguous() for name, tensor in held.items() if tensor is not None}
 
 
-class Answers(Sequence[Record]):
+class Answers(Sequence[TeacherAnswer]):
     """The records of `count` samples in a folder, by number. Several processes may fill one folder."""
 
     def __init__(self, folder: Path, count: int, facts: Mapping[str, Any]) -> None:
@@ -65,7 +65,7 @@ class Answers(Sequence[Record]):
         """Samples that are not answered yet."""
         return [index for index in range(self.samples) if not self._file(index).exists()]
 
-    def put(self, index: int, record: Record) -> None:
+    def put(self, index: int, record: TeacherAnswer) -> None:
         """Keep a record, whole or not at all."""
         partial = self._file(index).with_suffix(".partial")
         save_file(record.tensors(), partial)
@@ -75,7 +75,7 @@ class Answers(Sequence[Record]):
         """The record of a sample. Raises YopoError for a file that is damaged."""
         try:
             tensors = load_file(self._file(index))
-            return Record(tensors["ids"], tensors.get("positions"), tensors["seen"], tensors["dense"])
+            return TeacherAnswer(tensors["ids"], tensors.get("positions"), tensors["seen"], tensors["dense"])
         except (OSError, SafetensorError, KeyError) as error:
             raise YopoError(f"The answer {self._file(index)} cannot be read: {error}.", "Remove the file: it is made again.") from None
 
@@ -87,7 +87,7 @@ class Answers(Sequence[Record]):
         return self.folder / f"{index:07d}.safetensors"
 
 
-def records(model: Any, projector: str, batch: Any, max_new_tokens: int = MAX_ANSWER_TOKENS) -> Iterator[Record]:
+def records(model: Any, projector: str, batch: Any, max_new_tokens: int = MAX_ANSWER_TOKENS) -> Iterator[TeacherAnswer]:
     """The dense model's answers to a left-padded batch of questions; `projector` is the module's path.
 
     A converted model must have its plan switched off. Raises YopoError for a question without an image.
@@ -107,7 +107,7 @@ def records(model: Any, projector: str, batch: Any, max_new_tokens: int = MAX_AN
         if positions is not None:
             positions = positions.expand(*positions.shape[:-2], len(parts), -1)[..., sample, valid]
         tensors = (found.inputs["input_ids"][sample, valid], positions, part, rows[sample, found.predicts[sample]])
-        yield Record(*(None if tensor is None else tensor.cpu() for tensor in tensors))  # type: ignore[arg-type]
+        yield TeacherAnswer(*(None if tensor is None else tensor.cpu() for tensor in tensors))  # type: ignore[arg-type]
 
 
 def write_whole(file: Path, data: bytes) -> None:

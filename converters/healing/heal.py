@@ -1,6 +1,6 @@
 """Healing from beginning to end: questions, the dense model's answers, training, and what is written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
@@ -32,7 +32,7 @@ class Tune(StrEnum):
 
 
 @dataclass(frozen=True)
-class Request:
+class HealingRequest:
     """What was asked for: questions, and how to train. `answers` is the folder of the dense model's answers, None: beside the output;
     `rate` is the learning rate's peak, None: RATE, or REFITTED_RATE where the model is refitted."""
 
@@ -84,24 +84,18 @@ def state_folder(output: Path) -> Path:
     return output.with_name(output.name + STATE_SUFFIX)
 
 
-def heal_model(path: Path, request: Request, output: Path, force: bool, progress: Listener) -> dict[str, Any]:
+def heal_model(path: Path, request: HealingRequest, output: Path, force: bool, progress: Listener) -> dict[str, Any]:
     """Heal the converted model in `path`, and write it to `output`. Returns the record of it. Raises YopoError."""
     if not all(map(find_spec, ("accelerate", "peft", "tensorboard"))):
         raise YopoError("Healing needs accelerate, peft and tensorboard.", "Install them: pip install 'yopo[heal]'")
     from ..checkpoint.folder import check_output
     from ..checkpoint.reader import open_converted
-    from .training import Settings, accumulation, train
-    from .tuning import tuned_language, tuned_projector
-    from .written import write_healed
 
     check_output(output, force)
     processes = joined()
     converted = open_converted(path)
-    micro = request.micro_batch or max(1, request.batch_size // processes.count)
-    rate = request.rate if request.rate is not None else REFITTED_RATE if converted.refitted else RATE
-    settings = Settings(request.steps, request.batch_size, micro, rate, request.seed)
-    accumulation(settings, processes.count)
-    _check_memory(converted, request, micro, progress)
+    settings = _settings(request, converted.refitted, processes)
+    _check_memory(converted, request, settings.micro, progress)
     _check_base(converted)
     samples = _samples(request)
     held_out = _held_out(samples, request)
@@ -110,40 +104,69 @@ def heal_model(path: Path, request: Request, output: Path, force: bool, progress
     progress(Message(f"Path: {loaded.path_report()}"))
     data = samples_hash(samples)
     answers = _answered(loaded, converted, samples, data, request, output, processes, progress)
-    checkpoint = converted.open_tensors()
-    facts = {"model": converted.section["base"]["fingerprint"], "plan": converted.section["plan"], "healed": converted.section["healing"]}
-    facts |= {"data": data, "samples": samples.count, "dtype": loaded.dtype, "tune": request.tune}
-    facts |= {"compensation": converted.section["compensation"]} if converted.refitted else {}
-    language = request.tune is Tune.LANGUAGE
-    tuned = tuned_language(loaded.model, checkpoint, request.seed) if language else tuned_projector(loaded.model, checkpoint)
-    outcome = train(
-        loaded.model,
-        tuned.part,
-        checkpoint.family.image_token(checkpoint.config),
-        answers,
-        held_out,
-        settings,
-        state_folder(output),
-        facts,
-        tuned.finish,
-        _training(progress, request.steps),
-    )
-    record = _record(request, rate, samples, data, held_out, outcome)
+    facts = _facts(converted, samples, data, loaded, request)
+    tuned, outcome = _trained(loaded, converted, answers, held_out, settings, state_folder(output), facts, request, progress)
+    record = _record(request, settings.rate, samples, data, held_out, outcome)
     if processes.first:
-        tensors = tuned.tensors() if record["kept"] else {}
-        write_healed(
-            converted,
-            tensors,
-            record,
-            output,
-            force=force,
-            progress=lambda done, total: progress(Progress("Writing", done, total, "bytes")),
-        )
+        _write(converted, tuned, record, output, force, progress)
         _tidy(state_folder(output))
     return record
 
 
-def _check_memory(converted: Any, request: Request, micro: int, progress: Listener) -> None:
+def _settings(request: HealingRequest, refitted: Any, processes: Processes) -> Any:
+    """How to train. Raises YopoError where batches cannot be divided among the processes."""
+    from .training import Settings, accumulation
+
+    micro = request.micro_batch or max(1, request.batch_size // processes.count)
+    rate = request.rate if request.rate is not None else REFITTED_RATE if refitted else RATE
+    settings = Settings(request.steps, request.batch_size, micro, rate, request.seed)
+    accumulation(settings, processes.count)
+    return settings
+
+
+def _facts(converted: Any, samples: Samples, data: str, loaded: Loaded, request: HealingRequest) -> dict[str, Any]:
+    """What an interrupted run must have in common with the one that goes on."""
+    section = converted.section
+    facts = {"model": section["base"]["fingerprint"], "plan": section["plan"], "healed": section["healing"]}
+    facts |= {"data": data, "samples": samples.count, "dtype": loaded.dtype, "tune": request.tune}
+    return facts | ({"compensation": section["compensation"]} if converted.refitted else {})
+
+
+def _trained(
+    loaded: Loaded,
+    converted: Any,
+    answers: Any,
+    held_out: frozenset[int],
+    settings: Any,
+    folder: Path,
+    facts: Mapping[str, Any],
+    request: HealingRequest,
+    progress: Listener,
+) -> tuple[Any, Any]:
+    """What was tuned, and how training went."""
+    from .training import train
+    from .tuning import tuned_language, tuned_projector
+
+    checkpoint = converted.open_tensors()
+    language = request.tune is Tune.LANGUAGE
+    tuned = tuned_language(loaded.model, checkpoint, request.seed) if language else tuned_projector(loaded.model, checkpoint)
+    image_token = checkpoint.family.image_token(checkpoint.config)
+    listener = _training(progress, request.steps)
+    outcome = train(loaded.model, tuned.part, image_token, answers, held_out, settings, folder, facts, tuned.finish, listener)
+    return tuned, outcome
+
+
+def _write(converted: Any, tuned: Any, record: dict[str, Any], output: Path, force: bool, progress: Listener) -> None:
+    """The healed model, or the one that it was made from where healing did not help."""
+    from .written import write_healed
+
+    def written(done: int, total: int) -> None:
+        progress(Progress("Writing", done, total, "bytes"))
+
+    write_healed(converted, tuned.tensors() if record["kept"] else {}, record, output, force=force, progress=written)
+
+
+def _check_memory(converted: Any, request: HealingRequest, micro: int, progress: Listener) -> None:
     """Tell how much memory healing takes. Raises YopoError where there is not enough."""
     import os
 
@@ -158,9 +181,9 @@ def _check_memory(converted: Any, request: Request, micro: int, progress: Listen
     memory = needed(converted.open_tensors(), converted.plan, getattr(torch, dtype).itemsize, micro, request.recompute, rank)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.startswith("cpu") else 1
     free = available(device)
-    told = "unknown" if free is None else f"{free / 1e9:.1f} GB"
+    free_text = "unknown" if free is None else f"{free / 1e9:.1f} GB"
     figures = f"{text(memory)}; {device}, {dtype}"
-    progress(Message(f"Memory: about {memory.total / 1e9:.1f} GB for each of {processes} ({figures}); free: {told}."))
+    progress(Message(f"Memory: about {memory.total / 1e9:.1f} GB for each of {processes} ({figures}); free: {free_text}."))
     check(memory, free, processes, "this machine" if device.startswith("cpu") else device)
 
 
@@ -188,12 +211,12 @@ def _training(progress: Listener, steps: int) -> Callable[[int, float | None], N
     return step
 
 
-def _samples(request: Request) -> Samples:
+def _samples(request: HealingRequest) -> Samples:
     usual = BUNDLED_SAMPLES if is_bundled(request.data) else None
     return samples_of(request.data, answers=False, count=request.samples or usual, seed=request.seed)
 
 
-def _held_out(samples: Samples, request: Request) -> frozenset[int]:
+def _held_out(samples: Samples, request: HealingRequest) -> frozenset[int]:
     """A tenth of the samples or 256, and what is left over of whole batches. Raises YopoError where no batch is left to train on."""
     count = samples.count
     number = max(1, min(MOST_HELD_OUT, round(HELD_OUT_SHARE * count)))
@@ -207,7 +230,14 @@ def _held_out(samples: Samples, request: Request) -> frozenset[int]:
 
 
 def _answered(
-    loaded: Loaded, converted: Any, samples: Samples, data: str, request: Request, output: Path, processes: Processes, progress: Listener
+    loaded: Loaded,
+    converted: Any,
+    samples: Samples,
+    data: str,
+    request: HealingRequest,
+    output: Path,
+    processes: Processes,
+    progress: Listener,
 ) -> Any:
     """The dense model's answers; those that are not there yet are made now, each process its share."""
     from .answers import Answers
@@ -246,7 +276,7 @@ def _answer(loaded: Loaded, samples: Samples, answers: Any, missing: list[int], 
 
 
 def _record(
-    request: Request, rate: float, samples: Samples, data: str, held_out: frozenset[int], outcome: Any
+    request: HealingRequest, rate: float, samples: Samples, data: str, held_out: frozenset[int], outcome: Any
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "tune": request.tune.value,

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .answers import Record
+from .answers import TeacherAnswer
 
 IGNORED = -100  # a row whose next token is not one of the answer's
 
 
-def collate(records: Sequence[Record], padding: int = 0) -> dict[str, Tensor]:
+def collate(records: Sequence[TeacherAnswer], padding: int = 0) -> dict[str, Tensor]:
     """A left-padded batch. `labels` `[batch, length]` are the answers' tokens at the rows that predict them.
 
     `seen` and `dense` of all samples follow each other.
@@ -34,7 +34,7 @@ def _left(values: Tensor, width: int, padding: int) -> Tensor:
     return nn.functional.pad(values, (width - values.shape[-1], 0), value=padding)
 
 
-def _labels(record: Record) -> Tensor:
+def _labels(record: TeacherAnswer) -> Tensor:
     labels = torch.full_like(record.ids, IGNORED)
     labels[-1 - len(record.dense) : -1] = record.ids[-len(record.dense) :]
     return labels

@@ -19,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..errors import YopoError
 from ..json_files import read_json, read_object
-from .answers import Record, write_whole
+from .answers import TeacherAnswer, write_whole
 from .student import Student, collate
 
 RUN = "run.json"
@@ -44,7 +44,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """Divergence from the dense model's answers, in nats a token, of samples that were not trained on."""
 
     before: float
@@ -72,14 +72,14 @@ def train(
     model: Any,
     tuned: nn.Module,
     image_token: int,
-    records: Sequence[Record],
+    records: Sequence[TeacherAnswer],
     held_out: frozenset[int],
     settings: Settings,
     folder: Path,
     facts: Mapping[str, Any],
     rounded: Callable[[], None] = lambda: None,
     progress: Progress = lambda step, loss: None,
-) -> Outcome:
+) -> TrainingOutcome:
     """Train `tuned`, a part of the converted `model`, on the records that are not held out, whole batches of them; it goes on where a
     killed run was.
 
@@ -100,7 +100,7 @@ def train(
     with _resuming(last):
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
     rounded()
-    return Outcome(before, _measure(trainer), trainer.state.global_step, trainer.args.world_size)
+    return TrainingOutcome(before, _measure(trainer), trainer.state.global_step, trainer.args.world_size)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -149,11 +149,25 @@ def _claim(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _trainer(
-    student: Student, records: Sequence[Record], held_out: frozenset[int], settings: Settings, folder: Path, callbacks: list[Any]
+    student: Student, records: Sequence[TeacherAnswer], held_out: frozenset[int], settings: Settings, folder: Path, callbacks: list[Any]
 ) -> Trainer:
-    model = student.model
+    trainer = _InOrder(
+        student,
+        _arguments(student.model, settings, folder),
+        data_collator=collate,
+        train_dataset=Subset(records, _order(len(records), held_out, settings)),  # type: ignore[arg-type]
+        eval_dataset=Subset(records, sorted(held_out)),  # type: ignore[arg-type]
+        compute_metrics=_divergence,
+        callbacks=callbacks,
+    )
+    for callback in (PrinterCallback, ProgressCallback):  # they write to stdout
+        trainer.remove_callback(callback)
+    return trainer
+
+
+def _arguments(model: Any, settings: Settings, folder: Path) -> TrainingArguments:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    arguments = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
         per_device_train_batch_size=settings.micro,
@@ -176,18 +190,6 @@ def _trainer(
         report_to="none",
         disable_tqdm=True,
     )
-    trainer = _InOrder(
-        student,
-        arguments,
-        data_collator=collate,
-        train_dataset=Subset(records, _order(len(records), held_out, settings)),  # type: ignore[arg-type]
-        eval_dataset=Subset(records, sorted(held_out)),  # type: ignore[arg-type]
-        compute_metrics=_divergence,
-        callbacks=callbacks,
-    )
-    for callback in (PrinterCallback, ProgressCallback):  # they write to stdout
-        trainer.remove_callback(callback)
-    return trainer
 
 
 def _log(folder: Path) -> TensorBoardCallback:

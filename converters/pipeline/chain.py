@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import api
+from ..bundled import default_samples
 from ..data.split import SampleSplit
-from ..evaluation.benchmarks import Request, evaluate_benchmarks
+from ..evaluation.benchmarks import EvaluationRequest, evaluate_benchmarks
 from ..healing.heal import BUNDLED_SAMPLES
 from ..model import load
+from ..plan_choice import SEARCHED
+from ..planner import SAMPLES, plan_from
 from ..planning.cost import REFERENCE_TEXT_TOKENS, dense_flops
 from ..planning.frontier import Frontier, Point
 from ..planning.search.search import usual_effort
@@ -84,7 +87,7 @@ class Chain:
         """The measured search; None for plans of another recipe, which are made in converting."""
         calibration, plan = self.parts.calibration, self.parts.plan
         assert calibration is not None
-        if plan.recipe != api.SEARCHED:
+        if plan.recipe != SEARCHED:
             return None
         effort = usual_effort(self.subject.sizes.num_hidden_layers)
         effort = effort if plan.passes is None else replace(effort, forwards=plan.passes)
@@ -117,8 +120,8 @@ class Chain:
         def make(path: Path) -> None:
             chosen = self._chosen(budget, frontier)
             api.convert(
-                self.subject.model, chosen, path, samples=data or api.default_samples(self.subject.model, chosen, self.progress),
-                count=calibration.samples if calibration else api.SAMPLES, seed=self.parts.seed, refit=refit, force=True,
+                self.subject.model, chosen, path, samples=data or default_samples(self.subject.model, chosen, self.progress),
+                count=calibration.samples if calibration else SAMPLES, seed=self.parts.seed, refit=refit, force=True,
                 command=self.pipeline.command, progress=self.progress, **(made if isinstance(chosen, float) else {}),
             )  # fmt: skip
 
@@ -126,7 +129,7 @@ class Chain:
         inputs |= self.parts.said("calibration", "plan") | {"data": self._calibration_sha256, "plan": self._plan_sha256(frontier)}
         inputs |= {"statistics": statistics and statistics.sha256}
         folder = f"{WORK}/pruned" if self.parts.healing else "models"
-        flops = (calibration.samples if calibration else api.SAMPLES) * self._forward
+        flops = (calibration.samples if calibration else SAMPLES) * self._forward
         return self.perform(Step(f"convert {name}", f"{folder}/{name}", inputs, make, self.subject.bytes, flops))
 
     def _plan_sha256(self, frontier: Made | None) -> str | None:
@@ -141,7 +144,7 @@ class Chain:
         plan = self.parts.plan
         if plan.file is not None:
             given = plan.file if plan.file == OWN_PLAN else self.pipeline.place(plan.file)
-            return api.plan_from(self.subject.model, given, window=plan.window, depth=plan.depth, ffn_ratio=plan.ffn_ratio)
+            return plan_from(self.subject.model, given, window=plan.window, depth=plan.depth, ffn_ratio=plan.ffn_ratio)
         assert budget is not None
         file = Path(self.pipeline.place(plan.frontier)) if plan.frontier else frontier and frontier.path
         return Frontier.load(file).at(budget) if file else budget
@@ -182,7 +185,7 @@ class Chain:
 
         def make(path: Path) -> None:
             opened = load(model.path, device=self.parts.device, dtype=self.parts.dtype)
-            evaluate_benchmarks(opened, Request(tuple(tasks), seed=self.parts.seed, save=path, **how), self.progress)
+            evaluate_benchmarks(opened, EvaluationRequest(tuple(tasks), seed=self.parts.seed, save=path, **how), self.progress)
 
         inputs: Mapping[str, Any] = {"model": model.sha256, "tasks": {task: task_sha256(task) for task in tasks}, **how, **self.where}
         flops = 2 * len(tasks) * (evaluation.samples or SET_QUESTIONS) * self._forward

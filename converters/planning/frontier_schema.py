@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from ..checkpoint.config_schema import Closed
 from ..errors import YopoError
 from ..runtime.plan import Plan
 from .cost import cost
@@ -18,19 +19,13 @@ Nats = Annotated[float, Field(ge=0)]
 Order = list[Annotated[int, Field(ge=0)]]
 
 
-class Closed(BaseModel):
-    """No other key, no other type."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-
 class PointFile(Closed):
     asked: Share | None
     reached: Nats
     logit_drift: Nats
     origin: str
     plan: dict[str, Any] | None = None
-    layers: dict[Annotated[str, Field(pattern=r"^[0-9]{1,4}$")], dict[str, Any]] = {}
+    layers: dict[Annotated[str, Field(pattern=r"^[0-9]{1,4}$")], dict[str, Any]] = Field(default_factory=dict)
     locality: str | None = None
 
 

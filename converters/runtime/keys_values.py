@@ -31,7 +31,7 @@ class SharedRows:
 
 
 @dataclass(frozen=True)
-class Source:
+class KeyValueSource:
     """What makes K or V: a layer's projection of `all` rows, or in a refitted layer the product of all text rows with it, and the
     projection of `visual` rows, which has only those KV heads that hold them."""
 
@@ -79,12 +79,16 @@ def shared_rows(parts: LayerParts, layout: LayerLayout, call: Call, text: Tensor
         yield SharedRows(rows, call.rotary(part.stride), part.first, part.last, len(visual) // call.batch, visual)
 
 
-def source(projection: Projection | Part, visual: Projection | None, text: Tensor, call: Call) -> Source:
+def source(projection: Projection | Part, visual: Projection | None, text: Tensor, call: Call) -> KeyValueSource:
     """What makes K or V in this call; `visual` is the projection of visual rows that a refitted layer has."""
-    return Source(projection) if visual is None or call.visual is None else Source(projection, visual, projection.outputs(text))
+    return (
+        KeyValueSource(projection)
+        if visual is None or call.visual is None
+        else KeyValueSource(projection, visual, projection.outputs(text))
+    )
 
 
-def projected(part: SharedRows, source: Source, batch: int, size: int, turned: bool = False) -> Projected:
+def projected(part: SharedRows, source: KeyValueSource, batch: int, size: int, turned: bool = False) -> Projected:
     """Keys or values of a product's rows; keys are `turned` by their positions."""
     both = source.rows(part, size).contiguous().unflatten(-1, (-1, size))
     if turned:

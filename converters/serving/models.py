@@ -146,7 +146,7 @@ class Served:
     def _obeyed(self, visual: Tensor, positions: Tensor, embeds: Tensor, context: Any) -> Tensor:
         """Rows beyond those scheduled, which graphs of one size add, are left zero."""
         model, count = self.language_model.model, len(visual)
-        step = prefill.Step(visual, positions[..., :count], self.shown, context.attn_metadata, context.slot_mapping, of_text)
+        step = prefill.PrefillStep(visual, positions[..., :count], self.shown, context.attn_metadata, context.slot_mapping, of_text)
         rows = prefill.run(model.layers, model.norm, self.works, self.projections, embeds[:count], step)
         return rows if count == len(embeds) else nn.functional.pad(rows, (0, 0, 0, len(embeds) - count))
 
@@ -181,7 +181,7 @@ class OneGrid(Served):
         return [family.grid(config | {"model_type": family.model_type})] * len(found)
 
 
-class AnyGrid(Served):
+class ServedAnyGrid(Served):
     """Every picture and every video has a grid of its own, counted in patches, of which the vision tower merges squares."""
 
     def grids(self, found: Any, **kwargs: Any) -> list[Grid]:
@@ -200,11 +200,11 @@ class ServedLlava(OneGrid, LlavaForConditionalGeneration):
     )
 
 
-class ServedQwen2VL(AnyGrid, Qwen2VLForConditionalGeneration):
+class ServedQwen2VL(ServedAnyGrid, Qwen2VLForConditionalGeneration):
     """Qwen2-VL."""
 
 
-class ServedQwen25VL(AnyGrid, Qwen2_5_VLForConditionalGeneration):
+class ServedQwen25VL(ServedAnyGrid, Qwen2_5_VLForConditionalGeneration):
     """Qwen2.5-VL."""
 
 

@@ -14,7 +14,7 @@ from .work import LayerWork, Range
 
 
 @dataclass
-class Step:
+class PrefillStep:
     """The rows of a step, and what its layers share. Visual rows stand first wherever both kinds are together.
 
     `visual` `[rows]` marks visual rows, on the CPU; `shown` tells by stride which of the visual rows it shows. `positions` are of all rows,
@@ -52,7 +52,7 @@ class Step:
 
 
 @dataclass
-class Rows:
+class StepRows:
     """Hidden states. What the last update has added to the `text` residual is still in `added`, as vLLM's fused norms take it.
 
     `unit` are the visual rows divided by their root mean square, while they do not change: frozen layers differ by their norm's weight.
@@ -83,10 +83,15 @@ class Rows:
 
 
 def run(
-    layers: Sequence[Any], norm: Any, works: Sequence[LayerWork], projections: Mapping[int, VisualProjections], embeds: Tensor, step: Step
-) -> Tensor:  # fmt: skip
+    layers: Sequence[Any],
+    norm: Any,
+    works: Sequence[LayerWork],
+    projections: Mapping[int, VisualProjections],
+    embeds: Tensor,
+    step: PrefillStep,
+) -> Tensor:
     """The last hidden states of a step's rows `[rows, hidden]`: zeros for visual rows, which nobody may ask for."""
-    rows = Rows(embeds[step.visual_rows], embeds[step.text_rows])
+    rows = StepRows(embeds[step.visual_rows], embeds[step.text_rows])
     for index, (layer, work) in enumerate(zip(layers, works, strict=True)):
         _attention(layer, work, projections.get(index), rows, step)
         _ffn(layer, work, projections.get(index), rows)
@@ -96,7 +101,7 @@ def run(
     return out
 
 
-def _attention(layer: Any, work: LayerWork, own: VisualProjections | None, rows: Rows, step: Step) -> None:
+def _attention(layer: Any, work: LayerWork, own: VisualProjections | None, rows: StepRows, step: PrefillStep) -> None:
     """K and V of all rows into the cache; text rows are updated, visual rows where the plan computes heads for them."""
     attention, attn = layer.self_attn, layer.self_attn.attn
     text = rows.normed_text(layer.input_layernorm)
@@ -122,7 +127,7 @@ def _attention(layer: Any, work: LayerWork, own: VisualProjections | None, rows:
         rows.added = text
 
 
-def _ffn(layer: Any, work: LayerWork, own: VisualProjections | None, rows: Rows) -> None:
+def _ffn(layer: Any, work: LayerWork, own: VisualProjections | None, rows: StepRows) -> None:
     norm = layer.post_attention_layernorm
     text = rows.normed_text(norm)
     if work.all_neurons:
@@ -169,7 +174,7 @@ def _dense_cache(attn: PaddedAttention, work: LayerWork, key: Tensor, value: Ten
 
 
 def _visual_cache(
-    layer: Any, work: LayerWork, own: VisualProjections | None, rows: Rows, step: Step, key: Tensor, value: Tensor
+    layer: Any, work: LayerWork, own: VisualProjections | None, rows: StepRows, step: PrefillStep, key: Tensor, value: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """K and V for the cache of visual rows, by projections of their own, then of text; and the queries of visual rows, if there are any.
 
@@ -204,7 +209,7 @@ def _visual_cache(
     return keys, values, query
 
 
-def _both_see(attn: PaddedAttention, visual: Tensor | None, text: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+def _both_see(attn: PaddedAttention, visual: Tensor | None, text: Tensor, step: PrefillStep) -> tuple[Tensor, Tensor]:
     """What visual rows see in the heads that they compute, and text rows in all, `[rows, heads, head_dim]`: one attention of all rows."""
     assert visual is not None
     heads = attn.computing
@@ -215,7 +220,7 @@ def _both_see(attn: PaddedAttention, visual: Tensor | None, text: Tensor, step: 
     return seen[step.visual_rows[:, None], heads], seen[step.text_rows]
 
 
-def _add_both(attention: Any, work: LayerWork, own: VisualProjections | None, rows: Rows, seen: tuple[Tensor, Tensor]) -> None:
+def _add_both(attention: Any, work: LayerWork, own: VisualProjections | None, rows: StepRows, seen: tuple[Tensor, Tensor]) -> None:
     visual, text = (part.flatten(1) for part in seen)
     if work.computes_all:
         both = attention.o_proj(torch.cat([visual, text]))[0]

@@ -21,7 +21,7 @@ LAYER = Layer()
 
 
 @dataclass(frozen=True)
-class Source:
+class ProjectionSource:
     """A layer's module in the file, of whose weight a projection takes these rows (of the bias as well) or these columns; None: all."""
 
     module: str
@@ -37,30 +37,37 @@ class Source:
         return tensor if self.rows is None else tensor.index_select(0, torch.tensor(self.rows, device=tensor.device))
 
 
-def sources(work: LayerWork, head_dim: int, names: Layer = LAYER) -> dict[str, tuple[Source, ...]]:
+def sources(work: LayerWork, head_dim: int, names: Layer = LAYER) -> dict[str, tuple[ProjectionSource, ...]]:
     """What each projection of a layer's visual rows is made of, its parts from top to bottom. None of what they do as text does."""
-    found: dict[str, tuple[Source, ...]] = {}
+    found: dict[str, tuple[ProjectionSource, ...]] = {}
     if work.parts and not work.dense_attention:
         found |= _attention_sources(work, head_dim, names)
     if work.computing and not work.computes_all:
-        found["output"] = (Source(names.output, columns=_elements(work.computing, head_dim)),)
+        found["output"] = (ProjectionSource(names.output, columns=_elements(work.computing, head_dim)),)
     if work.neurons and not work.all_neurons:
         kept = tuple(range(work.neurons))
-        found |= {"gate_up": (Source(names.gate, kept), Source(names.up, kept)), "down": (Source(names.down, columns=kept),)}
+        found |= {
+            "gate_up": (ProjectionSource(names.gate, kept), ProjectionSource(names.up, kept)),
+            "down": (ProjectionSource(names.down, columns=kept),),
+        }
     return found
 
 
-def _attention_sources(work: LayerWork, head_dim: int, names: Layer) -> dict[str, tuple[Source, ...]]:
-    found: dict[str, tuple[Source, ...]]
+def _attention_sources(work: LayerWork, head_dim: int, names: Layer) -> dict[str, tuple[ProjectionSource, ...]]:
+    found: dict[str, tuple[ProjectionSource, ...]]
     if work.refitted:
-        found = {"key": (Source(PARTS["key"]),), "value": (Source(PARTS["value"]),)}
+        found = {"key": (ProjectionSource(PARTS["key"]),), "value": (ProjectionSource(PARTS["value"]),)}
     else:
         rows = _elements(range(work.visual_kv_heads), head_dim)
-        found = {"key": (Source(names.key, rows),), "value": (Source(names.value, rows),)}
+        found = {"key": (ProjectionSource(names.key, rows),), "value": (ProjectionSource(names.value, rows),)}
     if work.rank is not None:
-        found["inner"] = (Source(INNER),)
+        found["inner"] = (ProjectionSource(INNER),)
     if work.computing:
-        own = Source(PARTS["query"]) if work.rank is not None else Source(names.query, _elements(work.computing, head_dim))
+        own = (
+            ProjectionSource(PARTS["query"])
+            if work.rank is not None
+            else ProjectionSource(names.query, _elements(work.computing, head_dim))
+        )
         found["query"] = (own,)
     return found
 
@@ -112,7 +119,7 @@ class Reading:
     def __init__(
         self, projections: Mapping[int, VisualProjections], works: tuple[LayerWork, ...], head_dim: int, prefix: str, names: Layer = LAYER
     ) -> None:  # fmt: skip
-        self._wanted: dict[str, list[tuple[Tensor, Source, bool]]] = {}
+        self._wanted: dict[str, list[tuple[Tensor, ProjectionSource, bool]]] = {}
         self._missing: set[str] = set()
         for index, layer in projections.items():
             for name, parts in sources(works[index], head_dim, names).items():
@@ -124,7 +131,7 @@ class Reading:
                     first = rows.stop or 0
                     self._want(f"{prefix}layers.{index}.{part.module}", part, linear.weight.data[rows], linear.bias.data[rows])
 
-    def _want(self, module: str, part: Source, weight: Tensor, bias: Tensor) -> None:
+    def _want(self, module: str, part: ProjectionSource, weight: Tensor, bias: Tensor) -> None:
         self._missing.add(f"{module}.weight")
         self._wanted.setdefault(f"{module}.weight", []).append((weight, part, False))
         self._wanted.setdefault(f"{module}.bias", []).append((bias, part, True))

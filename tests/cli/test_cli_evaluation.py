@@ -2,7 +2,7 @@
 
 import pytest
 
-from converters.evaluation.scores import Answered, Score, by_kind, normalise, score
+from converters.evaluation.scores import ComparedAnswer, Score, by_kind, normalise, score
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ def test_normalisation(answer: str, expected: str) -> None:
 
 def test_score_of_four_questions() -> None:
     answered = [
-        Answered("red", "red", "Red.", "color"),  # both right, not changed
-        Answered("2", "two", "3", "count"),  # lost, changed
-        Answered("yes", "no", "yes", "presence"),  # won, changed
-        Answered("4", "5", "5", "count"),  # both wrong, not changed
+        ComparedAnswer("red", "red", "Red.", "color"),  # both right, not changed
+        ComparedAnswer("2", "two", "3", "count"),  # lost, changed
+        ComparedAnswer("yes", "no", "yes", "presence"),  # won, changed
+        ComparedAnswer("4", "5", "5", "count"),  # both wrong, not changed
     ]
     assert score(answered) == Score(samples=4, dense=0.5, pruned=0.5, retention=1.0, answer_flips=0.5)
     kinds = by_kind(answered)
@@ -55,5 +55,5 @@ def test_score_of_four_questions() -> None:
 
 
 def test_score_of_a_dense_model() -> None:
-    assert score([Answered("red", "red"), Answered("red", "blue")]) == Score(2, 0.5, None, None, None)
-    assert by_kind([Answered("red", "red")]) == {}
+    assert score([ComparedAnswer("red", "red"), ComparedAnswer("red", "blue")]) == Score(2, 0.5, None, None, None)
+    assert by_kind([ComparedAnswer("red", "red")]) == {}

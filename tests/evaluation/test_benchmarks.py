@@ -18,7 +18,7 @@ from converters.bench.models import native
 from converters.data.demo.sets import samples
 from converters.data.prompts import encode, prompt
 from converters.errors import YopoError
-from converters.evaluation.benchmarks import Request, evaluate_benchmarks, names_of
+from converters.evaluation.benchmarks import EvaluationRequest, evaluate_benchmarks, names_of
 from converters.evaluation.planned import planned
 from converters.evaluation.tasks import TASKS
 from converters.loading import Dtype, demo_folder, load
@@ -28,14 +28,14 @@ from converters.runtime.plan import from_json
 from yopo_cli.app import app
 
 
-def run(folder: Path, request: Request, progress: Listener = unheard) -> dict[str, Any]:
+def run(folder: Path, request: EvaluationRequest, progress: Listener = unheard) -> dict[str, Any]:
     return evaluate_benchmarks(load_model(folder, device="cpu", dtype="float32"), request, progress)
 
 
 @pytest.fixture(scope="module")
 def found(converted_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     save = tmp_path_factory.mktemp("answers") / "answers.jsonl"
-    request = Request(
+    request = EvaluationRequest(
         ("demo",), samples=24, batch_size=8, max_new_tokens=4, against=("fastv", "downsample"), recipes=("shortv", "yopo"), save=save,
         calibration_samples=8,
     )  # fmt: skip
@@ -87,7 +87,7 @@ class TestInterrupted:
     def test_the_same_table(self, converted_demo: Path, tmp_path: Path) -> None:
         pytest.importorskip("pyarrow")
         names = tuple(f"{name}={write_hub_folder(tmp_path / data, data)}" for name, data in (("pope", "POPE"), ("mme", "MME")))
-        request = Request(names, batch_size=2, max_new_tokens=2, save=tmp_path / "answers.jsonl")
+        request = EvaluationRequest(names, batch_size=2, max_new_tokens=2, save=tmp_path / "answers.jsonl")
         whole = run(converted_demo, replace(request, save=None))
 
         def stop(event: Event) -> None:
@@ -108,7 +108,7 @@ class TestInterrupted:
         assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 4 + 12 + 8  # settings, sides, results
 
     def test_answers_of_another_run_are_refused(self, converted_demo: Path, tmp_path: Path) -> None:
-        request = Request(("demo",), samples=2, max_new_tokens=2, save=tmp_path / "answers.jsonl")
+        request = EvaluationRequest(("demo",), samples=2, max_new_tokens=2, save=tmp_path / "answers.jsonl")
         run(converted_demo, request)
         with pytest.raises(YopoError, match="has the answers of another run: batch_size, max_new_tokens differ"):
             run(converted_demo, replace(request, batch_size=1, max_new_tokens=3))

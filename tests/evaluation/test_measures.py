@@ -6,12 +6,12 @@ import pytest
 from support.scored import scored
 
 from converters.evaluation.measures import ACCURACY, CIRCULAR, MEAN_OF_KINDS, MME, POINTS, POPE
-from converters.evaluation.statistics import Sample
+from converters.evaluation.statistics import PictureCounts
 from converters.evaluation.task import Measure, Scored
 
 
 def figures(measure: Measure, answers: Iterable[Scored]) -> dict[str, float]:
-    return Sample.of(list(answers), measure).figures()
+    return PictureCounts.of(list(answers), measure).figures()
 
 
 def test_accuracy_and_points() -> None:

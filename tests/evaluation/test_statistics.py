@@ -8,7 +8,7 @@ import pytest
 from support.scored import scored
 
 from converters.evaluation.measures import ACCURACY
-from converters.evaluation.statistics import Sample, compare, intervals, mcnemar
+from converters.evaluation.statistics import PictureCounts, compare, intervals, mcnemar
 
 
 @pytest.mark.parametrize(("lost", "won"), [(0, 0), (1, 0), (3, 1), (1, 3), (0, 5), (4, 4), (7, 2)])
@@ -24,8 +24,8 @@ def test_mcnemar_of_thousands() -> None:
     assert mcnemar(6000, 6000) == 1
 
 
-def sample(scores: dict[str, list[float]]) -> Sample:
-    return Sample.of(
+def sample(scores: dict[str, list[float]]) -> PictureCounts:
+    return PictureCounts.of(
         [scored(f"{name}{place}", one, picture=name) for name, all_ in scores.items() for place, one in enumerate(all_)], ACCURACY
     )
 

@@ -10,7 +10,7 @@ pytest.importorskip("pyarrow")
 
 from converters.errors import YopoError
 from converters.evaluation.sources import Asked, ask_for, draw
-from converters.evaluation.statistics import Sample
+from converters.evaluation.statistics import PictureCounts
 from converters.evaluation.task import Scored
 from converters.evaluation.tasks import TASKS
 
@@ -49,7 +49,7 @@ def from_folder(name: str, folder: Path, protocol: str = "checkpoint") -> Asked:
 
 def figures(asked: Asked, answers: list[str]) -> dict[str, float]:
     pairs = zip(asked.questions, answers, strict=True)
-    return Sample.of([Scored(question, asked.task.score(text, question)) for question, text in pairs], asked.task.measure).figures()
+    return PictureCounts.of([Scored(question, asked.task.score(text, question)) for question, text in pairs], asked.task.measure).figures()
 
 
 def test_all_have_a_fixture() -> None:

@@ -17,7 +17,7 @@ from converters.checkpoint.native import native_model
 from converters.checkpoint.reader import open_checkpoint
 from converters.errors import YopoError
 from converters.families import family_of
-from converters.families.family import Rows
+from converters.families.family import RowRange
 from converters.runtime.plan import Grid, Sizes
 
 TILES = [(1,), (3, 1), (0, 0)]
@@ -50,10 +50,10 @@ def test_parts_of_a_fused_tensor_by_hand() -> None:
     """Two KV heads with two query heads each, one row a head."""
     fused = torch.tensor([[1.0], [2.0], [10.0], [100.0], [3.0], [4.0], [20.0], [200.0]])
     places = {"query": (0, 2), "key": (2, 3), "value": (3, 4)}
-    parts = {name: Rows(2, 4, *place).apply(fused).flatten().tolist() for name, place in places.items()}
+    parts = {name: RowRange(2, 4, *place).apply(fused).flatten().tolist() for name, place in places.items()}
     assert parts == {"query": [1, 2, 3, 4], "key": [10, 20], "value": [100, 200]}
-    assert Rows(2, 4, 0, 2).shape((8, 1)) == (4, 1)
-    assert Rows(2, 4, 3, 4).apply(fused[:, 0]).tolist() == [100, 200]  # a bias
+    assert RowRange(2, 4, 0, 2).shape((8, 1)) == (4, 1)
+    assert RowRange(2, 4, 3, 4).apply(fused[:, 0]).tolist() == [100, 200]  # a bias
 
 
 def test_sizes_and_grid_are_known_from_config_alone() -> None:
@@ -125,7 +125,7 @@ def test_a_qwen_tokenizer_pads_where_the_config_does_not_tell(root: dict[str, in
     assert generation == {"bos_token_id": 1, "eos_token_id": [59], "pad_token_id": root.get("pad_token_id", 57)}
     tokenizer = AutoTokenizer.from_pretrained(out)
     assert (tokenizer.pad_token_id, tokenizer.padding_side) == (57, "left")
-    assert tokenizer.encode("!\"<|im_end|><IMG_CONTEXT><video>") == [0, 1, 59, 62, 63]
+    assert tokenizer.encode('!"<|im_end|><IMG_CONTEXT><video>') == [0, 1, 59, 62, 63]
 
 
 @pytest.mark.parametrize("missing", ["vocab.json", "merges.txt"])

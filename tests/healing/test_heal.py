@@ -21,10 +21,10 @@ from torch import nn
 from converters.checkpoint.convert import convert
 from converters.checkpoint.reader import open_checkpoint, open_converted
 from converters.errors import YopoError
-from converters.healing.answers import Answers, Record
+from converters.healing.answers import Answers, TeacherAnswer
 from converters.healing.memory import Memory, check, needed
 from converters.healing.student import IGNORED, Student, answer_rows, collate
-from converters.healing.training import Outcome, accumulation, last_checkpoint
+from converters.healing.training import TrainingOutcome, accumulation, last_checkpoint
 from converters.healing.tuning import RANK, tuned_language
 from converters.healing.written import healed_card, write_healed
 from converters.planning.cost import cost, kv_cache_bytes
@@ -37,7 +37,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def learned_from(pruned: Path) -> list[Record]:
+def learned_from(pruned: Path) -> list[TeacherAnswer]:
     """Eight records, and four of them again: to a model of random weights other questions are no kin, and would not get better."""
     model = load(pruned)
     found = answered(model, *(tiny_inputs(model.config, (3, 5), (1, 2), (2, 7), (4, 4), seed=seed) for seed in range(2)))
@@ -70,13 +70,13 @@ class TestAnswers:
         torch.testing.assert_close(rows[first], whole, atol=1e-4, rtol=1e-4)
 
     def test_labels_are_the_answers_tokens(self) -> None:
-        record = Record(torch.tensor([5, 9, 6, 7, 2]), None, torch.zeros(1, 3), torch.zeros(2, 4))
+        record = TeacherAnswer(torch.tensor([5, 9, 6, 7, 2]), None, torch.zeros(1, 3), torch.zeros(2, 4))
         longer = replace(record, ids=torch.tensor([5, 9, 9, 6, 7, 7, 2]))
         batch = collate([record, longer])
         assert batch["labels"].tolist() == [[IGNORED] * 4 + [7, 2, IGNORED], [IGNORED] * 4 + [7, 2, IGNORED]]
         assert batch["attention_mask"].tolist() == [[0, 0, 1, 1, 1, 1, 1], [1] * 7]
 
-    def test_loss_is_the_divergence_written_out(self, pruned: Path, learned_from: list[Record]) -> None:
+    def test_loss_is_the_divergence_written_out(self, pruned: Path, learned_from: list[TeacherAnswer]) -> None:
         model, batch = load(pruned), collate(learned_from[:3])
         with torch.inference_mode():
             found = Student(model, model.model.multi_modal_projector, model.config.image_token_id)(**batch)
@@ -88,7 +88,7 @@ class TestAnswers:
         assert float(found["divergence"].sum()) == pytest.approx(sum(by_token), rel=1e-4)
         assert found["tokens"].tolist() == [len(record.dense) for record in learned_from[:3]]
 
-    def test_kept_once_and_never_those_of_another_run(self, tmp_path: Path, learned_from: list[Record]) -> None:
+    def test_kept_once_and_never_those_of_another_run(self, tmp_path: Path, learned_from: list[TeacherAnswer]) -> None:
         held = Answers(tmp_path / "answers", 3, {"model": "a"})
         held.put(1, learned_from[0])
         again = Answers(tmp_path / "answers", 3, {"model": "a"})
@@ -102,7 +102,7 @@ class TestAnswers:
 
 
 class TestTraining:
-    def test_the_projector_alone_learns(self, pruned: Path, learned_from: list[Record], tmp_path: Path) -> None:
+    def test_the_projector_alone_learns(self, pruned: Path, learned_from: list[TeacherAnswer], tmp_path: Path) -> None:
         before = {name: tensor.clone() for name, tensor in load(pruned).state_dict().items()}
         tuned, outcome = trained(pruned, learned_from, tmp_path / "run")
         changed = {name for name, tensor in tuned.model.state_dict().items() if not tensor.equal(before[name])}
@@ -112,7 +112,9 @@ class TestTraining:
         assert list((tmp_path / "run" / "tensorboard").iterdir())
 
     @pytest.mark.parametrize("language", [False, True])
-    def test_killed_and_resumed_is_uninterrupted(self, pruned: Path, learned_from: list[Record], tmp_path: Path, language: bool) -> None:
+    def test_killed_and_resumed_is_uninterrupted(
+        self, pruned: Path, learned_from: list[TeacherAnswer], tmp_path: Path, language: bool
+    ) -> None:
         def stop(step: int, loss: float | None) -> None:
             if step == 4:
                 raise KeyboardInterrupt
@@ -136,7 +138,7 @@ class TestTraining:
         with pytest.raises(YopoError, match="unfinished run with other settings"):
             trained(pruned, learned_from, tmp_path / "killed", replace(SETTINGS, rate=0.5))
 
-    def test_micro_batches_and_recomputing_change_nothing(self, pruned: Path, learned_from: list[Record], tmp_path: Path) -> None:
+    def test_micro_batches_and_recomputing_change_nothing(self, pruned: Path, learned_from: list[TeacherAnswer], tmp_path: Path) -> None:
         _, expected = trained(pruned, learned_from, tmp_path / "whole")
         _, found = trained(pruned, learned_from, tmp_path / "parts", replace(SETTINGS, micro=1))
         assert (found.before, found.after) == pytest.approx((expected.before, expected.after), rel=1e-4)
@@ -147,13 +149,13 @@ class TestTraining:
             accumulation(replace(SETTINGS, batch=32, micro=4), 3)
 
     def test_kept_only_if_better(self) -> None:
-        assert Outcome(0.5, 0.4, 6, 1).better
-        assert not Outcome(0.5, 0.5, 6, 1).better
-        assert not Outcome(0.5, float("nan"), 6, 1).better
+        assert TrainingOutcome(0.5, 0.4, 6, 1).better
+        assert not TrainingOutcome(0.5, 0.5, 6, 1).better
+        assert not TrainingOutcome(0.5, float("nan"), 6, 1).better
 
 
 @pytest.fixture(scope="module")
-def healed(pruned: Path, learned_from: list[Record], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def healed(pruned: Path, learned_from: list[TeacherAnswer], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("healed")
     tuned, _ = trained(pruned, learned_from, folder / "run")
     return write_healed(open_converted(pruned), tuned.tensors(), RECORD, folder / "out", max_shard_bytes=20_000)
@@ -235,7 +237,7 @@ class TestWritten:
 
 
 class TestLanguage:
-    def test_merged_is_base_and_added(self, pruned: Path, learned_from: list[Record]) -> None:
+    def test_merged_is_base_and_added(self, pruned: Path, learned_from: list[TeacherAnswer]) -> None:
         """Every way in which the runtime reads a weight: whole, by rows, in two parts, fused (below)."""
         model = load(pruned)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -281,7 +283,9 @@ class TestLanguage:
         before = load(out).state_dict()
         assert all(tensor.equal(before[name]) for name, tensor in tuned.tensors().items())
 
-    def test_text_changes_and_the_dense_side_is_gone(self, pruned: Path, healed: Path, learned_from: list[Record], tmp_path: Path) -> None:
+    def test_text_changes_and_the_dense_side_is_gone(
+        self, pruned: Path, healed: Path, learned_from: list[TeacherAnswer], tmp_path: Path
+    ) -> None:
         tuned, outcome = trained(pruned, learned_from, tmp_path / "run", language=True)
         assert outcome.after < outcome.before
         record = RECORD | {"tune": "language"}

@@ -19,10 +19,10 @@ from converters.planning.importance import importance_order
 from converters.planning.measure.answers import answered
 from converters.planning.measure.trials import Trials
 from converters.planning.recipes import make_plan
-from converters.planning.search.descent import DescentOptions, Step, descend
+from converters.planning.search.descent import DescentOptions, SearchStep, descend
 from converters.planning.search.moves import Move, moved, moves_up, moves_worth, notches, rank_notches, visual_flops
 from converters.planning.search.refine import ascend, refine
-from converters.planning.search.search import SURE_RECIPES, Effort, Report, auto_plan, recipe_plans, search
+from converters.planning.search.search import SURE_RECIPES, Effort, SearchReport, auto_plan, recipe_plans, search
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan, factored, from_json, normalise, to_json
 
 
@@ -41,7 +41,7 @@ def toy(plan: Plan, uncertain: float = 0.0) -> ToyTrials:
     return ToyTrials(plan, rising_prices, uncertain=uncertain)
 
 
-def exhaustive(toy: ToyTrials, step: Step, limit: int, order: Any) -> list[Move]:
+def exhaustive(toy: ToyTrials, step: SearchStep, limit: int, order: Any) -> list[Move]:
     """Every move measured at every step, for what it saves above the limit."""
     taken = []
     while step.flops > limit:
@@ -52,7 +52,7 @@ def exhaustive(toy: ToyTrials, step: Step, limit: int, order: Any) -> list[Move]
                 priced.append(((toy.logit_drift(plan) - step.logit_drift) / saved * max(1.0, saved / (step.flops - limit)), move, plan))
         _, move, plan = min(priced, key=lambda one: one[:2])
         taken.append(move)
-        step = Step(plan, toy.logit_drift(plan), visual_flops(plan), move)
+        step = SearchStep(plan, toy.logit_drift(plan), visual_flops(plan), move)
     return taken
 
 
@@ -61,21 +61,25 @@ def test_lazy_descent_is_the_exhaustive_one() -> None:
     order = importance_order(None, sizes_of(config))
     start = normalise(dense_plan(sizes_of(config), (Grid(8, 8),)))
     lazy, eager = toy(start), toy(start)
-    step, limit = Step(start, eager.logit_drift(start), visual_flops(start)), visual_flops(start) // 16
+    step, limit = SearchStep(start, eager.logit_drift(start), visual_flops(start)), visual_flops(start) // 16
     steps = list(descend(lazy.some(1), step, limit, order, DescentOptions(grain=0.02), {}))
     assert [one.move for one in steps] == exhaustive(eager, step, limit, order)
     assert len(steps) > 10
     assert lazy.forwards < eager.forwards / 2
 
 
-def toy_start(layers: int, read: int, self_heads: int, neurons: int, share: float) -> tuple[Any, Step, int]:
+def toy_start(layers: int, read: int, self_heads: int, neurons: int, share: float) -> tuple[Any, SearchStep, int]:
     """Ranks, a plan whose layers all keep so many units, and a share of the dense model's FLOPs."""
     _, config = tiny_llava(layers=layers)
     sizes = sizes_of(config)
     dense = normalise(dense_plan(sizes, (Grid(8, 8),)))
     layer = LayerPlan(tuple(range(read)), tuple(range(self_heads)), tuple(range(neurons)))
     plan = normalise(replace(dense, layers=(layer,) * layers))
-    return importance_order(None, sizes), Step(plan, toy(plan).logit_drift(plan), visual_flops(plan)), int(visual_flops(dense) * share)
+    return (
+        importance_order(None, sizes),
+        SearchStep(plan, toy(plan).logit_drift(plan), visual_flops(plan)),
+        int(visual_flops(dense) * share),
+    )
 
 
 def test_up_it_goes_by_the_best_of_all_moves() -> None:
@@ -95,14 +99,14 @@ def test_up_it_goes_by_the_best_of_all_moves() -> None:
             break
         _, move, plan = max(raised, key=lambda one: one[:2])
         taken.append(move)
-        step = Step(plan, eager.logit_drift(plan), visual_flops(plan), move)
+        step = SearchStep(plan, eager.logit_drift(plan), visual_flops(plan), move)
     assert [one.move for one in steps] == taken
     assert len(steps) > 5
     assert lazy.forwards < eager.forwards
     assert all(before.flops < after.flops <= limit for before, after in zip([start, *steps], steps, strict=False))
 
 
-def refined(trials: ToyTrials, start: Step, order: Any, forwards: float = 1e9) -> Step:
+def refined(trials: ToyTrials, start: SearchStep, order: Any, forwards: float = 1e9) -> SearchStep:
     """A plan refined within its own cost; a rank would cost the toy nothing."""
     return refine(trials.some(1), start, start.flops, order, DescentOptions(grain=0.02, without=("rank",)), forwards, 1e9, {})
 
@@ -114,7 +118,7 @@ def test_what_is_used_badly_is_used_where_it_gains() -> None:
     dense = normalise(dense_plan(start.plan.sizes, start.plan.grids))
     trials, options = toy(start.plan), DescentOptions(grain=0.02, without=("rank",))
     better = refined(trials, start, order)
-    *_, down = descend(trials.some(1), Step(dense, 0.0, visual_flops(dense)), start.flops, order, options, {})
+    *_, down = descend(trials.some(1), SearchStep(dense, 0.0, visual_flops(dense)), start.flops, order, options, {})
     assert better.flops == visual_flops(better.plan)
     assert is_filled(better.plan, start.flops)
     assert better.logit_drift == trials.logit_drift(better.plan) < start.logit_drift * 0.6
@@ -173,9 +177,9 @@ def test_an_interrupted_search_goes_on_where_it_was(last: int, stage: str, tmp_p
     """Also while the first step measures all moves: every measurement is told and kept."""
     model, _, batches, statistics = subject()
     state = tmp_path / "state.json"
-    reports: list[Report] = []
+    reports: list[SearchReport] = []
 
-    def interrupt(report: Report) -> None:
+    def interrupt(report: SearchReport) -> None:
         reports.append(report)
         if len(reports) == last:
             raise InterruptedSearchError

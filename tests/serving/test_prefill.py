@@ -58,7 +58,7 @@ class Engine:
         known = {stride: torch.tensor(shown(GRID, stride))[order % GRID.tokens] for stride in strides(self.works)}
         names = [layer.self_attn.attn.inner.layer_name for layer in self.layers]
         given = common(spans)
-        step = prefill.Step(mask, positions, known, dict.fromkeys(names, given), dict.fromkeys(names, given.slot_mapping), text_runs)
+        step = prefill.PrefillStep(mask, positions, known, dict.fromkeys(names, given), dict.fromkeys(names, given.slot_mapping), text_runs)
         return prefill.run(self.layers, self.norm, self.works, self.projections, rows, step)
 
     def logits(self, embeds: Tensor, visual: Tensor, cuts: list[int]) -> Tensor:

@@ -6,8 +6,8 @@ from typing import Any
 
 from converters.checkpoint.convert import convert
 from converters.checkpoint.reader import open_checkpoint, open_converted
-from converters.healing.answers import Record, records
-from converters.healing.training import Outcome, Settings, train
+from converters.healing.answers import TeacherAnswer, records
+from converters.healing.training import Settings, TrainingOutcome, train
 from converters.healing.tuning import Tuned, tuned_language, tuned_projector
 from converters.runtime.plan import Grid, LayerPlan, Plan
 from support.checkpoints import save_model
@@ -20,7 +20,7 @@ RECORD = {
 }  # fmt: skip
 
 
-def answered(model: Any, *batches: Any) -> list[Record]:
+def answered(model: Any, *batches: Any) -> list[TeacherAnswer]:
     with model.dense():
         return [record for batch in batches for record in records(model, model.projector, batch, max_new_tokens=4)]
 
@@ -34,8 +34,8 @@ def pruned_llava(folder: Path) -> Path:
 
 
 def trained(
-    pruned: Path, learned_from: Sequence[Record], folder: Path, settings: Settings = SETTINGS, language: bool = False, **options: Any
-) -> tuple[Tuned, Outcome]:
+    pruned: Path, learned_from: Sequence[TeacherAnswer], folder: Path, settings: Settings = SETTINGS, language: bool = False, **options: Any
+) -> tuple[Tuned, TrainingOutcome]:
     """A model that was trained on the first eight of twelve records, and the outcome."""
     model, checkpoint = load(pruned), open_converted(pruned).open_tensors()
     tuned = tuned_language(model, checkpoint, 0) if language else tuned_projector(model, checkpoint)

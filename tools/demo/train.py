@@ -35,8 +35,8 @@ from converters.data.demo.shapes import (
     CANVAS_SIZE,
     COLORS,
     SHAPES,
-    Question,
     Scene,
+    ShapeQuestion,
     draw,
     draw_object,
     questions,
@@ -313,7 +313,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def pack(tokenizer: PreTrainedTokenizerFast, asked: list[list[Question]]) -> TextRows:
+def pack(tokenizer: PreTrainedTokenizerFast, asked: list[list[ShapeQuestion]]) -> TextRows:
     """Lay out each row's questions and answers one after the other, as many as fit."""
 
     tokens = torch.full((len(asked), ROW_TEXT_TOKENS), tokenizer.pad_token_id)
@@ -362,8 +362,8 @@ def answer_loss(model: LlavaForConditionalGeneration, tokenizer: PreTrainedToken
     return functional.cross_entropy(model.lm_head(states[scored]).float(), text.labels[scored])
 
 
-def about_one_of_two(question: Question, ordinal: str) -> Question:
-    return Question(f"In the {ordinal} picture, {question.question[0].lower()}{question.question[1:]}", question.answer, question.kind)
+def about_one_of_two(question: ShapeQuestion, ordinal: str) -> ShapeQuestion:
+    return ShapeQuestion(f"In the {ordinal} picture, {question.question[0].lower()}{question.question[1:]}", question.answer, question.kind)
 
 
 def train_language(
@@ -405,7 +405,7 @@ def train_language(
     return stage.steps
 
 
-def _mixed(source: Random, first: list[Question], second: list[Question]) -> list[Question]:
+def _mixed(source: Random, first: list[ShapeQuestion], second: list[ShapeQuestion]) -> list[ShapeQuestion]:
     both = [about_one_of_two(question, "first") for question in first] + [about_one_of_two(question, "second") for question in second]
     source.shuffle(both)
     return both

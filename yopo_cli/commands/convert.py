@@ -17,7 +17,7 @@ from ..ui.progress import listening
 from ..ui.terminal import show_json, show_table, show_text
 
 if TYPE_CHECKING:
-    from converters.api import Conversion
+    from converters.conversion import Conversion
     from converters.model import Model
     from converters.planning.frontier import Point
     from converters.runtime.plan import Plan
@@ -86,7 +86,8 @@ def convert(
     _check_combination(budget, plan, frontier, options | {"--calibration": None if fits else calibration})
     _check_repairs(compensation, heal, budget, dry_run)
     _check_cuts(plan, cuts)
-    from converters.api import convert, default_samples, load
+    from converters.api import convert, load
+    from converters.bundled import default_samples
 
     refit = None if compensation is None else compensation is Compensation.REFIT
     with listening() as progress:
@@ -107,7 +108,7 @@ def _chosen(
     model: "Model", budget: float | None, plan: Path | None, frontier: Path | None, cuts: dict[str, int | None]
 ) -> "Plan | Point | float":  # fmt: skip
     """What is converted by: a plan from a file, one of a frontier, or the budget, for which one is made."""
-    from converters.api import plan_from
+    from converters.planner import plan_from
     from converters.planning.frontier import Frontier
 
     if plan is not None:

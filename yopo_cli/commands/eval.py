@@ -57,12 +57,12 @@ def evaluate(
 ) -> None:
     """Compare the pruned model with the dense one on the same questions. The dense one is OUT with its plan switched off."""
     from converters.api import evaluate_tasks, load
-    from converters.evaluation.benchmarks import Request, is_benchmark, names_of
+    from converters.evaluation.benchmarks import EvaluationRequest, is_benchmark, names_of
 
     started = time.monotonic()
     names = [name for text in task or [BUNDLED] for name in names_of(text)]
     if against or recipe or save or protocol != OWN_TEMPLATE or any(map(is_benchmark, names)):
-        request = Request(
+        request = EvaluationRequest(
             tuple(names), protocol, samples, seed, batch_size, max_new_tokens, _list(against), _list(recipe), budget, calibration, save=save
         )
         opened = load(model, device=device, dtype=dtype, runtime=runtime, allow_cpu=allow_cpu)

@@ -16,7 +16,7 @@ from ..ui.terminal import show_json, show_table, show_text
 DEFAULT_OPSET, FIRST_OPSET, LAST_OPSET = 23, 18, 25
 
 
-class Target(StrEnum):
+class ExportTarget(StrEnum):
     """Runtimes that packages are made for."""
 
     ONNXRUNTIME = "onnxruntime"
@@ -29,7 +29,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A folder of its own, with copies (default: beside OUT's own weights).")
     ] = None,
-    target: Annotated[Target, typer.Option(help="What is to run it.")] = Target.ONNXRUNTIME,
+    target: Annotated[ExportTarget, typer.Option(help="What is to run it.")] = ExportTarget.ONNXRUNTIME,
     grid: Annotated[
         list[str] | None, typer.Option(help="Visual grid, such as 24x24; may be repeated where the vision tower takes any size.")
     ] = None,

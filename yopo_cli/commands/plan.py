@@ -53,8 +53,10 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Search for the plans that change a model's answers least: one search, the best plan for every budget."""
-    from converters.api import answer_changes, bundled_samples_for, load, plan
+    from converters.api import load, plan
+    from converters.bundled import bundled_samples_for
     from converters.data.split import SampleSplit
+    from converters.planner import answer_changes
 
     asked, reference, started = parse_budgets(budgets), parse_grid(grid), time.monotonic()
     check_plots(plot or ())
@@ -113,7 +115,7 @@ def resumable(state: Path) -> Iterator[None]:
 
 
 def _result(name: str, frontier: "Frontier", changes: dict[float, float], max_drop: float | None) -> dict[str, Any]:
-    from converters.api import smallest_budget
+    from converters.planner import smallest_budget
     from converters.planning.cost import cost
 
     points = [

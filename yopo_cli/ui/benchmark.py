@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from .costs import count_text
 
 if TYPE_CHECKING:
-    from converters.bench.benchmark import Bench, Run
+    from converters.bench.benchmark import Bench, BenchmarkRun
     from converters.bench.measure import Figures
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
@@ -22,7 +22,7 @@ def ceiling_lines(bench: "Bench") -> Iterator[str]:
     yield f"ceiling, measured: matrix products {rate}FLOP/s, memory {speed}B/s"
 
 
-def run_tables(run: "Run") -> Iterator[Table]:
+def run_tables(run: "BenchmarkRun") -> Iterator[Table]:
     """The prefill beside its FLOPs and its bound, rates and the vision tower, decoding, memory."""
     yield PREFILL, [_prefill_row(one) for one in run.figures]
     yield RATES, [_rate_row(one) for one in run.figures]

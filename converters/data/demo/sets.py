@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from random import Random
 
 from converters.data.demo import harder, shapes
-from converters.data.demo.shapes import Asker, Question, Scene
+from converters.data.demo.shapes import Asker, Scene, ShapeQuestion
 from converters.data.sample import Sample
 
 CANVASES = ((2, 2), (2, 3), (3, 2), (3, 3))  # rows and columns of cells
@@ -22,7 +22,7 @@ class QuestionSet:
         """Pictures with one question each, the same ones for the same seed and split; all kinds are equally frequent."""
         return shapes.samples(count, seed, split, self.scene, self.askers)
 
-    def questions(self, scene: Scene, source: Random, count: int) -> list[Question]:
+    def questions(self, scene: Scene, source: Random, count: int) -> list[ShapeQuestion]:
         """Up to `count` different questions about one scene."""
         return shapes.questions(scene, source, count, self.askers)
 

@@ -69,7 +69,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Question:
+class ShapeQuestion:
     """A question about a scene, with its only right answer."""
 
     question: str
@@ -279,18 +279,18 @@ ASKERS: dict[str, Asker] = {
 KINDS = tuple(ASKERS)
 
 
-def ask(scene: Scene, kind: str, source: Random, attempts: int = 4, askers: Mapping[str, Asker] = ASKERS) -> Question | None:
+def ask(scene: Scene, kind: str, source: Random, attempts: int = 4, askers: Mapping[str, Asker] = ASKERS) -> ShapeQuestion | None:
     """A question of this kind that has one clear answer in this scene, or None when none was found in a few attempts."""
     for _ in range(attempts):
         found = askers[kind](scene, source)
         if found is not None:
-            return Question(found[0], found[1], kind)
+            return ShapeQuestion(found[0], found[1], kind)
     return None
 
 
-def questions(scene: Scene, source: Random, count: int, askers: Mapping[str, Asker] = ASKERS) -> list[Question]:
+def questions(scene: Scene, source: Random, count: int, askers: Mapping[str, Asker] = ASKERS) -> list[ShapeQuestion]:
     """Up to `count` different questions about one scene, the kinds equally likely where the scene allows them."""
-    found: dict[str, Question] = {}
+    found: dict[str, ShapeQuestion] = {}
     kinds = tuple(askers)
     for _ in range(3 * count):
         question = ask(scene, source.choice(kinds), source, askers=askers)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class State:
+class LayerInput:
     """Rows of a batch at a layer's input, as in the runtime's call; visual ones as they last were where none is in play any more."""
 
     text: Tensor
@@ -36,8 +36,8 @@ class ActivationCache:
         self.memory_bytes = memory_bytes
         self.folder = folder
         self.disk_bytes = 0
-        self._accepted: dict[tuple[int, int], State | Path] = {}
-        self._candidates: dict[tuple[int, int], State | Path] = {}
+        self._accepted: dict[tuple[int, int], LayerInput | Path] = {}
+        self._candidates: dict[tuple[int, int], LayerInput | Path] = {}
         self._temporary: Path | None = None
         self._files = 0
         self._alive: dict[int, int] = {}
@@ -47,11 +47,11 @@ class ActivationCache:
         """Bytes of tensors in memory, each counted once: frozen layers share their visual rows."""
         return sum(self._alive.values())
 
-    def get(self, layer: int, batch: int) -> State:
+    def get(self, layer: int, batch: int) -> LayerInput:
         state = self._accepted[layer, batch]
-        return state if isinstance(state, State) else _load(state)
+        return state if isinstance(state, LayerInput) else _load(state)
 
-    def put(self, layer: int, batch: int, state: State) -> None:
+    def put(self, layer: int, batch: int, state: LayerInput) -> None:
         """Keep a state as a candidate, until it is accepted or discarded."""
         new = sum(tensor.nbytes for tensor in state.tensors if id(tensor) not in self._alive)
         if self.used_bytes + new <= self.memory_bytes:
@@ -96,7 +96,7 @@ class ActivationCache:
             self._alive[id(tensor)] = tensor.nbytes
             weakref.finalize(tensor, self._alive.pop, id(tensor), None)
 
-    def _save(self, state: State) -> Path:
+    def _save(self, state: LayerInput) -> Path:
         if self._temporary is None:
             self._temporary = Path(tempfile.mkdtemp(prefix="yopo-prefixes-", dir=self.folder))
             weakref.finalize(self, shutil.rmtree, self._temporary, ignore_errors=True)
@@ -106,11 +106,11 @@ class ActivationCache:
         self.disk_bytes += path.stat().st_size
         return path
 
-    def _remove(self, state: State | Path | None) -> None:
+    def _remove(self, state: LayerInput | Path | None) -> None:
         if isinstance(state, Path):
             self.disk_bytes -= state.stat().st_size
             state.unlink()
 
 
-def _load(path: Path) -> State:
-    return State(*torch.load(path, weights_only=True))
+def _load(path: Path) -> LayerInput:
+    return LayerInput(*torch.load(path, weights_only=True))

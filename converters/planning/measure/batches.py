@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ...runtime.call import Call
 from ...runtime.text_attention import TextMasks
-from .activation_cache import State
+from .activation_cache import LayerInput
 from .answers import Answered
 from .dense_adapter import DenseAdapter
 
@@ -30,13 +30,13 @@ class QuestionBatch:
         there: Tensor = self.call.split.visual_slots.flatten() >= 0
         return there
 
-    def at(self, state: State) -> Call:
+    def at(self, state: LayerInput) -> Call:
         """The call with these rows."""
         masks = TextMasks(self.call.timeline, self.call.text_slots, causal=False)
         return replace(self.call, text=state.text, visual=state.visual, masks=masks, unit=None)
 
 
-def open_batch(answered: Answered, adapter: DenseAdapter) -> tuple[QuestionBatch, State]:
+def open_batch(answered: Answered, adapter: DenseAdapter) -> tuple[QuestionBatch, LayerInput]:
     """A batch, and its rows at the input of layer 0."""
     call = adapter.call(answered)
     assert call.split is not None
@@ -46,4 +46,4 @@ def open_batch(answered: Answered, adapter: DenseAdapter) -> tuple[QuestionBatch
     questions = QuestionBatch(
         replace(call, text=empty, visual=empty), predicts.flatten(), answered.dense, tuple(answered.predicts.sum(1).tolist())
     )
-    return questions, State(call.text, call.visual)
+    return questions, LayerInput(call.text, call.visual)

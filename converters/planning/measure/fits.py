@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..compensation import LeastSquares, LinearCompensation
-from .activation_cache import ActivationCache, State
+from .activation_cache import ActivationCache, LayerInput
 from .batches import QuestionBatch
 from .dense_adapter import DenseAdapter
 
@@ -27,7 +27,7 @@ class Fits:
     def keep_dense(self, index: int, visual: Sequence[Tensor]) -> None:
         """Keep the visual rows that the dense model brings to a layer, one tensor for each of the batches."""
         for number, rows in zip(self.batches, visual, strict=True):
-            self._dense_rows.put(index, number, State(self._normalised(index, number, rows), rows[:0]))
+            self._dense_rows.put(index, number, LayerInput(self._normalised(index, number, rows), rows[:0]))
         self._dense_rows.accept(self.batches)
 
     def knows(self, index: int, key: str) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...runtime.plan import Plan, dense_plan, normalise
 from ..compensation import LinearCompensation, visual_keys
-from .activation_cache import ActivationCache, State
+from .activation_cache import ActivationCache, LayerInput
 from .answers import Answered
 from .batches import QuestionBatch, open_batch
 from .dense_adapter import DenseAdapter
@@ -231,9 +231,9 @@ class Trials:
         return any(key is not None and not self.fits.knows(index, key) for index, key in keys)
 
     def _through(
-        self, plan: Plan, first: int, numbers: Sequence[int], states: list[State], keep: bool,
+        self, plan: Plan, first: int, numbers: Sequence[int], states: list[LayerInput], keep: bool,
         compensations: Compensations | None = None, on_layer: OnLayer = lambda index, visual: None,
-    ) -> list[State]:  # fmt: skip
+    ) -> list[LayerInput]:  # fmt: skip
         """The states of these batches after the last layer; a layer's weights are laid out once for all of them.
 
         `on_layer` is called with the visual rows that each layer is given.
@@ -249,12 +249,12 @@ class Trials:
             layer = PrunedLayer(self.adapter, index, plan, compensation)
             for place, (number, call) in enumerate(zip(numbers, calls, strict=True)):
                 if keep and index > first:
-                    self.cache.put(index, number, State(call.text, visual[place]))
+                    self.cache.put(index, number, LayerInput(call.text, visual[place]))
                 if index >= plan.visual_depth:
                     call.visual = None
                 layer.run(call)
                 visual[place] = visual[place] if call.visual is None else call.visual
-        return [State(call.text, rows) for call, rows in zip(calls, visual, strict=True)]
+        return [LayerInput(call.text, rows) for call, rows in zip(calls, visual, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ Prices = dict[Move, float]
 
 
 @dataclass(frozen=True)
-class Step:
+class SearchStep:
     """A plan on the way, its drift on all questions, its visual FLOPs, and the move that led to it (None: the start)."""
 
     plan: Plan
@@ -50,13 +50,15 @@ class DescentOptions:
     without: tuple[str, ...] = ()
 
 
-def measured(trials: Trials | TrialSubset, plan: Plan, move: Move | None = None) -> Step:
+def measured(trials: Trials | TrialSubset, plan: Plan, move: Move | None = None) -> SearchStep:
     """A plan with its drift."""
     plan = normalise(plan)
-    return Step(plan, trials.logit_drift(plan), visual_flops(plan), move)
+    return SearchStep(plan, trials.logit_drift(plan), visual_flops(plan), move)
 
 
-def descend(few: TrialSubset, start: Step, limit: int, order: ImportanceOrder, options: DescentOptions, prices: Prices) -> Iterator[Step]:
+def descend(
+    few: TrialSubset, start: SearchStep, limit: int, order: ImportanceOrder, options: DescentOptions, prices: Prices
+) -> Iterator[SearchStep]:
     """The steps below `start` down to the first plan of at most `limit` visual FLOPs, or until no move saves anything.
 
     `prices` are those of an earlier descent, or empty; they are kept up to date.
@@ -81,7 +83,9 @@ def _hurried(options: DescentOptions, used: float, schedule: float) -> DescentOp
     return replace(options, trials=8, slack=max(options.slack, 1.0)) if used > schedule else options
 
 
-def _cheapest(few: TrialSubset, step: Step, limit: int, order: ImportanceOrder, prices: Prices, options: DescentOptions) -> Step | None:
+def _cheapest(
+    few: TrialSubset, step: SearchStep, limit: int, order: ImportanceOrder, prices: Prices, options: DescentOptions
+) -> SearchStep | None:
     """The step of the cheapest move; None where nothing can be saved.
 
     What a move saves beyond the limit does not count. `fresh` are the moves measured at this step, `sure` those measured on all questions.
@@ -105,7 +109,7 @@ def _cheapest(few: TrialSubset, step: Step, limit: int, order: ImportanceOrder, 
     return None
 
 
-def price(trials: Trials | TrialSubset, step: Step, plan: Plan) -> float:
+def price(trials: Trials | TrialSubset, step: SearchStep, plan: Plan) -> float:
     """The rise of the drift from the plan of a step to another one, per FLOP saved; of a larger plan the fall, per FLOP added."""
     return (trials.logit_drift(plan) - trials.logit_drift(step.plan)) / (step.flops - visual_flops(plan))
 
@@ -115,7 +119,7 @@ def _stands(price: float, following: float, slack: float) -> bool:
     return price <= following or (isfinite(following) and price <= following + abs(following) * slack)
 
 
-def _open_moves(step: Step, order: ImportanceOrder, options: DescentOptions) -> dict[Move, Plan]:
+def _open_moves(step: SearchStep, order: ImportanceOrder, options: DescentOptions) -> dict[Move, Plan]:
     """Every move that saves enough, and its plan."""
     together = blocks(len(step.plan.layers), options.block)
     worth = [pair for layers in together for pair in moves_worth(step.plan, layers, order, options.grain)]

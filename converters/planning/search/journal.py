@@ -15,7 +15,7 @@ SCHEMA = 1
 MAX_BYTES = 1 << 28
 
 
-class State(BaseModel):
+class SearchState(BaseModel):
     """What is in the file."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -48,7 +48,7 @@ class Journal:
     def _read(self) -> dict[str, float]:
         assert self.path is not None
         hint = "Remove it to search anew, or name another file."
-        state = conforming(State, read_object(self.path, hint, MAX_BYTES), f"The state {self.path} of a search", hint)
+        state = conforming(SearchState, read_object(self.path, hint, MAX_BYTES), f"The state {self.path} of a search", hint)
         search, prices = (state.search, state.prices) if state.version == SCHEMA else ({}, {})
         if different := sorted(name for name in {*search, *self.search} if search.get(name) != self.search.get(name)):
             raise YopoError(f"The state {self.path} is of another search: {', '.join(different)} differ.", hint)

@@ -13,7 +13,7 @@ from ...runtime.plan import Plan
 from ..fill_budget import fill_budget, is_filled
 from ..importance import ImportanceOrder
 from ..measure.trials import TrialSubset
-from .descent import DescentOptions, Prices, Step, descend, measured, price
+from .descent import DescentOptions, Prices, SearchStep, descend, measured, price
 from .moves import Move, blocks, moved, moves_up, moves_worth, visual_flops
 
 DEPTHS = (0.8, 0.6, 0.9)  # of the budget: how far down to go; the next one where the one before has gained nothing
@@ -22,13 +22,13 @@ GRAIN = 0.02  # of the plan: what a step saves or adds at least
 NEAR = 0.1  # a move just measured is taken where the next one looks no more than that better
 SLACK = 0.1  # by which the first questions may be worse than before
 
-StepReport = Callable[[Step], None]
+StepReport = Callable[[SearchStep], None]
 
 
 def refine(
-    few: TrialSubset, start: Step, limit: int, order: ImportanceOrder, options: DescentOptions, forwards: float, most: float,
+    few: TrialSubset, start: SearchStep, limit: int, order: ImportanceOrder, options: DescentOptions, forwards: float, most: float,
     prices: Prices, report: StepReport = lambda step: None,
-) -> Step:  # fmt: skip
+) -> SearchStep:  # fmt: skip
     """The best plan found within the limit (visual FLOPs).
 
     It goes down and up again as long as that is likely to end within `forwards` forward passes, and gives up after `most`. `prices` of
@@ -54,7 +54,7 @@ def refine(
         plan = fill_budget(step.plan, limit, order, ())
         logit_drift = trials.race(plan, best.plan, SLACK) if is_filled(plan, limit) else inf
         if isfinite(logit_drift) and logit_drift < best.logit_drift - trials.error(plan, best.plan):
-            best = Step(plan, logit_drift, visual_flops(plan))
+            best = SearchStep(plan, logit_drift, visual_flops(plan))
         else:
             depths.pop(0)
         trials.settle(best.plan)
@@ -77,7 +77,9 @@ def _survey(few: TrialSubset, plan: Plan, order: ImportanceOrder, options: Desce
     return 1 + each * sum(len(plan.layers) - move.layers[0] for move in (*down, *up))
 
 
-def ascend(few: TrialSubset, start: Step, limit: int, order: ImportanceOrder, options: DescentOptions, gains: Prices) -> Iterator[Step]:
+def ascend(
+    few: TrialSubset, start: SearchStep, limit: int, order: ImportanceOrder, options: DescentOptions, gains: Prices
+) -> Iterator[SearchStep]:
     """The steps above `start` within `limit` visual FLOPs, each by the move that lowers the drift most per FLOP added, until none does.
 
     As in a descent, only the move that looks best is measured again. `gains` are those known so far, or empty; they are kept up to date.

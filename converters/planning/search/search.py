@@ -24,7 +24,7 @@ from ..importance import ImportanceOrder, importance_order
 from ..measure.answers import MAX_ANSWER_TOKENS, Answered, answered
 from ..measure.trials import MEMORY_BYTES, Trials
 from ..recipes import RECIPES, make_plan
-from .descent import DescentOptions, Prices, Step, descend, measured
+from .descent import DescentOptions, Prices, SearchStep, descend, measured
 from .journal import Journal
 from .moves import visual_flops
 from .refine import discount_prices, refine
@@ -64,7 +64,7 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Report:
+class SearchReport:
     """How far a search is: the share of the dense visual FLOPs reached, the forward passes used and allowed, the bytes of its cache."""
 
     stage: str
@@ -76,7 +76,7 @@ class Report:
     disk_bytes: int
 
 
-Progress = Callable[[Report], None]
+Progress = Callable[[SearchReport], None]
 PlansByBudget = Mapping[float, Mapping[str, Plan]]
 
 
@@ -181,14 +181,14 @@ def search_trials(
 class Branch:
     """Where a descent has come to, the plan that it began at, and the prices that it knows."""
 
-    step: Step
+    step: SearchStep
     origin: str
     prices: Prices
 
     def at(self, plan: Plan) -> "Branch":
         """The same branch at another plan, which is not measured yet."""
         plan = normalise(plan)
-        return replace(self, step=Step(plan, inf, visual_flops(plan)))
+        return replace(self, step=SearchStep(plan, inf, visual_flops(plan)))
 
 
 class Search:
@@ -199,7 +199,7 @@ class Search:
         self.dense = trials.plan
         self.few = trials.some(effort.few)
         self.descents = 0.0
-        self._last = Step(self.dense, 0.0, visual_flops(self.dense)), "dense"
+        self._last = SearchStep(self.dense, 0.0, visual_flops(self.dense)), "dense"
         trials.on_measurement = self._measured
         self.branch = Branch(measured(trials, self.dense), "dense", {})
         self.path = [Point(self.dense, self.branch.step.logit_drift, "dense")]
@@ -245,7 +245,7 @@ class Search:
             plan = normalise(plan)
             logit_drift = self.trials.race(plan, best.step.plan, inf if name in SURE_RECIPES else RECIPE_SLACK)
             if isfinite(logit_drift):
-                best = self._best([best, Branch(Step(plan, logit_drift, visual_flops(plan)), name, self.branch.prices)], limit)
+                best = self._best([best, Branch(SearchStep(plan, logit_drift, visual_flops(plan)), name, self.branch.prices)], limit)
         self.descents += self.trials.forwards - began
         self._report_step(best.step, f"measured {budget:g}")
         self.branch = best
@@ -288,7 +288,7 @@ class Search:
         self.path.append(point)
         return point
 
-    def _report_step(self, step: Step, stage: str) -> None:
+    def _report_step(self, step: SearchStep, stage: str) -> None:
         self._last = step, stage
         self.journal.write()
         self._report()
@@ -302,5 +302,5 @@ class Search:
         share = step.flops / dense_visual_flops(self.dense.sizes, self.dense.grids)
         cache = self.trials.cache
         self.progress(
-            Report(stage, share, step.logit_drift, self.trials.forwards, self.effort.forwards, cache.used_bytes, cache.disk_bytes)
+            SearchReport(stage, share, step.logit_drift, self.trials.forwards, self.effort.forwards, cache.used_bytes, cache.disk_bytes)
         )
