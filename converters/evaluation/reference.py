@@ -127,6 +127,8 @@ def _layer(
     elements = heads.repeat_interleave(sizes.head_dim)
     parts = _refitted(attention, normed, visual, _qkv(attention, normed, sizes), elements)
     query, key, value = (part.unflatten(-1, (-1, sizes.head_dim)).transpose(1, 2) for part in parts)
+    if hasattr(attention, "q_norm"):
+        query, key = attention.q_norm(query), attention.k_norm(key)
     query, key = _rotated(query, rotary), _rotated(key, rotary)
     key, value = key.repeat_interleave(sizes.group, 1), value.repeat_interleave(sizes.group, 1)
     scores = (query @ key.transpose(2, 3) * attention.scaling).masked_fill(~mask, float("-inf"))

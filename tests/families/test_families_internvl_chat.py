@@ -125,7 +125,7 @@ def test_a_qwen_tokenizer_pads_where_the_config_does_not_tell(root: dict[str, in
     assert generation == {"bos_token_id": 1, "eos_token_id": [59], "pad_token_id": root.get("pad_token_id", 57)}
     tokenizer = AutoTokenizer.from_pretrained(out)
     assert (tokenizer.pad_token_id, tokenizer.padding_side) == (57, "left")
-    assert tokenizer.encode("!\"<|im_end|><IMG_CONTEXT><video>") == [0, 1, 59, 62, 63]
+    assert tokenizer.encode('!"<|im_end|><IMG_CONTEXT><video>') == [0, 1, 59, 62, 63]
 
 
 @pytest.mark.parametrize("missing", ["vocab.json", "merges.txt"])

@@ -43,7 +43,17 @@ QWEN = {
         (QWEN | {"quantization_config": {"quant_method": "awq"}}, r"is quantised \(awq\)\."),
         (QWEN | {"use_sliding_window": True, "sliding_window": 128}, r"A sliding window of 128 of 512 tokens is not supported\."),
     ],
-    ids=["Qwen3-VL", "InternVL, Mistral", "InternVL3.5-30B-A3B", "InternVL3.5-GPT-OSS", "Qwen3-VL-30B-A3B", "text only", "no model type", "quantised", "sliding window"],
+    ids=[
+        "Qwen3-VL",
+        "InternVL, Mistral",
+        "InternVL3.5-30B-A3B",
+        "InternVL3.5-GPT-OSS",
+        "Qwen3-VL-30B-A3B",
+        "text only",
+        "no model type",
+        "quantised",
+        "sliding window",
+    ],
 )
 def test_refusals(config: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))

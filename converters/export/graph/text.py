@@ -20,6 +20,7 @@ from .weights import Weight
 STATIC_ROPE = ("default", "linear", "llama3", "yarn", "proportional")
 ACTIVATIONS = ("silu",)
 VISUAL = "visual_"
+HEAD_NORMS = {"query": "self_attn.q_norm", "key": "self_attn.k_norm"}
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,11 @@ class TextModel:
 
     def norm(self, layer: int, name: str) -> Weight:
         return Weight(f"{self.family.text_prefix}layers.{layer}.{name}.weight")
+
+    def head_norm(self, layer: int, part: str) -> Weight | None:
+        """The norm of each `query` or `key` head before it is turned, None where there is none."""
+        weight = self.norm(layer, HEAD_NORMS[part])
+        return weight if weight.name in self.tensors else None
 
     @property
     def final_norm(self) -> Weight:

@@ -8,7 +8,7 @@ import torch
 from ...runtime.cache import SparseLayer
 from ...runtime.call import Call
 from ...runtime.layer import run_layer
-from ...runtime.layer_parts import LayerParts, Projections
+from ...runtime.layer_parts import LayerParts, Projections, head_norms
 from ...runtime.layout import LayerLayout, layer_layout
 from ...runtime.plan import Plan
 from ...runtime.projection import Plain
@@ -25,7 +25,7 @@ class PrunedLayer:
         linear = _permuted(adapter.projections(index), self.layout, size)
         norms = layer.input_layernorm, layer.post_attention_layernorm
         visual = _visual(linear, self.layout, size, compensation)
-        self.parts = LayerParts(*norms, size, layer.self_attn.scaling, linear, *visual)
+        self.parts = LayerParts(*norms, size, layer.self_attn.scaling, linear, *head_norms(layer.self_attn), *visual)
 
     def run(self, call: Call) -> None:
         """Update the rows of a call."""
