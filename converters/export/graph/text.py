@@ -121,6 +121,11 @@ def text_model(checkpoint: Checkpoint, plan: Plan | None) -> TextModel:
     text = config.get_text_config()
     if text.hidden_act not in ACTIVATIONS:
         raise YopoError(f"The activation {text.hidden_act} is not supported in exports.", f"Supported: {', '.join(ACTIVATIONS)}.")
+    if getattr(config.vision_config, "deepstack_visual_indexes", ()):
+        raise YopoError(
+            "Exports do not know visual features that are added between layers (deepstack).",
+            "Run this model in PyTorch: yopo ask, yopo eval.",
+        )
     return TextModel(
         checkpoint.family,
         checkpoint.sizes,

@@ -20,6 +20,7 @@ class PrunedLayer:
     """Layer `index` of a dense model under a plan, its weights copied into the plan's order, K and V of visual rows compensated or not."""
 
     def __init__(self, adapter: DenseAdapter, index: int, plan: Plan, compensation: LinearCompensation | None = None) -> None:
+        self.index = index
         self.layout, self.locality, size = layer_layout(plan.layers[index], plan.sizes), plan.locality, plan.sizes.head_dim
         layer = adapter.model.model.language_model.layers[index]
         linear = _permuted(adapter.projections(index), self.layout, size)
@@ -30,6 +31,7 @@ class PrunedLayer:
     def run(self, call: Call) -> None:
         """Update the rows of a call."""
         run_layer(self.parts, self.layout, call, SparseLayer(call.timeline, first=True), self.locality)
+        call.leave(self.index)
 
 
 def _visual(linear: Projections, layout: LayerLayout, size: int, compensation: LinearCompensation | None) -> tuple[Plain | None, ...]:
