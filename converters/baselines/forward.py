@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from ..runtime.layer_parts import head_norms
 from ..runtime.outputs import CACHE
 from .pictures import entering, pictures
 from .rows import PADDING, TEXT, VISUAL, Rows, insert
@@ -193,9 +194,10 @@ def _attention(text_model: Any, rows: Rows, before: Tensor, cache: Any, stage: S
     cosine, sine = text_model.rotary_emb(before, rows.positions[sample : sample + 1])
     normalised = layer.input_layernorm(before[sample] if stage.ranks_itself else before[sample, places])
     asking = normalised[places] if stage.ranks_itself else normalised
-    queries = _rotated(attention.q_proj(asking), cosine[0, places], sine[0, places], size)
+    query_norm, key_norm = head_norms(attention)
+    queries = _rotated(attention.q_proj(asking), query_norm, cosine[0, places], sine[0, places], size)
     if stage.ranks_itself:
-        keys = _rotated(attention.k_proj(normalised), cosine[0], sine[0], size)
+        keys = _rotated(attention.k_proj(normalised), key_norm, cosine[0], sine[0], size)
     else:
         keys = cache.layers[stage.layer - 1].keys[sample]
     number = torch.arange(rows.kinds.shape[1], device=places.device)
@@ -203,9 +205,10 @@ def _attention(text_model: Any, rows: Rows, before: Tensor, cache: Any, stage: S
     return attention_of(queries, keys, attention.scaling, visible)
 
 
-def _rotated(rows: Tensor, cosine: Tensor, sine: Tensor, size: int) -> Tensor:
-    """`[rows, heads * head_dim]` as `[heads, rows, head_dim]` with rotary embedding."""
+def _rotated(rows: Tensor, norm: Any, cosine: Tensor, sine: Tensor, size: int) -> Tensor:
+    """`[rows, heads * head_dim]` as `[heads, rows, head_dim]`, after a norm of each head (None: none), with rotary embedding."""
     heads = rows.unflatten(1, (-1, size)).transpose(0, 1)
+    heads = heads if norm is None else norm(heads)
     first, second = heads.chunk(2, -1)
     rotated: Tensor = heads * cosine + torch.cat([-second, first], -1) * sine
     return rotated

@@ -46,7 +46,10 @@ def model_side(name: str, model: Any, given: Prompt, compiled: bool = False) -> 
         return runs(input_ids=given.ids, use_cache=True, logits_to_keep=1, **given.places, **picture)
 
     def prefill() -> Any:
-        return read(mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=pictures)})
+        encoded: Any = BaseModelOutputWithPooling(pooler_output=pictures)
+        if deepstack := getattr(model.config.vision_config, "deepstack_visual_indexes", ()):
+            encoded.deepstack_features = [pictures] * len(deepstack)  # any numbers of their shape
+        return read(mm_encoder_outputs={"image": encoded})
 
     def step(state: Any, token: Tensor) -> None:
         model(input_ids=token, use_cache=True, logits_to_keep=1, **{CACHE: state[CACHE]})

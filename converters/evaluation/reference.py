@@ -26,13 +26,16 @@ def masked_logits(model: Any, inputs: Any, plan: Plan | None = None, grids: list
     placeholders = [getattr(model.config, name, None) for name in ("image_token_id", "video_token_id")]
     visual = sum((inputs["input_ids"] == token for token in placeholders if token is not None), start=torch.tensor(False))
     valid = inputs["attention_mask"].bool() if "attention_mask" in inputs else torch.ones_like(visual)
-    rows, positions = _entering(model, inputs)
+    rows, positions, deepstack = _entering(model, inputs)
     where = _coordinates(visual, _default_grids(model, visual & valid, positions) if grids is None else grids)
     text_model = model.model.language_model
     rotary = text_model.rotary_emb(rows, _rotary_positions(text_model, rows, positions))
-    for layer, kept in zip(text_model.layers, plan.layers, strict=True):
+    for index, (layer, kept) in enumerate(zip(text_model.layers, plan.layers, strict=True)):
         query_heads, neurons = _file_order(kept, plan.sizes) if converted else _dense_order(plan.sizes)
         rows = _layer(layer, rows, rotary, plan, kept, query_heads, neurons, visual, valid, where)
+        if index < len(deepstack):
+            rows = rows.clone()
+            rows[visual] += deepstack[index]
     logits: Tensor = model.lm_head(text_model.norm(rows))
     return logits
 
@@ -41,22 +44,23 @@ class _EnteredError(Exception):
     """Carries what reaches the language model."""
 
 
-def _entering(model: Any, inputs: Any) -> tuple[Tensor, Tensor | None]:
-    """Embeddings with the visual features in place, and positions, as the model itself hands them to its language model."""
+def _entering(model: Any, inputs: Any) -> tuple[Tensor, Tensor | None, Sequence[Tensor]]:
+    """What the model itself hands to its language model: embeddings with the visual features in place, positions, and what is added to
+    visual rows `[visual tokens, hidden]` after each of the first layers."""
 
     def stop(module: Any, arguments: Any, keywords: dict[str, Any]) -> None:
         embeds = keywords.get("inputs_embeds")
         if embeds is None:
             words = module.embed_tokens(keywords["input_ids"])
             embeds = words.masked_scatter(keywords["visual_mask"][..., None], keywords["features"])
-        raise _EnteredError(embeds, keywords.get("position_ids"))
+        raise _EnteredError(embeds, keywords.get("position_ids"), keywords.get("deepstack_visual_embeds") or ())
 
     hook = model.model.language_model.register_forward_pre_hook(stop, with_kwargs=True)
     try:
         model(**inputs)
     except _EnteredError as entered:
-        rows, positions = entered.args
-        return rows, positions
+        rows, positions, deepstack = entered.args
+        return rows, positions, deepstack
     finally:
         hook.remove()
     raise RuntimeError("the language model was never called")
@@ -127,6 +131,8 @@ def _layer(
     elements = heads.repeat_interleave(sizes.head_dim)
     parts = _refitted(attention, normed, visual, _qkv(attention, normed, sizes), elements)
     query, key, value = (part.unflatten(-1, (-1, sizes.head_dim)).transpose(1, 2) for part in parts)
+    if hasattr(attention, "q_norm"):
+        query, key = attention.q_norm(query), attention.k_norm(key)
     query, key = _rotated(query, rotary), _rotated(key, rotary)
     key, value = key.repeat_interleave(sizes.group, 1), value.repeat_interleave(sizes.group, 1)
     scores = (query @ key.transpose(2, 3) * attention.scaling).masked_fill(~mask, float("-inf"))

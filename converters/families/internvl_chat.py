@@ -1,4 +1,5 @@
-"""InternVL2, 3 and 3.5 as OpenGVLab publishes them (`internvl_chat`), the same models as native InternVL.
+"""InternVL2, 3 and 3.5 as OpenGVLab publishes them (`internvl_chat`): remote code, which transformers 5
+cannot run, of the same model as native InternVL.
 
 Its config, its tensors (fused q, k and v in the vision tower and in InternLM2) and its tokens are put in transformers' words; the remote
 code in such a folder, which transformers 5 cannot run, is never run.

@@ -37,6 +37,8 @@ MODELS: dict[str, Published] = {
         ("internvl3-2b", "OpenGVLab/InternVL3-2B-hf", INTERNVL, (1536, 8960, 28, 12, 2, 128)),
         ("internvl3-8b", "OpenGVLab/InternVL3-8B-hf", INTERNVL, (3584, 18944, 28, 28, 4, 128)),
         ("internvl3-14b", "OpenGVLab/InternVL3-14B-hf", INTERNVL, (5120, 13824, 48, 40, 8, 128)),
+        ("internvl3.5-1b", "OpenGVLab/InternVL3_5-1B-HF", INTERNVL, (1024, 3072, 28, 16, 8, 128)),  # config.json of InternVL3_5-1B
+        ("internvl3.5-8b", "OpenGVLab/InternVL3_5-8B-HF", INTERNVL, (4096, 12288, 36, 32, 8, 128)),  # config.json of InternVL3_5-8B
     )
 }
 SHORT_NAMES: dict[str, str] = {name: model.repository for name, model in MODELS.items()}

@@ -85,7 +85,10 @@ def llama_tokenizer(folder: Path, prefix_space: bool) -> Any:
 
 
 def qwen_tokenizer(folder: Path) -> Any:
-    """A Qwen tokenizer from `vocab.json` and `merges.txt`, with the added tokens at their ids. Raises YopoError where that cannot be."""
+    """A Qwen tokenizer from `vocab.json` and `merges.txt`, with the added tokens at their ids.
+
+    Raises YopoError if a file is missing or a token has another id.
+    """
     from transformers import Qwen2Tokenizer
 
     if missing := [name for name in ("vocab.json", "merges.txt") if not (folder / name).exists()]:

@@ -100,6 +100,8 @@ def records(model: Any, projector: str, batch: Any, max_new_tokens: int = MAX_AN
             rows, given = language_model_pass(model, found.inputs)
     finally:
         hook.remove()
+    if given.get("deepstack_visual_embeds"):
+        raise YopoError("Healing does not know visual features that are added between layers.", "Models with deepstack are pruned without.")
     parts = torch.cat(seen).split(found.visual.sum(1).tolist())
     for sample, part in enumerate(parts):
         valid = found.mask[sample]

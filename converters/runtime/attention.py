@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from .autotune import fastest
-from .chunking import in_place
+from .chunking import by_pieces, in_place
 
 LAID_OUT_BYTES = 1 << 21
 """Keys that are laid out at a time, on a CPU: memory that is used again is not asked for anew."""
@@ -40,6 +41,15 @@ def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     first, second = turning.chunk(2, -1)
     turned = (turning * cosine).add_(torch.cat([-second, first], -1).mul_(sine))
     return turned if size == heads.shape[-1] else torch.cat([turned, rest], -1)
+
+
+def turned(heads: Tensor, norm: Any, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Heads `[rows, heads, head_dim]` after a norm of each (None: none), turned by their positions: in their place where that may be."""
+
+    def work(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        return rotate(heads if norm is None else norm(heads), cosine, sine)
+
+    return by_pieces(work, heads, cosine, sine, place=heads)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, causal: bool = False) -> Tensor:

@@ -1,6 +1,6 @@
 """One forward call of a language model: its rows, text and visual apart, and everything that its layers share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -29,7 +29,8 @@ class Call:
     layer to layer: in place where they are the two parts of `rows`, visual first, else by new ones. While visual rows do not change,
     `unit` keeps them divided by their root mean square: frozen layers differ by their norm's weight alone. `places` are where `unit`
     and the normalised rows stand, layer after layer, on a CPU, which gets new memory slowly. Rotary embeddings are `[batch * rows, 1,
-    size]`. `split` tells where the rows came from, `timeline` what is cached, `fresh` that nothing was before this call.
+    size]`. `split` tells where the rows came from, `timeline` what is cached, `fresh` that nothing was before this call. `deepstack` are
+    what is added to the visual rows after the first layers, one `[batch * visual rows, hidden]` for each.
     """
 
     batch: int
@@ -42,6 +43,7 @@ class Call:
     timeline: Timeline
     masks: TextMasks
     fresh: bool
+    deepstack: tuple[Tensor, ...] = ()
     rows: Tensor | None = None
     places: tuple[Tensor, Tensor] | None = None
     unit: Tensor | None = None
@@ -75,6 +77,13 @@ class Call:
         else:
             for total, part in zip(self.rows.split(FFN_ROWS), rows.split(FFN_ROWS), strict=True):
                 projection.add_inputs(total, inner(part), first, last, biased)
+        self.unit = None
+
+    def leave(self, index: int) -> None:
+        """Add to the visual rows, where any are left, what is added to them after layer `index`."""
+        if self.visual is None or index >= len(self.deepstack):
+            return
+        self.visual = self.visual + self.deepstack[index] if self.rows is None else self.visual.add_(self.deepstack[index])
         self.unit = None
 
     def normalised(self, norm: Any, text: Tensor, stride: int = 1) -> Tensor:
@@ -136,13 +145,13 @@ def _scaled(unit: Tensor, weight: Tensor, index: Tensor) -> Tensor:
 
 def open_call(
     embeds: Tensor, rotary: Rotary, mask: Tensor | None, visual: Tensor | None, images: Callable[[Tensor], Any], timeline: Timeline,
-    in_place: bool = False, rows_of_call: Callable[[TokenSplit], Tensor] | None = None,
+    in_place: bool = False, rows_of_call: Callable[[TokenSplit], Tensor] | None = None, deepstack: Sequence[Tensor] = (),
 ) -> Call:  # fmt: skip
     """A call at the input of the first layer, which adds its slots to the timeline.
 
     `embeds` `[batch, length, hidden]`, `rotary` of all its tokens, `mask` and `visual` `[batch, length]`; `images(visual)` tells which
-    images the visual tokens make up. `rows_of_call` gives the rows where the embeddings are not put together. Rows are changed
-    `in_place` where that may be.
+    images the visual tokens make up. `rows_of_call` gives the rows where the embeddings are not put together. `deepstack` `[visual
+    tokens, hidden]` each are in the order of `visual`. Rows are changed `in_place` where that may be.
     """
     valid = _valid(mask, embeds.shape[1])
     if visual is None or (rows_of_call is None and (embeds.shape[1] == 1 or not visual.any())):
@@ -161,7 +170,8 @@ def open_call(
     rows = rows_of_call(split) if rows_of_call else _sequence_rows(embeds, split)
     masks = TextMasks(timeline, split.text_slots, causal=False, leading=leading_text(split, seen))
     rotaries = _of_rows(split.text_index, *rotary), _of_rows(split.visual_index, *rotary)
-    call = Call(len(embeds), rows[first:], rows[:first], split, split.text_slots, *rotaries, timeline, masks, seen == 0)
+    added = tuple(_visual_rows(part.to(rows), visual, split) for part in deepstack)
+    call = Call(len(embeds), rows[first:], rows[:first], split, split.text_slots, *rotaries, timeline, masks, seen == 0, added)
     if in_place:
         call.change_in_place(rows)
     return call
@@ -176,7 +186,7 @@ def _text_call(embeds: Tensor, rotary: Rotary, valid: Tensor | None, timeline: T
     masks = TextMasks(timeline, slots, causal=seen == 0 and valid is None and length > 1)
     cosine, sine = (part.expand(batch, -1, -1).flatten(0, 1)[:, None] for part in rotary)
     text = embeds.flatten(0, 1).clone() if in_place else embeds.flatten(0, 1)
-    return Call(batch, text, None, None, slots, (cosine, sine), None, timeline, masks, seen == 0, text if in_place else None)
+    return Call(batch, text, None, None, slots, (cosine, sine), None, timeline, masks, seen == 0, (), text if in_place else None)
 
 
 def _of_rows(index: Tensor, *parts: Tensor) -> Rotary:
@@ -191,6 +201,12 @@ def _valid(mask: Tensor | None, length: int) -> Tensor | None:
         return None
     mask = mask[:, -length:].bool() if mask.shape[1] >= length else mask.bool()
     return None if bool(mask.all()) else mask
+
+
+def _visual_rows(features: Tensor, visual: Tensor, split: TokenSplit) -> Tensor:
+    """Of `features` of all that `visual` `[batch, length]` marks, one after the other, those of the call's visual rows."""
+    number = (visual.flatten().cumsum(0) - 1).clamp(min=0)
+    return features.index_select(0, number.index_select(0, flat_index(split.visual_index, visual.shape[1])))
 
 
 def _sequence_rows(embeds: Tensor, split: TokenSplit) -> Tensor:

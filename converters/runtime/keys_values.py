@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .attention import rotate, take
+from .attention import take, turned
 from .call import Call, Rotary
-from .chunking import by_pieces
 from .layer_parts import LayerParts
 from .layout import TEXT_ONLY, HeadKind, LayerLayout
 from .projection import Part, Projection
@@ -88,11 +88,22 @@ def source(projection: Projection | Part, visual: Projection | None, text: Tenso
     )
 
 
-def projected(part: SharedRows, source: KeyValueSource, batch: int, size: int, turned: bool = False) -> Projected:
-    """Keys or values of a product's rows; keys are `turned` by their positions."""
-    both = source.rows(part, size).contiguous().unflatten(-1, (-1, size))
-    if turned:
-        both = by_pieces(rotate, both, *part.rotary, place=both)
+def projected_keys(part: SharedRows, source: KeyValueSource, batch: int, size: int, norm: Any) -> Projected:
+    """Keys of a product's rows, after a norm of each head (None: none), turned by their positions."""
+    return _apart(part, turned(_heads(part, source, size), norm, *part.rotary), batch)
+
+
+def projected_values(part: SharedRows, source: KeyValueSource, batch: int, size: int) -> Projected:
+    """Values of a product's rows."""
+    return _apart(part, _heads(part, source, size), batch)
+
+
+def _heads(part: SharedRows, source: KeyValueSource, size: int) -> Tensor:
+    """`[rows, heads, head_dim]`"""
+    return source.rows(part, size).contiguous().unflatten(-1, (-1, size))
+
+
+def _apart(part: SharedRows, both: Tensor, batch: int) -> Projected:
     visual, text = both.tensor_split([batch * part.visual])
     return Projected(both, visual.unflatten(0, (batch, part.visual)), text.unflatten(0, (batch, len(text) // batch)), part)
 

@@ -8,12 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .attention import rotate, take
+from .attention import take, turned
 from .cache import SparseLayer
 from .call import Call, Rotary
-from .chunking import by_pieces, in_place
+from .chunking import in_place
 from .full_attention import causal_attention, full_attention
-from .keys_values import Projected, near_rows, projected, rectangle, shared_rows, source
+from .keys_values import Projected, near_rows, projected_keys, projected_values, rectangle, shared_rows, source
 from .layer_parts import LayerParts, Projections
 from .layout import TEXT_ONLY, LayerLayout
 from .text_attention import text_attention
@@ -39,8 +39,8 @@ def attention(parts: LayerParts, layout: LayerLayout, call: Call, cached: Sparse
     for part in shared_rows(parts, layout, call, text, ranked):
         if queries is None:
             queries, visual_queries = _queries(parts, layout, part.rows, text, call)
-        keys.append(projected(part, key, call.batch, size, turned=True))
-        values.append(projected(part, value, call.batch, size))
+        keys.append(projected_keys(part, key, call.batch, size, parts.key_norm))
+        values.append(projected_values(part, value, call.batch, size))
     assert queries is not None
     kinds = layout.head_kinds
     rectangles = {kind.stride: cached.extend(kind.stride, rectangle(kind, keys), rectangle(kind, values)) for kind in kinds}
@@ -86,15 +86,15 @@ def _queries(parts: LayerParts, layout: LayerLayout, rows: Tensor, text: Tensor,
     """
     size, projection = parts.head_dim, parts.projections.query
     if not layout.computing or call.visual is None or call.visual_rotary is None:
-        return _turned(projection.outputs(text), call.text_rotary, call.batch, size), None
+        return _turned(parts, projection.outputs(text), call.text_rotary, call.batch), None
     count, visual, words = len(rows) - len(text), [], []
     for first, last, computed in layout.query_runs:
         made = projection.outputs(rows if computed else text, first * size, last * size)
         visual += [made[:count]] if computed else []
         words.append(made[count:] if computed else made)
     return (
-        _turned(_joined(words, -1), call.text_rotary, call.batch, size),
-        _turned(_joined(visual, -1), call.visual_rotary, call.batch, size),
+        _turned(parts, _joined(words, -1), call.text_rotary, call.batch),
+        _turned(parts, _joined(visual, -1), call.visual_rotary, call.batch),
     )
 
 
@@ -108,8 +108,8 @@ def _ranked_queries(parts: LayerParts, call: Call, text: Tensor) -> tuple[Tensor
     ranked = parts.visual_inner.outputs(rows[: len(call.visual)])
     return (
         ranked,
-        _turned(parts.projections.query.outputs(text), call.text_rotary, call.batch, parts.head_dim),
-        _turned(parts.visual_query.outputs(ranked), call.visual_rotary, call.batch, parts.head_dim),
+        _turned(parts, parts.projections.query.outputs(text), call.text_rotary, call.batch),
+        _turned(parts, parts.visual_query.outputs(ranked), call.visual_rotary, call.batch),
     )
 
 
@@ -147,11 +147,10 @@ def _neurons(linear: Projections, rows: Tensor, first: int = 0, last: int | None
     return gate.mul_(up) if in_place() else gate * up
 
 
-def _turned(rows: Tensor, rotary: Rotary, batch: int, size: int) -> Tensor:
+def _turned(parts: LayerParts, rows: Tensor, rotary: Rotary, batch: int) -> Tensor:
     """Queries `[batch * rows, heads * head_dim]` turned by their positions, `[batch, heads, rows, head_dim]`."""
-    heads = rows.contiguous().unflatten(-1, (-1, size))
-    turned = by_pieces(rotate, heads, *rotary, place=heads)
-    return turned.view(batch, -1, *turned.shape[1:]).transpose(1, 2)
+    heads = turned(rows.contiguous().unflatten(-1, (-1, parts.head_dim)), parts.query_norm, *rotary)
+    return heads.view(batch, -1, *heads.shape[1:]).transpose(1, 2)
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:

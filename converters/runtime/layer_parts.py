@@ -24,7 +24,8 @@ class Projections:
 class LayerParts:
     """A decoder layer: its norms, its projections, and in a refitted layer those that make K and V (and queries) of visual rows.
 
-    `visual_inner` is what these start from where a plan has them go through a rank.
+    `query_norm` and `key_norm` are norms of each head before it is turned, None where there are none. `visual_inner` is what the last
+    start from where a plan has them go through a rank.
     """
 
     input_layernorm: Any
@@ -32,6 +33,8 @@ class LayerParts:
     head_dim: int
     scaling: float
     projections: Projections
+    query_norm: Any = None
+    key_norm: Any = None
     visual_inner: Projection | None = None
     visual_key: Projection | None = None
     visual_value: Projection | None = None
@@ -49,7 +52,13 @@ def layer_parts(layer: Any, projections: Projections) -> LayerParts:
     attention = layer.self_attn
     names = ("visual_kv_proj", "visual_k_proj", "visual_v_proj", "visual_q_proj")
     refitted = [projection(getattr(attention, name)) if hasattr(attention, name) else None for name in names]
-    return LayerParts(layer.input_layernorm, layer.post_attention_layernorm, attention.head_dim, attention.scaling, projections, *refitted)
+    norms = layer.input_layernorm, layer.post_attention_layernorm
+    return LayerParts(*norms, attention.head_dim, attention.scaling, projections, *head_norms(attention), *refitted)
+
+
+def head_norms(attention: Any) -> tuple[Any, Any]:
+    """The norms of an attention layer's query and key heads, None where it has none."""
+    return getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
 
 
 def separate(layer: Any) -> Projections:

@@ -1,4 +1,4 @@
-"""InternVL under a plan: tiles of one grid each; Llama, Qwen2 or Phi-3 as language model."""
+"""InternVL under a plan: tiles of one grid each; Llama, Qwen2, Qwen3 or Phi-3 as language model."""
 
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers.models.internvl.modeling_internvl import (
 from transformers.models.llama.modeling_llama import LlamaModel
 from transformers.models.phi3.modeling_phi3 import Phi3Model
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from .dense_side import DenseSide
 from .layer_parts import Projections
@@ -41,6 +42,10 @@ class YopoInternVLQwen2Model(SparseTextModel, Qwen2Model):
     """Qwen2, whose visual tokens obey a plan."""
 
 
+class YopoInternVLQwen3Model(SparseTextModel, Qwen3Model):
+    """Qwen3, whose visual tokens obey a plan."""
+
+
 class YopoInternVLPhi3Model(SparseTextModel, Phi3Model):
     """Phi-3, whose q, k and v are one matrix, and gate and up another."""
 
@@ -64,7 +69,12 @@ class YopoInternVLPhi3Model(SparseTextModel, Phi3Model):
         )
 
 
-TEXT_MODELS = {"llama": YopoInternVLLlamaModel, "qwen2": YopoInternVLQwen2Model, "phi3": YopoInternVLPhi3Model}
+TEXT_MODELS = {
+    "llama": YopoInternVLLlamaModel,
+    "qwen2": YopoInternVLQwen2Model,
+    "qwen3": YopoInternVLQwen3Model,
+    "phi3": YopoInternVLPhi3Model,
+}
 
 
 class YopoInternVLModel(InternVLModel):

@@ -1,4 +1,4 @@
-"""What Qwen2-VL and Qwen2.5-VL share: positions of time, row and column, from which the grids of pictures and videos are read."""
+"""What Qwen2-VL, Qwen2.5-VL and Qwen3-VL share: positions of time, row and column, from which the grids of pictures and videos are read."""
 
 from typing import Any
 

@@ -4,7 +4,7 @@ Mixed into a text model of transformers (`class Sparse(SparseTextModel, LlamaMod
 embedding it uses.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -103,16 +103,21 @@ class SparseTextModel(nn.Module):
         images: Any = None,
         features: Tensor | None = None,
         cache: Cache | None = None,
+        visual_pos_masks: Tensor | None = None,
+        deepstack_visual_embeds: Sequence[Tensor] | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """`inputs_embeds` `[batch, length, hidden]`, or `input_ids` with the `features` `[visual tokens, hidden]` of their pictures.
 
         `visual_mask` `[batch, length]` marks visual tokens, `images(mask, positions)` tells which images they make up.
-        `cache` is what newer releases of transformers call `past_key_values`.
+        `cache` is what newer releases of transformers call `past_key_values`. `deepstack_visual_embeds` `[visual tokens, hidden]` each
+        are added to visual tokens, which `visual_pos_masks` marks, after the first layers.
         """
         past_key_values = cache if past_key_values is None else past_key_values
         if is_off(self):
             self.last_call = "was dense"
+            if deepstack_visual_embeds is not None:
+                kwargs |= {"visual_pos_masks": visual_pos_masks, "deepstack_visual_embeds": deepstack_visual_embeds}
             dense: BaseModelOutputWithPast = super().forward(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
@@ -136,8 +141,9 @@ class SparseTextModel(nn.Module):
         use_cache = self.config.use_cache if use_cache is None else use_cache
         keeping = past_key_values is not None or (use_cache and not self._checkpoints())
         call, cache, cached, parts = self._opened(
-            inputs_embeds, attention_mask, position_ids, past_key_values, visual_mask, images, in_place(), rows_of_call
-        )
+            inputs_embeds, attention_mask, position_ids, past_key_values, visual_mask, images, in_place(), rows_of_call,
+            deepstack_visual_embeds or (),
+        )  # fmt: skip
         self._through(call, cached, parts, checkpointing=torch.is_grad_enabled() and not keeping)
         rows = call.in_sequence(self.norm(call.text), inputs_embeds.shape[1])
         return output_of(BaseModelOutputWithPast, cache if keeping else None, last_hidden_state=rows)
@@ -162,6 +168,7 @@ class SparseTextModel(nn.Module):
         images: Any,
         changed_in_place: bool = False,
         rows_of_call: Callable[[TokenSplit], Tensor] | None = None,
+        deepstack: Sequence[Tensor] = (),
     ) -> tuple[Call, Cache, list[SparseLayer], list[LayerParts]]:
         """A call at the input of the first layer, the cache with its layers, and the parts of the model's layers."""
         parts = [layer_parts(layer, self.projections(layer)) for layer in self.layers]
@@ -170,7 +177,9 @@ class SparseTextModel(nn.Module):
         cache, cached = sparse_layers(cache, len(self.layers), strides)
         timeline = cached[0].timeline
         rotary = self.rotary(embeds, positions, timeline.seen)
-        call = open_call(embeds, rotary, mask, visual, lambda mask: images(mask, positions), timeline, changed_in_place, rows_of_call)
+        call = open_call(
+            embeds, rotary, mask, visual, lambda mask: images(mask, positions), timeline, changed_in_place, rows_of_call, deepstack
+        )
         if call.split is not None:
             prepare_windows(call.split, (layout.window for layout in self.layouts), self.plan.locality)
         if call.visual_tokens or call.fresh:  # not a token that continues
@@ -196,6 +205,7 @@ class SparseTextModel(nn.Module):
                 call.text, call.visual = func(partial(self._from_rows, parts[index], layout, call), call.text, call.visual)
             else:
                 run_layer(parts[index], layout, call, cached[index], self.plan.locality)
+            call.leave(index)
 
     def _from_rows(
         self, parts: LayerParts, layout: LayerLayout, call: Call, text: Tensor, visual: Tensor | None

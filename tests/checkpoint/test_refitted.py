@@ -133,10 +133,10 @@ def test_qwen2_vl_is_the_masked_reference(seed: int) -> None:
         torch.testing.assert_close(own(**inputs).logits[rows], masked_logits(own, inputs, grids=grids)[rows], **TOLERANCE)
 
 
-@pytest.mark.parametrize("text", ["qwen2", "phi3"])
+@pytest.mark.parametrize("text", ["qwen2", "qwen3", "phi3"])
 @pytest.mark.parametrize("seed", range(3))
 def test_internvl_is_the_masked_reference(text: str, seed: int) -> None:
-    plan = ranked(random_plan(Sizes(64, 48, 3, 8, 8 if text == "phi3" else 2, 8), seed + 10, (GRID,)), seed)
+    plan = ranked(random_plan(Sizes(64, 48, 3, 8, 8 if text == "phi3" else 2, 16 if text == "qwen3" else 8), seed + 10, (GRID,)), seed)
     own = permuted(
         families.tiny_internvl(text), plan, YopoInternVLConfig, YopoInternVLForConditionalGeneration,
         FUSED if text == "phi3" else Layer(), random_refits(plan, seed),
@@ -326,8 +326,9 @@ class TestExports:
         out = exported(tmp_path, families.tiny_qwen(), 1, Grid(3, 4))
         assert_equal(decoders(out, Grid(3, 4)), load(out), families.qwen_inputs([(1, 3, 4)], [(1, 3, 4), (1, 3, 4)])[0], Grid(3, 4))
 
-    def test_fused_projections(self, tmp_path: Path) -> None:
-        out = exported(tmp_path, families.tiny_internvl("phi3"), 4)
+    @pytest.mark.parametrize("text", ["phi3", "qwen3"])
+    def test_fused_projections_and_norms_of_heads(self, text: str, tmp_path: Path) -> None:
+        out = exported(tmp_path, families.tiny_internvl(text), 4)
         assert_equal(decoders(out, GRID), load(out), families.internvl_inputs(2, 1), GRID)
 
     def test_one_graph_for_every_call(self, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ QWEN = {
     ("config", "sentence"),
     [
         (
-            {"model_type": "qwen3_vl", "text_config": {"model_type": "qwen3_vl_text"}, "vision_config": {"deepstack_visual_indexes": [8]}},
-            r"The architecture qwen3_vl is not supported \(language model: qwen3_vl_text\)\.",
+            {"model_type": "qwen3_5", "text_config": {"model_type": "qwen3_5_text"}, "vision_config": {}},
+            r"The architecture qwen3_5 is not supported \(language model: qwen3_5_text\)\.",
         ),
         (
             {"model_type": "internvl", "text_config": {"model_type": "mistral"}, "vision_config": {}},
@@ -44,7 +44,7 @@ QWEN = {
         (QWEN | {"use_sliding_window": True, "sliding_window": 128}, r"A sliding window of 128 of 512 tokens is not supported\."),
     ],
     ids=[
-        "Qwen3-VL",
+        "Qwen3.5",
         "InternVL, Mistral",
         "InternVL3.5-30B-A3B",
         "InternVL3.5-GPT-OSS",

@@ -48,9 +48,9 @@ def test_strips_offsets_and_split_weights(tmp_path: Path, window: int | None) ->
     assert_same_gradients(model, inputs, text_rows(inputs))
 
 
-@pytest.mark.parametrize("family", ["qwen", "internvl"])
+@pytest.mark.parametrize("family", ["qwen", "phi3", "qwen3"])
 def test_other_families(tmp_path: Path, family: str) -> None:
-    dense = tiny_qwen() if family == "qwen" else tiny_internvl("phi3")
+    dense = tiny_qwen() if family == "qwen" else tiny_internvl(family)
     inputs = qwen_inputs([(1, 3, 4)], [(1, 2, 2)])[0] if family == "qwen" else internvl_inputs(1, 2)
     dense.save_pretrained(tmp_path / "dense")
     checkpoint = open_checkpoint(tmp_path / "dense")

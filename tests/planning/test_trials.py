@@ -65,10 +65,10 @@ def test_trials_are_the_masked_reference(kv_heads: int, memory_bytes: int) -> No
     assert trials.cache.used_bytes <= memory_bytes
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "internvl"])
+@pytest.mark.parametrize("name", ["qwen2_vl", "phi3", "qwen3"])
 def test_other_families(name: str) -> None:
-    """Multimodal positions and any grid; tiles and fused projections."""
-    model = tiny_qwen() if name == "qwen2_vl" else tiny_internvl("phi3")
+    """Multimodal positions and any grid; tiles and fused projections; norms of heads."""
+    model = tiny_qwen() if name == "qwen2_vl" else tiny_internvl(name)
     tiles = [[Grid(4, 4)], [Grid(4, 4)] * 2]
     batch, grids = qwen_inputs([(1, 3, 4)], [(1, 2, 2), (1, 4, 3)]) if name == "qwen2_vl" else (internvl_inputs(1, 2), tiles)
     answer = answered(model, batch, ANSWER_TOKENS)

@@ -56,7 +56,7 @@ def greedy(model: Any, inputs: dict[str, torch.Tensor], steps: int) -> torch.Ten
     return inputs["input_ids"]
 
 
-@pytest.mark.parametrize("text", ["llama", "qwen2", "phi3"])
+@pytest.mark.parametrize("text", ["llama", "qwen2", "qwen3", "phi3"])
 @pytest.mark.parametrize("tiles", [(1,), (3, 1), (0, 0)])
 def test_internvl_is_the_masked_reference(text: str, tiles: tuple[int, ...]) -> None:
     model = tiny_internvl(text)
@@ -66,7 +66,7 @@ def test_internvl_is_the_masked_reference(text: str, tiles: tuple[int, ...]) -> 
     rows = text_rows(model, inputs)
     limits = {"max_new_tokens": 5, "do_sample": False, "suppress_tokens": [60, 61, 62, 63]}
     for seed in range(3):
-        plan = random_plan(Sizes(64, 48, 3, 8, kv_heads, 8), seed + 10, (Grid(4, 4),))
+        plan = random_plan(Sizes(64, 48, 3, 8, kv_heads, 16 if text == "qwen3" else 8), seed + 10, (Grid(4, 4),))
         own = permuted(model, plan, YopoInternVLConfig, YopoInternVLForConditionalGeneration, fused if text == "phi3" else Layer())
         grids = [[Grid(4, 4)] * count for count in tiles]
         with torch.inference_mode():

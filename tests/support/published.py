@@ -68,6 +68,10 @@ def save_chat_phi3(folder: Path) -> None:
     save_chat(folder, "phi3")
 
 
+def save_chat_qwen3(folder: Path) -> None:
+    save_chat(folder, "qwen3")
+
+
 def write(folder: Path, processor: dict[str, object], placeholder: str) -> None:
     (folder / "processor_config.json").write_text(json.dumps(processor))
     (folder / "chat_template.jinja").write_text(TURNS.replace("IMAGE", placeholder).replace("VIDEO", "<video>"))
@@ -81,4 +85,5 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "InternVL native": save_internvl,
     "InternVL2, InternLM2": save_chat,
     "InternVL2, Phi-3": save_chat_phi3,
+    "InternVL3.5, Qwen3": save_chat_qwen3,
 }

@@ -45,14 +45,24 @@ TOWERS = {
         "tokens_per_second": 2,
     },
 }
+# Features of the first two blocks are added after the first two layers.
+TOWERS["qwen3_vl"] = {
+    "hidden_size": 32,
+    "out_hidden_size": 64,
+    "intermediate_size": 48,
+    "num_position_embeddings": 16,
+    "deepstack_visual_indexes": [0, 1],
+}
+DEPTHS = {"qwen2_vl": 1, "qwen2_5_vl": 2, "qwen3_vl": 3}
+INTERLEAVED = {"rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True, "rope_theta": 10000.0}
 ROPE = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
 
 
 def tiny_qwen(*, tied: bool = False, kind: str = "qwen2_vl") -> Any:
     torch.manual_seed(0)
     config = CONFIG_MAPPING[kind](
-        text_config={**TEXT, "rope_parameters": ROPE},
-        vision_config={"depth": 2 if kind == "qwen2_5_vl" else 1, "num_heads": 2, "in_channels": 3, **PATCHES, **TOWERS[kind]},
+        text_config=TEXT | ({"head_dim": 16, "rope_parameters": INTERLEAVED} if kind == "qwen3_vl" else {"rope_parameters": ROPE}),
+        vision_config={"depth": DEPTHS[kind], "num_heads": 2, "in_channels": 3, **PATCHES, **TOWERS[kind]},
         image_token_id=IMAGE,
         video_token_id=VIDEO,
         vision_start_token_id=60,
@@ -62,8 +72,13 @@ def tiny_qwen(*, tied: bool = False, kind: str = "qwen2_vl") -> Any:
     return scattered(AutoModelForImageTextToText.from_config(config))
 
 
-def qwen_inputs(*samples: list[tuple[int, int, int]], seed: int = 0) -> tuple[dict[str, torch.Tensor], list[list[Grid]]]:
-    """A left-padded batch; each sample has text, then pictures (frames, rows, columns) with text after each. Frames > 1: a video."""
+def qwen_inputs(
+    *samples: list[tuple[int, int, int]], seed: int = 0, timed: bool = False
+) -> tuple[dict[str, torch.Tensor], list[list[Grid]]]:
+    """A left-padded batch; each sample has text, then pictures (frames, rows, columns) with text after each. Frames > 1: a video.
+
+    If `timed`, every frame of a video stands alone, after the word for its time.
+    """
     torch.manual_seed(seed)
     rows, types, pictures = [], [], {1: [], 2: []}
     for number, sample in enumerate(samples):
@@ -71,9 +86,14 @@ def qwen_inputs(*samples: list[tuple[int, int, int]], seed: int = 0) -> tuple[di
         for frames, height, width in sample:
             modality = 2 if frames > 1 else 1
             pictures[modality].append((frames, 2 * height, 2 * width))
-            count = frames * height * width
-            row += [60, *[VIDEO if frames > 1 else IMAGE] * count, 61, 8, 9]
-            kind += [0, *[modality] * count, 0, 0, 0]
+            runs = frames if timed else 1
+            for run in range(runs):
+                times = [20 + run] if runs > 1 else []
+                count = frames // runs * height * width
+                row += [*times, 60, *[VIDEO if frames > 1 else IMAGE] * count, 61]
+                kind += [*[0] * len(times), 0, *[modality] * count, 0]
+            row += [8, 9]
+            kind += [0, 0]
         rows.append([*row, 10, 11, 12])
         types.append([*kind, 0, 0, 0])
     width = max(map(len, rows))
@@ -87,6 +107,8 @@ def qwen_inputs(*samples: list[tuple[int, int, int]], seed: int = 0) -> tuple[di
             patches = sum(frames * height * columns for frames, height, columns in grids)
             inputs[names[0]] = torch.randn(patches, 3 * 2 * 4 * 4)
             inputs[names[1]] = torch.tensor(grids)
+    if timed:
+        samples = tuple([(1, *area) for frames, *area in sample for _ in range(frames)] for sample in samples)
     return inputs, [[Grid(height, columns, frames) for frames, height, columns in sample] for sample in samples]
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ...runtime.layout import LayerLayout
 from .builder import Graph
-from .heads import Pair, attend, by_head, rotate
+from .heads import Pair, attend, by_head
 from .layer_products import LayerProducts
 from .masks import TextMaskNodes
 from .slots import Slot, slots
@@ -83,7 +83,7 @@ class DecoderLayer:
         turn = graph.unsqueeze(call.rotary[0], 2), graph.unsqueeze(call.rotary[1], 2)
         products = self.products
         queries, keys, values = (products.heads(part, text, model.projection(self.index, part)) for part in ("query", "key", "value"))
-        queries, keys = rotate(graph, queries, turn, model), rotate(graph, keys, turn, model)
+        queries, keys = products.turned("query", queries, turn), products.turned("key", keys, turn)
         seen = self.visual.project(products, self.layout) if self.visual is not None and self.layout is not None else None
         present = {slot: self._extended(slot, keys, values, seen) for slot in layer_slots}
         update = products.whole("output", self._seen_by_text(present, by_head(graph, queries)))

@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from ...runtime.layout import LayerLayout
 from .builder import Graph
+from .heads import Pair, rotate
 from .text import VISUAL, TextModel
 from .weights import Weight
 
@@ -64,6 +65,12 @@ class LayerProducts:
         product = self.graph.linear(rows, weight, bias)
         size = self.model.sizes.head_dim
         return self.graph.reshape(product, self.batch, -1, self.graph.store.shape(weight)[0] // size, size)
+
+    def turned(self, part: str, heads: ir.Value, turn: Pair) -> ir.Value:
+        """`query` or `key` heads `[batch, rows, heads, head_dim]` after a norm of each, where there is one, turned by their positions."""
+        norm = self.model.head_norm(self.index, part)
+        heads = heads if norm is None else self.graph.normalised(heads, self.graph.weight(norm), self.model.epsilon)
+        return rotate(self.graph, heads, turn, self.model)
 
     def first_heads(self, part: str, first: int, last: int) -> Weight:
         """Of a projection, the rows of heads `first` to `last`."""

@@ -20,6 +20,7 @@ from .weights import Weight
 STATIC_ROPE = ("default", "linear", "llama3", "yarn", "proportional")
 ACTIVATIONS = ("silu",)
 VISUAL = "visual_"
+HEAD_NORMS = {"query": "self_attn.q_norm", "key": "self_attn.k_norm"}
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,11 @@ class TextModel:
     def norm(self, layer: int, name: str) -> Weight:
         return Weight(f"{self.family.text_prefix}layers.{layer}.{name}.weight")
 
+    def head_norm(self, layer: int, part: str) -> Weight | None:
+        """The norm of each `query` or `key` head before it is turned, None where there is none."""
+        weight = self.norm(layer, HEAD_NORMS[part])
+        return weight if weight.name in self.tensors else None
+
     @property
     def final_norm(self) -> Weight:
         return Weight(f"{self.family.text_prefix}norm.weight")
@@ -115,6 +121,11 @@ def text_model(checkpoint: Checkpoint, plan: Plan | None) -> TextModel:
     text = config.get_text_config()
     if text.hidden_act not in ACTIVATIONS:
         raise YopoError(f"The activation {text.hidden_act} is not supported in exports.", f"Supported: {', '.join(ACTIVATIONS)}.")
+    if getattr(config.vision_config, "deepstack_visual_indexes", ()):
+        raise YopoError(
+            "Exports do not know visual features that are added between layers (deepstack).",
+            "Run this model in PyTorch: yopo ask, yopo eval.",
+        )
     return TextModel(
         checkpoint.family,
         checkpoint.sizes,

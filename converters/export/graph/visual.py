@@ -11,7 +11,7 @@ from ...runtime.plan import Grid
 from ...runtime.stride import shown_tokens
 from ...runtime.windows import Strips, strips
 from .builder import Graph
-from .heads import Pair, attend, by_head, rotate
+from .heads import Pair, attend, by_head
 from .layer_products import LayerProducts
 from .masks import additive
 from .slots import Slot
@@ -108,7 +108,7 @@ class VisualRows:
             if layout.ranked_queries:
                 rows = ranked = layer.inner(rows)
             weight = layer.kept_queries(layout) if ranked is None else layer.model.projection(layer.index, name)
-            queries = rotate(self.graph, layer.heads(name, rows, weight), self.turn(1), layer.model)
+            queries = layer.turned("query", layer.heads(name, rows, weight), self.turn(1))
         for part in layout.visual_ranges:
             if ranked is None:
                 rows = layer.inner(self.normalised(norm) if part.stride == 1 else self.normalised_shown(norm, part.stride))
@@ -116,7 +116,7 @@ class VisualRows:
                 rows = ranked if part.stride == 1 else self.shown(ranked, part.stride, layout.kv_rank or 0)
             names = (layer.model.visual_part(layer.index, name) for name in ("key", "value"))
             key, value = (layer.heads(name, rows, layer.first_heads(name, part.first, part.last)) for name in names)
-            kv[part.stride] = rotate(self.graph, key, self.turn(part.stride), layer.model), value
+            kv[part.stride] = layer.turned("key", key, self.turn(part.stride)), value
         return VisualHeads(queries, kv)
 
     def rows_of(self, slot: Slot, layout: LayerLayout, seen: VisualHeads) -> Pair | None:

@@ -21,7 +21,8 @@ class Answered:
     `embeds` `[batch, length, hidden]` are the language model's input rows and `positions` what it was given with them; `mask` and
     `visual` `[batch, length]` tell tokens from padding and visual ones from text. `predicts` `[batch, length]` marks the rows
     whose next token is one of the answer's, the end token included; `dense` `[answer tokens, hidden]` are the dense model's final
-    (normalised) rows there, in order.
+    (normalised) rows there, in order. `deepstack` `[visual tokens, hidden]` each are what the model adds to visual rows after its first
+    layers.
     """
 
     embeds: Tensor
@@ -30,6 +31,7 @@ class Answered:
     visual: Tensor
     predicts: Tensor
     dense: Tensor
+    deepstack: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def answered(model: Any, batch: Any, max_new_tokens: int = MAX_ANSWER_TOKENS) ->
     with torch.inference_mode():
         rows, inputs = language_model_pass(model, answered_batch.inputs)
     embeds, predicts = inputs["inputs_embeds"], answered_batch.predicts
-    return Answered(embeds, inputs.get("position_ids"), answered_batch.mask, answered_batch.visual, predicts, rows[predicts])
+    tokens = answered_batch.mask, answered_batch.visual, predicts
+    return Answered(embeds, inputs.get("position_ids"), *tokens, rows[predicts], tuple(inputs.get("deepstack_visual_embeds") or ()))
 
 
 def _greedy(model: Any, max_new_tokens: int, image_token: int) -> GenerationConfig:

@@ -47,6 +47,7 @@ class DenseAdapter:
             answered.visual,
             lambda visual: self.model_class.images(self.model.model, visual, answered.positions),
             Timeline(range(1, MAX_STRIDE + 1)),
+            deepstack=answered.deepstack,
         )
 
     def projections(self, index: int) -> Projections:

@@ -8,7 +8,7 @@ import torch
 from ...runtime.cache import SparseLayer
 from ...runtime.call import Call
 from ...runtime.layer import run_layer
-from ...runtime.layer_parts import LayerParts, Projections
+from ...runtime.layer_parts import LayerParts, Projections, head_norms
 from ...runtime.layout import LayerLayout, layer_layout
 from ...runtime.plan import Plan
 from ...runtime.projection import Plain
@@ -20,16 +20,18 @@ class PrunedLayer:
     """Layer `index` of a dense model under a plan, its weights copied into the plan's order, K and V of visual rows compensated or not."""
 
     def __init__(self, adapter: DenseAdapter, index: int, plan: Plan, compensation: LinearCompensation | None = None) -> None:
+        self.index = index
         self.layout, self.locality, size = layer_layout(plan.layers[index], plan.sizes), plan.locality, plan.sizes.head_dim
         layer = adapter.model.model.language_model.layers[index]
         linear = _permuted(adapter.projections(index), self.layout, size)
         norms = layer.input_layernorm, layer.post_attention_layernorm
         visual = _visual(linear, self.layout, size, compensation)
-        self.parts = LayerParts(*norms, size, layer.self_attn.scaling, linear, *visual)
+        self.parts = LayerParts(*norms, size, layer.self_attn.scaling, linear, *head_norms(layer.self_attn), *visual)
 
     def run(self, call: Call) -> None:
         """Update the rows of a call."""
         run_layer(self.parts, self.layout, call, SparseLayer(call.timeline, first=True), self.locality)
+        call.leave(self.index)
 
 
 def _visual(linear: Projections, layout: LayerLayout, size: int, compensation: LinearCompensation | None) -> tuple[Plain | None, ...]:
