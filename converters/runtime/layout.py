@@ -62,6 +62,10 @@ class LayerLayout:
     read_stride: int
     kv_rank: int | None
 
+    def __post_init__(self) -> None:
+        """Make what is cached: a compiler cannot trace the first use of a cached property, which takes a lock."""
+        _ = self.ranges, self.query_runs, self.head_kinds
+
     @property
     def ranked_queries(self) -> bool:
         """Whether visual queries are made through the dimensions of K and V."""

@@ -1,4 +1,4 @@
-"""What people do with any model of transformers: losses, outputs, caches, ways of generating, placing."""
+"""What people do with any model of transformers: losses, outputs, caches, ways of generating, compiling, placing."""
 
 from pathlib import Path
 from typing import Any
@@ -112,3 +112,15 @@ def test_placed_by_accelerate(tmp_path: Path) -> None:
     offloaded = type(own).from_pretrained(tmp_path, device_map=spread, offload_folder=tmp_path / "offloaded")
     with pytest.raises(ValueError, match="load the model on one device"):
         offloaded(**inputs)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own, which differ between versions of PyTorch
+def test_a_compiled_model_is_the_model() -> None:
+    _, own, config = dense_and_pruned()
+    inputs = tiny_inputs(config, (3, 5), (1, 2))
+    compiled = torch.compile(own, backend="eager", dynamic=False)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(**inputs).logits, own(**inputs).logits, atol=1e-5, rtol=0)
+        with own.dense():
+            torch.testing.assert_close(compiled(**inputs).logits, own(**inputs).logits, atol=1e-5, rtol=0)
+        torch.testing.assert_close(compiled(**inputs).logits, own(**inputs).logits, atol=1e-5, rtol=0)
