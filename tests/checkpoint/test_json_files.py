@@ -7,7 +7,7 @@ import pytest
 from support.checkpoints import save_model
 
 from converters.checkpoint.card import licence
-from converters.checkpoint.config import read_config
+from converters.checkpoint.config import check_config, read_config
 from converters.errors import YopoError
 from converters.json_files import MAX_DEPTH, parse_json, read_bytes, read_json, read_object
 
@@ -101,3 +101,10 @@ def test_an_adapter_beside_a_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(YopoError, match="is an adapter, or holds one"):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[2] / "converters" / "bench" / "configs").glob("*.json")), ids=lambda file: file.stem
+)
+def test_published_configs_are_taken(file: Path) -> None:
+    check_config(read_object(file, ""), "config.json")
