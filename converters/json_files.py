@@ -123,7 +123,7 @@ def _encodable(data: Any) -> bool:
 def _deeper(data: Any, depth: int) -> bool:
     """Whether objects and lists are nested deeper than that."""
     level = [data]
-    for _ in range(depth + 1):
+    for _ in range(depth):
         level = [
             inner
             for outer in level

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..families import Family
+from ..json_files import read_bytes
 from ..planning.cost import cost, kv_cache_bytes
 from ..runtime.plan import Plan, factored, ranges
 from .section import Provenance, Refitted
@@ -121,8 +122,13 @@ def licence(folder: Path) -> dict[str, str]:
     return stated or ({"license": "other", "license_link": files[0]} if files else {})
 
 
+def read_card(readme: Path) -> str:
+    """A model card, "" where there is none. Raises YopoError for one of another size than texts have."""
+    return read_bytes(readme, "Is it a model card?").decode("utf-8", errors="replace") if readme.is_file() else ""
+
+
 def _stated_licence(readme: Path) -> dict[str, str]:
-    front = FRONT_MATTER.match(readme.read_text(encoding="utf-8", errors="replace")) if readme.exists() else None
+    front = FRONT_MATTER.match(read_card(readme))
     return {key: value.strip("'\"") for key, value in LICENCE_LINE.findall(front[1])} if front else {}
 
 

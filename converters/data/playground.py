@@ -1,30 +1,52 @@
 """LLaVA's own layout of the benchmarks (`playground/data/eval`, docs/Evaluation.md), as rows in the columns that the Hub has."""
 
 import csv
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import YopoError
+from ..json_files import object_of, read_bytes
 from .pictures import Picture, picture_base64, picture_file
 
 Row = dict[str, Any]
 LAYOUT = "See https://github.com/haotian-liu/LLaVA/blob/main/docs/Evaluation.md for what lies where."
+MAX_BYTES = 1 << 30
 OCR_LINE = "Reference OCR token: "
 YES_OR_NO = "Please answer yes or no."
 
 
 def _lines(file: Path) -> Iterator[Row]:
-    return (json.loads(line) for line in _text(file).splitlines() if line.strip())
+    lines = enumerate(_bytes(file).split(b"\n"), 1)
+    return (object_of(line, f"{file}, line {number}", LAYOUT) for number, line in lines if line.strip())
+
+
+def _bytes(file: Path) -> bytes:
+    if not file.exists():
+        raise YopoError(f"There is no {file}.", LAYOUT)
+    return read_bytes(file, LAYOUT, MAX_BYTES).removeprefix(b"\xef\xbb\xbf")
 
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except OSError:
-        raise YopoError(f"There is no {file}.", LAYOUT) from None
+        return _bytes(file).decode("utf-8")
+    except UnicodeDecodeError:
+        raise YopoError(f"{file} is not UTF-8.", LAYOUT) from None
+
+
+def _object(file: Path) -> Row:
+    return object_of(_bytes(file), str(file), LAYOUT)
+
+
+def explained(rows: Iterator[Row], place: Path) -> Iterator[Row]:
+    """The rows of a layout. Raises YopoError where its files are not as they were published."""
+    try:
+        yield from rows
+    except YopoError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        raise YopoError(f"The files in {place} are not as they were published: {type(error).__name__} {error}.", LAYOUT) from error
 
 
 def _picture(folder: Path, name: str) -> Picture:
@@ -41,7 +63,7 @@ def _bare(text: str) -> str:
 
 def gqa(folder: Path) -> Iterator[Row]:
     """Questions and pictures of `gqa/data`; the question file's instructions are put back by the task."""
-    truths = json.loads(_text(next(_found(folder, "testdev_balanced_questions.json"))))
+    truths = _object(next(_found(folder, "testdev_balanced_questions.json")))
     for line in _lines(folder / "llava_gqa_testdev_balanced.jsonl"):
         truth = truths[line["question_id"]]
         picture = _picture(folder / "data" / "images", line["image"])
@@ -67,7 +89,7 @@ def pope(folder: Path) -> Iterator[Row]:
 
 def textvqa(folder: Path) -> Iterator[Row]:
     """Joined on picture and question: the question file's ids are those of pictures."""
-    data = json.loads(_text(folder / "TextVQA_0.5.1_val.json"))["data"]
+    data = _object(folder / "TextVQA_0.5.1_val.json")["data"]
     truths = {(row["image_id"], row["question"].lower()): row for row in data}
     for line in _lines(folder / "llava_textvqa_val_v051_ocr.jsonl"):
         question, tokens = line["text"].split("\n")[:2]
@@ -79,7 +101,7 @@ def textvqa(folder: Path) -> Iterator[Row]:
 
 def scienceqa(folder: Path) -> Iterator[Row]:
     """Questions that have a picture."""
-    problems, splits = json.loads(_text(folder / "problems.json")), json.loads(_text(folder / "pid_splits.json"))
+    problems, splits = _object(folder / "problems.json"), _object(folder / "pid_splits.json")
     for name in splits["test"]:
         if (row := problems[name]).get("image"):
             yield row | {"id": name, "image": _picture(folder / "images" / "test" / name, row["image"])}
@@ -104,8 +126,8 @@ def mme(folder: Path) -> Iterator[Row]:
 
 def vqav2(folder: Path) -> Iterator[Row]:
     """The originals of the validation set: questions, annotations and `val2014/`."""
-    questions = json.loads(_text(folder / "v2_OpenEnded_mscoco_val2014_questions.json"))["questions"]
-    annotations = json.loads(_text(folder / "v2_mscoco_val2014_annotations.json"))["annotations"]
+    questions = _object(folder / "v2_OpenEnded_mscoco_val2014_questions.json")["questions"]
+    annotations = _object(folder / "v2_mscoco_val2014_annotations.json")["annotations"]
     truths = {row["question_id"]: row for row in annotations}
     for row in questions:
         picture = _picture(folder / "val2014", f"COCO_val2014_{row['image_id']:012d}.jpg")

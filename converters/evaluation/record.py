@@ -5,13 +5,14 @@ first writes FILE whole, a line for each question, and the parts go.
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.private import whole_file
 from ..errors import YopoError
+from ..json_files import object_of
 
 VERSION = 1
 LEFT_OUT = "left_out"
@@ -101,10 +102,8 @@ class Record:
             *({"side": side, "facts": facts} for side, facts in self.facts.items()),
             *([] if results is None else [{"results": results}]),
         ]
-        whole = self.path.with_name(f"{self.path.name}.whole")
-        with whole.open("w", encoding="utf-8") as file:
+        with whole_file(self.path) as whole, whole.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in (*head, *lines))
-        os.replace(whole, self.path)
         for part in self.path.parent.glob(f"{self.path.name}.part-*"):
             part.unlink()
 
@@ -119,8 +118,8 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
         raise YopoError(f"{file} cannot be read: {error.strerror}.", "Choose another name for --save.") from None
     for line in text.split("\n")[:-1]:
         try:
-            data = json.loads(line)
-        except ValueError:
+            data = object_of(line.encode(), str(file), "")
+        except YopoError:
             raise YopoError(f"{file} is not a file of answers.", "Choose another name for --save.") from None
         yield data
 

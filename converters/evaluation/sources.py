@@ -9,7 +9,7 @@ from typing import Any
 
 from ..data.hub import snapshot
 from ..data.parquet import joined, parquet_rows
-from ..data.playground import LAYOUTS, mmbench
+from ..data.playground import LAYOUTS, explained, mmbench
 from ..errors import YopoError
 from .task import HubSet, Question, Task
 from .tasks import task
@@ -108,12 +108,12 @@ def _local(benchmark: Task, place: Path) -> tuple[Iterator[Row], dict[str, Any]]
     if not place.exists():
         raise YopoError(f"There is no {place}.", FORMS)
     if benchmark.name.startswith("mmbench") and (table := _table(place, FOLDERS.get(benchmark.name, benchmark.name))):
-        return mmbench(table), origin
+        return explained(mmbench(table), table), origin
     name = FOLDERS.get(benchmark.name, benchmark.name)
     sign, read = LAYOUTS.get(name, ("", None))
     for folder in (place, place / name):
         if read is not None and (folder / sign).is_file():
-            return read(folder), origin
+            return explained(read(folder), folder), origin
     return _tables(benchmark.source, place), origin
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..checkpoint.card import TEXT_STAYS
+from ..checkpoint.card import TEXT_STAYS, read_card
 from ..checkpoint.config import has_dense_side
 from ..checkpoint.convert import COPIED, SMALL_FILES_BYTES, Progress, copied_files, counter, write_runtime
 from ..checkpoint.folder import appearing, check_apart, check_output, check_space, copy_file, write_config, write_text
@@ -86,7 +86,7 @@ def _write_small_files(folder: Path, converted: Converted, healing: Mapping[str,
     healings = [*converted.section.get("healing", []), dict(healing)]
     section = dict(converted.section) | {"version": version(), "base_projector": base, "healing": healings}
     card = converted.path / CARD
-    write_text(folder / CARD, healed_card(card.read_text(encoding="utf-8") if card.exists() else "", healings))
+    write_text(folder / CARD, healed_card(read_card(card), healings))
     return dict(converted.config) | {"yopo": section}
 
 

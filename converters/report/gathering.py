@@ -1,6 +1,5 @@
 """What a report is made of: files and models, recognised by what is in them."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,8 +7,10 @@ from typing import Any
 
 from ..errors import YopoError
 from ..inspection import Inspection, inspect
+from ..json_files import parse_json, read_bytes
 
 FORMS = "Give converted models or plans, what `yopo eval --save` or `--json`, `yopo bench --json` and `yopo inspect --attention` wrote."
+MAX_BYTES = 1 << 28
 Data = Mapping[str, Any]
 
 
@@ -45,17 +46,12 @@ def gathered(things: Iterable[str]) -> Report:
 
 def _objects(path: Path) -> Iterator[Data]:
     """The JSON object in a file, or those of its lines."""
+    text = read_bytes(path, FORMS, MAX_BYTES)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise YopoError(f"{path} cannot be read: {error}.", FORMS) from None
-    try:
-        objects = [json.loads(text)]
-    except ValueError:
-        try:
-            objects = [json.loads(line) for line in text.splitlines() if line.strip()]
-        except ValueError:
-            raise YopoError(f"{path} is not JSON.", FORMS) from None
+        objects = [parse_json(text, str(path), FORMS)]
+    except YopoError:
+        lines = [line for line in text.split(b"\n") if line.strip()]
+        objects = [parse_json(line, f"{path}, line {number}", FORMS) for number, line in enumerate(lines, 1)]
     return (one for one in objects if isinstance(one, dict))
 
 

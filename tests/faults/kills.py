@@ -98,6 +98,7 @@ def _kill(tally: Tally, target: Target, folder: Path, cases: int, random: Random
         tally.add("wrong", f"{target.name}: {first.stderr.strip()[-300:]}")
         return
     expected = _written(folder / target.output)
+    known: set[str] = set()  # what SIGKILL left: the next run that writes removes it
     for _ in range(cases):
         if not target.replaces:
             _remove(folder / target.output)
@@ -114,10 +115,10 @@ def _kill(tally: Tally, target: Target, folder: Path, cases: int, random: Random
             tally.add("tracebacks", f"{what}: {ended.status} {ended.stderr.strip()[-300:]}")
         if _written(folder / target.output) not in (({}, expected) if not target.replaces else (expected,)):
             tally.add("wrong", f"{what}: the target is neither absent nor whole")
-        if number != signal.SIGKILL and _hidden_now(folder, target):
-            tally.add("leftovers", f"{what}: {hidden(folder)}")
-            for name in hidden(folder):
-                _remove(folder / name)
+        left = set(hidden(folder)) - known
+        known |= left
+        if number != signal.SIGKILL and left:
+            tally.add("leftovers", f"{what}: {left}")
     if not target.replaces:
         _remove(folder / target.output)
     last = run(target.work(folder), folder, SECONDS)
@@ -125,18 +126,6 @@ def _kill(tally: Tally, target: Target, folder: Path, cases: int, random: Random
         tally.add("wrong", f"{target.name}: after all kills: status {last.status}, {last.stderr.strip()[-300:]}")
     if hidden(folder):
         tally.add("leftovers", f"{target.name}: after all kills: {hidden(folder)}")
-
-
-def _hidden_now(folder: Path, target: Target) -> bool:
-    """What SIGTERM and SIGINT leave. After an earlier SIGKILL the next run to write cleans: what was there before does not count."""
-    present = set(hidden(folder))
-    known: set[str] = _SEEN.setdefault(folder, set())
-    new = present - known
-    _SEEN[folder] = present
-    return bool(new)
-
-
-_SEEN: dict[Path, set[str]] = {}
 
 
 def _polite(work: Callable[[], None]) -> Callable[[], object]:
