@@ -32,7 +32,7 @@ EVALUATION = {
     "executed": {
         "dense": {"visual_share": 1.0},
         "pruned": {"visual_share": 0.12},
-        "fastv": {"visual_share": 0.11},
+        "fastv": {"visual_share": 0.11, "tokens_by_layer": [576, 576, 61], "setting": "as published"},
         "vica": {"left_out": "x"},
     },
     "tasks": {"gqa": TASK},
