@@ -25,6 +25,7 @@ PERCENT = 8.0  # another processor may answer two questions otherwise, of the 28
 NEEDING = re.compile(r"<!-- needs (?P<needs>[^>]*) -->\n(?P<block>```python\n.*?^```\n)", re.DOTALL | re.MULTILINE)
 OTHERS = {"--num_processes", "--nproc-per-node", "--index-url"}  # accelerate's, torchrun's, pip's
 OTHERS |= {"--enforce-eager"}  # vLLM's
+OTHERS |= {"--model_args", "--tasks", "--batch_size"}  # lmms-eval's
 OTHERS |= {"--model", "--set", "--record", "--plot", "--state", "--scratch", "--answer"}  # the studies'
 SERVICES = re.compile(r"(?m)^(?:import|from) (?:openai|vllm)\b")  # what a block talks to is not running here
 PRUNERS = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from converters.evaluation.metrics.letters import lettered, mmbench_letter, opening_letter, scienceqa_letter
+from converters.evaluation.metrics.letters import lettered, mmbench_letter, mmmu_letter, opening_letter, scienceqa_letter
 from converters.evaluation.metrics.text import anls, contained, gqa_equal, open_equal, relaxed_equal
 from converters.evaluation.metrics.vqa import m4c_form, server_form, textvqa_score, vqa_score
 from converters.evaluation.metrics.yes_no import mme_word, pope_yes
@@ -99,6 +99,22 @@ def test_scienceqa_letter(answer: str, letter: str | None) -> None:
 )
 def test_mmbench_letter(answer: str, letter: str | None) -> None:
     assert mmbench_letter(answer, ("red mat", "blue", "white sofa")) == letter
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("B", "B"),
+        ("(A) or rather (B)", "B"),  # the last one
+        ("A, no: B .", "B"),
+        ("B. blue", "B"),
+        ("I think that it must be blue", "B"),
+        ("It is blue", None),  # too short to be searched for texts
+        ("Neither of them, and nothing else either", None),
+    ],
+)
+def test_mmmu_letter(answer: str, letter: str | None) -> None:
+    assert mmmu_letter(answer, ("red", "blue")) == letter
 
 
 def test_letters_of_options() -> None:

@@ -15,7 +15,10 @@ TASK = {
     "pictures": 4,
     "origin": {"repository": "lmms-lab/GQA", "revision": "0123456789abcdef", "questions": 12, "asked": 4},
     "sides": {"dense": side(100, 100, 100, published=62.0), "pruned": side(50, 0, 100, **KEPT), "fastv": side(25, None, None, **KEPT)},
-    "kinds": {"query": {"dense": side(100, 100, 100), "pruned": side(0, 0, 0)}, "verify": {"dense": side(100, 100, 100)}},
+    "kinds": {
+        "query": {"dense": side(100, 100, 100), "pruned": side(0, 0, 0), "fastv": side(12.5, 0, 50)},
+        "verify": {"dense": side(100, 100, 100), "pruned": side(50, 0, 100), "fastv": side(25, 0, 50)},
+    },
 }
 EVALUATION = {
     "model": "demo <pruned>",
@@ -29,7 +32,7 @@ EVALUATION = {
     "executed": {
         "dense": {"visual_share": 1.0},
         "pruned": {"visual_share": 0.12},
-        "fastv": {"visual_share": 0.11},
+        "fastv": {"visual_share": 0.11, "tokens_by_layer": [576, 576, 61], "setting": "as published"},
         "vica": {"left_out": "x"},
     },
     "tasks": {"gqa": TASK},

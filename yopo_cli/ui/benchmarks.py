@@ -6,6 +6,7 @@ from typing import Any
 from .costs import share_text
 
 Side = Mapping[str, Any]
+ABREAST = 5  # sides of a table
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
@@ -18,15 +19,24 @@ def benchmark_tables(evaluation: Mapping[str, Any]) -> Iterator[Table]:
         yield columns, [_row(side, one) for side, one in sides.items()]
         yield from _others(name, sides)
         if task["kinds"]:
-            rows = [(kind, str(_questions(of)), *map(_score, of.values())) for kind, of in task["kinds"].items()]
-            yield (f"{name} by kind", "questions", *sides), rows
+            yield from _by_kind(name, list(sides), task["kinds"])
+
+
+def _by_kind(name: str, sides: list[str], kinds: Mapping[str, Mapping[str, Side]]) -> Iterator[Table]:
+    """Scores by kind, a few sides at a time, the first of all in every table."""
+    first, *others = sides
+    for start in range(0, max(1, len(others)), ABREAST - 1):
+        some = [first, *others[start : start + ABREAST - 1]]
+        rows = [(kind, str(_questions(of)), *(_score(of[side]) for side in some)) for kind, of in kinds.items()]
+        yield (f"{name} by kind", "questions", *some), rows
 
 
 def _others(name: str, sides: Mapping[str, Side]) -> Iterator[Table]:
     """The figures beside the headline, where a benchmark has some."""
     _, *others = next(iter(sides.values()))["figures"]
     if others:
-        yield (f"{name}", *sides), [(figure, *(_points(one["figures"][figure]["value"]) for one in sides.values())) for figure in others]
+        rows = [(side, *(_points(one["figures"][figure]["value"]) for figure in others)) for side, one in sides.items()]
+        yield (name, *others), rows
 
 
 def _questions(sides: Mapping[str, Side]) -> int:

@@ -41,6 +41,21 @@ def mmbench_letter(answer: str, options: Sequence[str]) -> str | None:
     return written[0] if len(written) == 1 else None
 
 
+def mmmu_letter(answer: str, options: Sequence[str]) -> str | None:
+    """MMMU's rule (eval_utils): the last option named as (A), else as A between spaces, else as "A."; in an answer of more than five
+    words, else the option whose text comes last. The published code draws one at random where there is none."""
+    text = answer
+    for mark in ",.!?;:'":
+        text = text.strip(mark)
+    text, letters = f" {text} ", ascii_uppercase[: len(options)]
+    for form, place in (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")):
+        if named := [letter for letter in letters if form.format(letter) in text]:
+            return max(named, key=lambda letter, place=place: text.rfind(place.format(letter)))  # type: ignore[misc]
+    lower = text.lower()
+    written = [letter for letter, option in zip(letters, options, strict=True) if option.lower() in lower] if len(text.split()) > 5 else []
+    return max(written, key=lambda letter: lower.rfind(options[letters.index(letter)].lower()), default=None)
+
+
 def opening_letter(answer: str) -> str:
     """The letter of an answer that begins "X.", else the whole answer, without case and punctuation at the ends (AI2D)."""
     opening = OPENING.match(answer)

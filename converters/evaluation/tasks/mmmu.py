@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..measures import ACCURACY
-from ..metrics.letters import lettered, mmbench_letter
+from ..metrics.letters import lettered, mmmu_letter
 from ..metrics.text import open_equal
 from ..task import HubSet, Question, Task
 from .wording import LETTER, SHORT, lengths, lmms_lab
@@ -32,7 +32,7 @@ def question(row: Mapping[str, Any], protocol: str) -> Question:
 
 def score(answer: str, asked: Question) -> float:
     if asked.options:
-        return float(mmbench_letter(answer, asked.options) == asked.accepted[0])
+        return float(mmmu_letter(answer, asked.options) == asked.accepted[0])
     return float(open_equal(answer, asked.accepted[0]))
 
 
