@@ -19,6 +19,8 @@ os.environ.update(VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_
 os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
+TIMED = ("qwen2_5_vl",)
+
 
 def engine(folder: Path, **options: Any) -> Any:
     from vllm import LLM
@@ -38,6 +40,19 @@ def served(llm: Any) -> Any:
     return llm.llm_engine.model_executor.driver_worker.worker.model_runner.model
 
 
+def video(frames: Any, timed: bool) -> Any:
+    """Frames, for models that know of time with the rate that transformers takes where none is given."""
+    count = len(frames)
+    facts = {
+        "fps": 24.0,
+        "total_num_frames": count,
+        "frames_indices": list(range(count)),
+        "duration": count / 24,
+        "do_sample_frames": False,
+    }
+    return (frames, facts) if timed else frames
+
+
 def requests(asked: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     import numpy as np
     from PIL import Image
@@ -45,7 +60,7 @@ def requests(asked: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     found = []
     for prompt, files in zip(asked["prompts"], asked["files"], strict=True):
         pictures = [Image.open(folder / file).convert("RGB") for file in files if file.endswith(".png")]
-        videos = [np.load(folder / file) for file in files if file.endswith(".npy")]
+        videos = [video(np.load(folder / file), folder.name in TIMED) for file in files if file.endswith(".npy")]
         seen = {kind: each for kind, each in (("image", pictures), ("video", videos)) if each}
         found.append({"prompt": prompt, **({"multi_modal_data": seen} if seen else {})})
     return found
