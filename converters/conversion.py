@@ -27,6 +27,7 @@ from .planning.prefill import PrefillCost
 from .processes import only_first
 from .progress import Listener, Message, Progress, unheard
 from .runtime.plan import Grid, Plan, dense_plan, to_json
+from .serving.checks import check_served
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ def convert(
                 check_output(target, force)
             split = None if samples is None else SampleSplit.of(samples, count, seed)
             choice = choose_plan(model, PlanRequest(plan, recipe, split, seed, statistics, grid, refit, served_by), progress)
+            if served_by is not None and choice.plan is not None:
+                check_served(choice.plan)
             compensations: dict[int, LinearCompensation] = {}
             if not dry_run:
                 choice = _with_samples(choice, model, count, seed)

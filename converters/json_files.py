@@ -84,7 +84,7 @@ def conforming(schema: type[Schema], data: Any, place: str, hint: str) -> Schema
     try:
         return schema.model_validate(data)
     except ValidationError as error:
-        raise YopoError(f"{place}{_told(error.errors(include_url=False, include_context=False)[0])}.", hint) from None
+        raise YopoError(f"{place}{_sentence(error.errors(include_url=False, include_context=False)[0])}.", hint) from None
 
 
 class _RefusedError(ValueError):
@@ -135,7 +135,7 @@ def _deeper(data: Any, depth: int) -> bool:
     return True
 
 
-def _told(error: Any) -> str:
+def _sentence(error: Any) -> str:
     """The end of the sentence for an error of pydantic."""
     where = ".".join(map(str, error["loc"])) or "it"
     if error["type"] == "missing":

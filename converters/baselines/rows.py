@@ -34,8 +34,8 @@ class Rows:
             return None
         length = self.kinds.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=self.kinds.device).tril()
-        own = torch.eye(length, dtype=torch.bool, device=self.kinds.device)
-        return (causal & (self.kinds != PADDING)[:, None, None]) | own
+        diagonal = torch.eye(length, dtype=torch.bool, device=self.kinds.device)
+        return (causal & (self.kinds != PADDING)[:, None, None]) | diagonal
 
     def take(self, places: list[Tensor]) -> "Rows":
         """The tokens at `places` of each sample, padded on the left to the longest."""

@@ -62,7 +62,7 @@ class BenchmarkModel:
     dense: Any
     sizes: Sizes
     grids: tuple[Grid, ...]
-    own: Any = None
+    pruned: Any = None
     plan: Plan | None = None
 
 
@@ -145,7 +145,7 @@ class Bench:
                 setting = Setting(grids, request.text_tokens, batch, request.rounds, request.steps, tower, request.compiled)
                 for contenders in self._contenders(grids, progress):
                     progress(Message(f"Timing {', '.join(one.name for one in contenders)} against dense ..."))
-                    yield BenchmarkRun(setting, measure(self.subject.dense, contenders, setting, self.ceiling, self.subject.own))
+                    yield BenchmarkRun(setting, measure(self.subject.dense, contenders, setting, self.ceiling, self.subject.pruned))
 
     def _grids(self) -> list[tuple[Grid, ...]]:
         config = self.subject.dense.config.to_dict()
@@ -155,7 +155,7 @@ class Bench:
         """What is timed together: everything at one budget."""
         if self.subject.plan is not None:
             plan = replace(self.subject.plan, grids=grids)
-            share, refitted = cost(plan).share, self.subject.own.model.language_model.refitted
+            share, refitted = cost(plan).share, self.subject.pruned.model.language_model.refitted
             yield [Contender("plan", round(share, 4), plan, refitted=refitted), *self._pruners(grids, share, progress)]
             return
         for budget in self.request.budgets or DEFAULT_BUDGETS:
@@ -205,8 +205,8 @@ def _saved_subject(request: BenchRequest) -> BenchmarkModel:
         if request.budgets or request.recipes:
             raise YopoError(f"{request.model} has a plan of its own.", "Leave --budget and --recipe out, or give the dense model.")
         opened = open_converted(source.path)
-        own = load(source.path, request.device, request.dtype).model
-        return BenchmarkModel(native(own), opened.plan.sizes, opened.plan.grids[:1], own, opened.plan)
+        pruned = load(source.path, request.device, request.dtype).model
+        return BenchmarkModel(native(pruned), opened.plan.sizes, opened.plan.grids[:1], pruned, opened.plan)
     checkpoint = open_checkpoint(source.path)
     return BenchmarkModel(load(source.path, request.device, request.dtype).model, checkpoint.sizes, (checkpoint.grid,))
 

@@ -57,19 +57,19 @@ def dense_work(plan: Plan, text: int, batch: int, vocabulary: int, element: int)
     shapes = [(width, heads + 2 * kv_heads), (heads, width), (width, 2 * neurons), (neurons, width)]
     layer = [Product(batch * tokens, inner, outer) for inner, outer in shapes]
     attention = sizes.num_hidden_layers * batch * 2 * heads * tokens * (tokens + 1)
-    held = 2 * sizes.num_hidden_layers * batch * tokens * (heads + kv_heads) * element
-    return Work((*layer * sizes.num_hidden_layers, Product(batch, width, vocabulary)), attention, held, element)
+    bytes_moved = 2 * sizes.num_hidden_layers * batch * tokens * (heads + kv_heads) * element
+    return Work((*layer * sizes.num_hidden_layers, Product(batch, width, vocabulary)), attention, bytes_moved, element)
 
 
 def pruned_work(plan: Plan, text: int, batch: int, vocabulary: int, element: int, refitted: Sequence[int] = ()) -> Work:
     """A prefill of `batch` prompts under the plan: text and visual rows share the kept part of every weight, but for K and V of
     `refitted` layers."""
     plan = normalise(plan)
-    found = [_layer(layout, plan, batch, text, index in refitted) for index, layout in enumerate(layouts(plan))]
-    products = [product for layer in found for product in layer if product.rows and product.outer]
+    by_layer = [_layer(layout, plan, batch, text, index in refitted) for index, layout in enumerate(layouts(plan))]
+    products = [product for layer in by_layer for product in layer if product.rows and product.outer]
     attention = batch * attention_flops(plan, text, leading=text // 2, skipping=True)
-    held = batch * (kv_cache_bytes(plan, plan.grids, text, element) + 2 * element * text * _width(plan.sizes) * len(plan.layers))
-    return Work((*products, Product(batch, plan.sizes.hidden_size, vocabulary)), attention, held, element)
+    bytes_moved = batch * (kv_cache_bytes(plan, plan.grids, text, element) + 2 * element * text * _width(plan.sizes) * len(plan.layers))
+    return Work((*products, Product(batch, plan.sizes.hidden_size, vocabulary)), attention, bytes_moved, element)
 
 
 def working_bytes(plan: Plan, text: int, batch: int, element: int, pruned: bool) -> int:
@@ -129,11 +129,11 @@ def _layer(layout: LayerLayout, plan: Plan, batch: int, text: int, refitted: boo
     if refitted:
         yield Product(rows, width, 2 * len(layout.kv_order) * size)
     for part in layout.ranges:
-        held = shown_count(plan.grids, part.stride) if part.stride != TEXT_ONLY else 0
-        rank = layout.kv_rank if held else None
-        yield Product(batch * ((0 if refitted else text) + held), rank or width, 2 * (part.last - part.first) * size)
+        rows_read = shown_count(plan.grids, part.stride) if part.stride != TEXT_ONLY else 0
+        rank = layout.kv_rank if rows_read else None
+        yield Product(batch * ((0 if refitted else text) + rows_read), rank or width, 2 * (part.last - part.first) * size)
         if rank and not layout.ranked_queries:
-            yield Product(batch * held, width, rank)
+            yield Product(batch * rows_read, width, rank)
     yield from (Product(both if kept else 0, kept * size, width), Product(rows, (sizes.num_attention_heads - kept) * size, width))
     rest = sizes.intermediate_size - layout.neurons
     if layout.neurons:

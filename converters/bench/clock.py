@@ -30,7 +30,7 @@ class Timing:
     @property
     def ratio(self) -> float:
         """Median over rounds of this side's time by the reference's in the same round."""
-        return median(own / other for own, other in zip(self.seconds, self.reference, strict=True))
+        return median(seconds / other for seconds, other in zip(self.seconds, self.reference, strict=True))
 
 
 def synchroniser(device: torch.device) -> Callable[[], None]:

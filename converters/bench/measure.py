@@ -92,13 +92,13 @@ class Figures:
     peak_predicted: int | None
 
 
-def measure(dense: Any, contenders: Sequence[Contender], setting: Setting, ceiling: Ceiling, own: Any = None) -> list[Figures]:
-    """Figures of the dense model and of every contender, all in turns. `own` is a pruned model that is there already."""
+def measure(dense: Any, contenders: Sequence[Contender], setting: Setting, ceiling: Ceiling, pruned: Any = None) -> list[Figures]:
+    """Figures of the dense model and of every contender, all in turns. `pruned` is a model that is there already."""
     given = random_prompt(dense, setting.grids, setting.text_tokens, setting.batch)
     whole = Contender(DENSE, None, plan=dense_plan(_sizes(contenders[0]), setting.grids))
     everyone = [whole, *contenders]
     with torch.inference_mode():
-        sides = {_key(one): _side(dense, one, given, own, setting.compiled) for one in everyone}
+        sides = {_key(one): _side(dense, one, given, pruned, setting.compiled) for one in everyone}
         looks = {key: _first_look(side, dense.device, setting) for key, side in sides.items()}
         prefills = in_turns({key: side.prefill for key, side in sides.items()}, DENSE, setting.rounds, dense.device, warmup=0)
         firsts = in_turns({key: side.answer for key, side in sides.items()}, DENSE, setting.rounds, dense.device) if setting.tower else {}
@@ -122,7 +122,7 @@ def _first_look(side: BenchmarkSide, device: torch.device, setting: Setting) -> 
     side.prefill()  # which chooses ways by measurement, with memory of its own
     states: list[Any] = []
     peak = peak_bytes(lambda: states.append(side.prefill()), device)
-    return Look(side.held(states[0]), peak, states[0] if setting.steps else None)
+    return Look(side.kv_bytes(states[0]), peak, states[0] if setting.steps else None)
 
 
 def _sizes(one: Contender) -> Sizes:
@@ -135,13 +135,13 @@ def _key(one: Contender) -> str:
     return one.name if one.budget is None else f"{one.name} {one.budget:g}"
 
 
-def _side(dense: Any, one: Contender, given: Prompt, own: Any, compiled: bool) -> BenchmarkSide:
+def _side(dense: Any, one: Contender, given: Prompt, pruned: Any, compiled: bool) -> BenchmarkSide:
     if one.schedule is not None:
         return pruner_side(dense, one.schedule, given)
     if one.name == DENSE:
         return model_side(DENSE, dense, given, compiled)
     assert one.plan is not None
-    return model_side(one.name, with_plan(dense, one.plan) if own is None else own, given, compiled)
+    return model_side(one.name, with_plan(dense, one.plan) if pruned is None else pruned, given, compiled)
 
 
 def _decoding(dense: Any, sides: dict[str, BenchmarkSide], looks: dict[str, Look], setting: Setting) -> dict[str, Timing]:
@@ -162,7 +162,7 @@ def _figures(
     assert whole.plan is not None
     vocabulary, element = dense.config.text_config.vocab_size, dense.dtype.itemsize
     text, batch = setting.text_tokens, setting.batch
-    spent, predicted = _spent(one, whole.plan, text), batch * _predicted_kv(one, text, element)
+    prefill_cost, predicted = _prefill_cost(one, whole.plan, text), batch * _predicted_kv(one, text, element)
     least = step_least = working = None
     weights = sum(parameter.nbytes for parameter in dense.parameters())
     look = looks[_key(one)]
@@ -177,10 +177,10 @@ def _figures(
         kind="dense" if one is whole else "plan" if one.plan else "tokens",
         budget=one.budget,
         note=one.schedule.note if one.schedule else "",
-        visual_share=spent.share,
-        total_share=spent.total_share,
-        flops=batch * spent.total,
-        efficiency=spent.total_share / prefill.ratio,
+        visual_share=prefill_cost.share,
+        total_share=prefill_cost.total_share,
+        flops=batch * prefill_cost.total,
+        efficiency=prefill_cost.total_share / prefill.ratio,
         tokens_per_second=batch * (setting.visual_tokens + text) / prefill.median,
         prefill=_time(prefill, least),
         ttft=None if first is None else _time(first, None),
@@ -197,7 +197,7 @@ def _time(timing: Timing, least: float | None) -> Time:
     return Time(timing.median, timing.spread, timing.ratio, least)
 
 
-def _spent(one: Contender, whole: Plan, text: int) -> Cost:
+def _prefill_cost(one: Contender, whole: Plan, text: int) -> Cost:
     """Visual and total FLOPs of one prompt; the dense model counts with its last layer's visual rows."""
     if one.plan is not None and one.name != DENSE:
         return cost(one.plan, text)

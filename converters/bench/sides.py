@@ -19,14 +19,14 @@ from .models import Prompt
 class BenchmarkSide:
     """`prefill()` reads the prompt with the picture's features given, `answer()` with the vision tower; both give a state.
 
-    `step(state, token)` reads one more token `[batch, 1]` in place; `held(state)` is the bytes of K and V.
+    `step(state, token)` reads one more token `[batch, 1]` in place; `kv_bytes(state)` are those of K and V.
     """
 
     name: str
     prefill: Callable[[], Any]
     answer: Callable[[], Any]
     step: Callable[[Any, Tensor], None]
-    held: Callable[[Any], int]
+    kv_bytes: Callable[[Any], int]
 
 
 class PerPicture(tuple[Tensor, ...]):
@@ -54,14 +54,14 @@ def model_side(name: str, model: Any, given: Prompt, compiled: bool = False) -> 
     def step(state: Any, token: Tensor) -> None:
         model(input_ids=token, use_cache=True, logits_to_keep=1, **{CACHE: state[CACHE]})
 
-    def held(state: Any) -> int:
+    def kv_bytes(state: Any) -> int:
         return sum(_layer_bytes(layer) for layer in state[CACHE].layers)
 
     if compiled:
         prefill()  # what is chosen by measurement is chosen before a compiler looks
         runs = torch.compile(model, dynamic=False)
         prefill()
-    return BenchmarkSide(name, prefill, lambda: read(pixel_values=given.pixels), step, held)
+    return BenchmarkSide(name, prefill, lambda: read(pixel_values=given.pixels), step, kv_bytes)
 
 
 def _layer_bytes(layer: Any) -> int:

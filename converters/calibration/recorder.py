@@ -58,17 +58,17 @@ class Recorder:
             visible = mask[:, :, part] if mask is not None else part[:, None] >= places
             result = _attend(query[:, :, part], key, values, visible, scaling)
             output, read, masses = torch.split(result, [head_dim, head_dim, 2], dim=-1)
-            reading, own = (which[:, None, part].float() for which in (rows.reading, rows.visual))
-            terms = (_norms(read, gram) * reading, _norms(output, gram) * own, masses[..., 0] * reading, masses[..., 1] * reading)
+            reading, visual = (which[:, None, part].float() for which in (rows.reading, rows.visual))
+            terms = (_norms(read, gram) * reading, _norms(output, gram) * visual, masses[..., 0] * reading, masses[..., 1] * reading)
             sums += torch.stack(terms).sum(-1)
             outputs.append(output.to(query.dtype))
         self._add(module.layer_idx, sums.cpu().double())
         return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
     def _add(self, layer: int, sums: Tensor) -> None:
-        read, own, on_visual, on_text = sums  # [batch, heads] each
+        read, written, on_visual, on_text = sums  # [batch, heads] each
         self.read_sum[layer] += read.sum(0)
-        self.self_sum[layer] += own.sum(0)
+        self.self_sum[layer] += written.sum(0)
         bins = bins_of(on_visual / on_text)
         self.ratios[layer].scatter_add_(1, bins.T, torch.ones_like(bins.T, dtype=torch.int32))
 

@@ -145,19 +145,19 @@ def _licence_text(folder: Path, provenance: Provenance) -> str:
 
 
 def _costs(plan: Plan, provenance: Provenance) -> dict[str, Any]:
-    spent = cost(plan)
-    cache = kv_cache_bytes(plan, plan.grids, spent.text_tokens, 2)
-    sizes, tokens = plan.sizes, plan.visual_tokens + spent.text_tokens
+    costs = cost(plan)
+    cache = kv_cache_bytes(plan, plan.grids, costs.text_tokens, 2)
+    sizes, tokens = plan.sizes, plan.visual_tokens + costs.text_tokens
     cache_dense = tokens * 2 * 2 * sizes.num_key_value_heads * sizes.head_dim * sizes.num_hidden_layers
     return {
         "grids": " + ".join(map(str, plan.grids)),
-        "text_tokens": spent.text_tokens,
-        "visual": spent.visual / 1e12,
-        "visual_dense": spent.visual_dense / 1e12,
-        "total": spent.total / 1e12,
-        "total_dense": spent.total_dense / 1e12,
-        "share": spent.share,
-        "total_share": spent.total_share,
+        "text_tokens": costs.text_tokens,
+        "visual": costs.visual / 1e12,
+        "visual_dense": costs.visual_dense / 1e12,
+        "total": costs.total / 1e12,
+        "total_dense": costs.total_dense / 1e12,
+        "share": costs.share,
+        "total_share": costs.total_share,
         "cache": cache / 1e6,
         "cache_dense": cache_dense / 1e6,
         "cache_share": cache / cache_dense,

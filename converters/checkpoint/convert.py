@@ -63,7 +63,7 @@ def convert(
     total = sum(shard.bytes for shard in shards)
     check_space(output, total + SMALL_FILES_BYTES)
     refitted = Refitted(refitted_layers(plan, refits), total - checkpoint.bytes) if plan and added else None
-    tell = counter(total, progress)
+    count = counter(total, progress)
 
     def tensor(name: str) -> Tensor:
         return added[name].tensor() if name in added else _permuted(checkpoint, name, moved.get(name))
@@ -74,7 +74,7 @@ def convert(
             write_text(folder / "model.safetensors.index.json", index_text(shards))
         files = {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
         for shard in shards:
-            files[shard.file] = write_shard(folder, shard, tensor, tell)
+            files[shard.file] = write_shard(folder, shard, tensor, count)
         write_config(folder, config, files)
     return output
 

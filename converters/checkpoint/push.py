@@ -55,7 +55,7 @@ def push(
     except YopoError:
         raise
     except Exception as error:  # of an answer that makes no sense the Hub's client raises what it likes
-        raise _told(error, repository, revision) from error
+        raise _push_error(error, repository, revision) from error
     size = sum((folder / name).stat().st_size for name in files)
     return Pushed(str(folder), repository, revision, str(commit.oid), str(commit.commit_url), stated, size)
 
@@ -94,7 +94,7 @@ def _commit(folder: Path, repository: str, revision: str, private: bool) -> Any:
     )  # fmt: skip
 
 
-def _told(error: Exception, repository: str, revision: str) -> YopoError:
+def _push_error(error: Exception, repository: str, revision: str) -> YopoError:
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     if isinstance(error, OfflineModeIsEnabled):

@@ -221,14 +221,14 @@ def _open(
         tensors = _tensors(folders.tower, config, family) | tensors
     kept = [name for name in tensors if healed and name.startswith(BASE_PROJECTOR)]
     base = {family.projector + name.removeprefix(BASE_PROJECTOR): tensors.pop(name) for name in kept}
-    own = {name: tensors.pop(name) for name in refitted if name in tensors}
+    refitted_tensors = {name: tensors.pop(name) for name in refitted if name in tensors}
     check_tensors(tensors, expected, family)
     check_tensors(tensors | base, expected, family)
-    check_tensors(own, Skeleton(refitted, frozenset()), family)
+    check_tensors(refitted_tensors, Skeleton(refitted, frozenset()), family)
     if expected.tied & tensors.keys():
         native = _untied(native)
     adapt = None if family.adapt is None else partial(family.adapt, config, folders)
-    return Checkpoint(path, native, family, sizes, grid, tensors, base, own, adapt)
+    return Checkpoint(path, native, family, sizes, grid, tensors, base, refitted_tensors, adapt)
 
 
 def _untied(config: dict[str, Any]) -> dict[str, Any]:

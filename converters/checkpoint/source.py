@@ -113,16 +113,16 @@ def explained(error: Exception, repository: str, revision: str | None, what: str
 def _status(error: Any, repository: str) -> YopoError:
     """The sentence for an answer of the Hub by its HTTP status."""
     status = error.response.status_code
-    told = f"about {repository} (HTTP {status})."
+    about = f"about {repository} (HTTP {status})."
     if status in (401, 403):
         return YopoError(f"The Hub refuses access to {repository} (HTTP {status}).", TOKEN)
     if status == 404:
-        return YopoError(f"The Hub knows nothing {told}", FORMS)
+        return YopoError(f"The Hub knows nothing {about}", FORMS)
     if status == 429:
-        return YopoError(f"The Hub has had too many requests and answers nothing {told}", "Wait a while, or log in with `hf auth login`.")
+        return YopoError(f"The Hub has had too many requests and answers nothing {about}", "Wait a while, or log in with `hf auth login`.")
     if status >= 500:
-        return YopoError(f"The Hub has a fault of its own and answers nothing {told}", "Run the command again later.")
-    return YopoError(f"The Hub does not answer {told}", "Check the network, HF_ENDPOINT and proxies.")
+        return YopoError(f"The Hub has a fault of its own and answers nothing {about}", "Run the command again later.")
+    return YopoError(f"The Hub does not answer {about}", "Check the network, HF_ENDPOINT and proxies.")
 
 
 def _not_cached(error: Exception, repository: str) -> YopoError:

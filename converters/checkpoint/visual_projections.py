@@ -36,6 +36,6 @@ def refitted_shapes(family: Family, plan: Plan, layers: Iterable[int]) -> dict[s
 
 def projected_heads(layout: LayerLayout) -> dict[str, list[int]]:
     """The dense model's heads that each refitted projection of a layer has, in the file's order."""
-    held = list(layout.kv_order[: layout.held])
-    heads = {"key": held, "value": held}
+    kv_heads = list(layout.kv_order[: layout.held])
+    heads = {"key": kv_heads, "value": kv_heads}
     return heads | ({"query": [layout.query_order[place] for place in layout.computing]} if layout.ranked_queries else {})

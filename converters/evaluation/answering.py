@@ -28,13 +28,13 @@ def _greedy(model: Any, max_new_tokens: int) -> Any:
     """The model's own special tokens, without sampling or beams that its defaults may ask for."""
     from transformers import GenerationConfig
 
-    own = model.generation_config
+    defaults = model.generation_config
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        bos_token_id=own.bos_token_id,
-        eos_token_id=own.eos_token_id,
-        pad_token_id=own.pad_token_id if own.pad_token_id is not None else _first(own.eos_token_id),
+        bos_token_id=defaults.bos_token_id,
+        eos_token_id=defaults.eos_token_id,
+        pad_token_id=defaults.pad_token_id if defaults.pad_token_id is not None else _first(defaults.eos_token_id),
     )
 
 

@@ -48,17 +48,17 @@ def checks(path: Path, device: str | None, dtype: Dtype) -> Iterator[Check]:
     from converters.checkpoint.reader import open_converted
 
     converted = open_converted(path)
-    done = [_told("files", _files, converted), _told("plan", _plan, converted), _told("tensors", _tensors, converted)]
+    done = [_check("files", _files, converted), _check("plan", _plan, converted), _check("tensors", _tensors, converted)]
     if converted.healed or not converted.dense_side:
-        done.append(_told("base", _base, converted))
+        done.append(_check("base", _base, converted))
     yield from done
     if all(check.passed for check in done):
         loaded = load(path, device, dtype)
         for index, inputs in enumerate(_inputs(loaded), 1):
-            yield _told(f"runtime, sample {index}", _runtime, loaded, inputs)
+            yield _check(f"runtime, sample {index}", _runtime, loaded, inputs)
 
 
-def _told(name: str, check: Callable[..., str], *arguments: Any) -> Check:
+def _check(name: str, check: Callable[..., str], *arguments: Any) -> Check:
     """The check's figures, or the sentence in which it failed."""
     try:
         return Check(name, True, check(*arguments))
@@ -105,10 +105,13 @@ def _tensors(converted: Any) -> str:
 
     checkpoint = converted.open_tensors()
     check_plan(converted.plan, checkpoint.sizes)
-    told, found = (converted.section.get("compensation") or {}).get("bytes", 0), sum(info.bytes for info in checkpoint.refitted.values())
-    if told != found:
-        raise YopoError(f"compensation.bytes is {told}, the refitted projections have {found}")
-    refitted = f", and {len(checkpoint.refitted)} refitted ones of visual tokens" if found else ""
+    stated, counted = (
+        (converted.section.get("compensation") or {}).get("bytes", 0),
+        sum(info.bytes for info in checkpoint.refitted.values()),
+    )
+    if stated != counted:
+        raise YopoError(f"compensation.bytes is {stated}, the refitted projections have {counted}")
+    refitted = f", and {len(checkpoint.refitted)} refitted ones of visual tokens" if counted else ""
     return f"{len(checkpoint.tensors)} tensors{refitted}, names and shapes are the model's"
 
 

@@ -41,8 +41,8 @@ class TeacherAnswer:
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        held = {"ids": self.ids, "positions": self.positions, "seen": self.seen, "dense": self.dense}
-        return {name: tensor.contiguous() for name, tensor in held.items() if tensor is not None}
+        named = {"ids": self.ids, "positions": self.positions, "seen": self.seen, "dense": self.dense}
+        return {name: tensor.contiguous() for name, tensor in named.items() if tensor is not None}
 
 
 class Answers(Sequence[TeacherAnswer]):

@@ -43,9 +43,9 @@ def needed(checkpoint: Checkpoint, plan: Plan, element: int, micro: int, recompu
     tuned = projector + rank * sum(map(sum, matrices))
     by_layer = [micro * element * _values(layout, plan, index < plan.visual_depth) for index, layout in enumerate(layouts(plan))]
     entering = micro * element * plan.sizes.hidden_size * (REFERENCE_TEXT_TOKENS + plan.visual_tokens)
-    held = max(by_layer) + entering * len(by_layer) if recomputing else sum(by_layer) + entering
+    activations = max(by_layer) + entering * len(by_layer) if recomputing else sum(by_layer) + entering
     dense = micro * kv_cache_bytes(plan, plan.grids, REFERENCE_TEXT_TOKENS, element)
-    return Memory((sum(sizes.values()) - projector) * element, tuned * FLOAT32 * TRAINED_COPIES, held + dense)
+    return Memory((sum(sizes.values()) - projector) * element, tuned * FLOAT32 * TRAINED_COPIES, activations + dense)
 
 
 def _values(layout: LayerLayout, plan: Plan, seen: bool) -> int:
@@ -56,10 +56,10 @@ def _values(layout: LayerLayout, plan: Plan, seen: bool) -> int:
     sizes = plan.sizes
     heads, kv_heads = sizes.num_attention_heads * sizes.head_dim, sizes.num_key_value_heads * sizes.head_dim
     text = 12 * sizes.hidden_size + 4 * heads + 6 * kv_heads + 4 * sizes.intermediate_size
-    own = 4 * (layout.own + sum(layout.computes)) * sizes.head_dim + 4 * layout.neurons
+    projected = 4 * (layout.own + sum(layout.computes)) * sizes.head_dim + 4 * layout.neurons
     updated = 8 * sizes.hidden_size if layout.updates else 2 * sizes.hidden_size
     read = 6 * layout.read_only * sizes.head_dim // layout.read_stride + (layout.kv_rank or 0)
-    visual = own + updated + read if seen else 0
+    visual = projected + updated + read if seen else 0
     return REFERENCE_TEXT_TOKENS * text + plan.visual_tokens * visual
 
 

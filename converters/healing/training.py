@@ -90,7 +90,7 @@ def train(
     last = last_checkpoint(folder)
     trainer, measuring = (
         _trainer(Student(model, tuned, image_token), records, held_out, settings, folder, callbacks)
-        for callbacks in ([_Told(progress), _log(folder)], [])
+        for callbacks in ([_ReportSteps(progress), _log(folder)], [])
     )
     state = folder / "before.json"
     # Not by `trainer`: one that measured first would never share its gradients with other processes.
@@ -225,7 +225,7 @@ def _divergence(evaluated: Any) -> dict[str, float]:
     return {"divergence": float(divergence.sum(dtype="float64") / tokens.sum())}
 
 
-class _Told(TrainerCallback):  # type: ignore[misc]
+class _ReportSteps(TrainerCallback):  # type: ignore[misc]
     """Hands the steps and the losses on."""
 
     def __init__(self, progress: Progress) -> None:

@@ -51,7 +51,7 @@ def write_healed(
     shards = plan_shards(entries, max_shard_bytes)
     total = sum(shard.bytes for shard in shards)
     check_space(output, total + SMALL_FILES_BYTES)
-    tell = counter(total, progress)
+    count = counter(total, progress)
 
     def read(name: str) -> Tensor:
         if name in base:
@@ -64,7 +64,7 @@ def write_healed(
             write_text(folder / "model.safetensors.index.json", index_text(shards))
         files = {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
         for shard in shards:
-            files[shard.file] = write_shard(folder, shard, read, tell)
+            files[shard.file] = write_shard(folder, shard, read, count)
         write_config(folder, config, files)
     return output
 
@@ -95,12 +95,12 @@ def healed_card(card: str, healings: list[Any]) -> str:
     card = SECTION.sub("", card)
     if not has_dense_side({"healing": healings}):
         card = card.replace(TEXT_STAYS, TEXT_CHANGED)
-    text = "## Healing\n\n" + "\n".join(map(_told, healings))
+    text = "## Healing\n\n" + "\n".join(map(_sentence, healings))
     before, use, after = card.partition("## Use\n")
     return before.rstrip("\n") + "\n\n" + text + (f"\n{use}{after}" if use else "")
 
 
-def _told(healing: Mapping[str, Any]) -> str:
+def _sentence(healing: Mapping[str, Any]) -> str:
     divergence = healing["divergence"]
     after = f"{divergence['before']:.6f} to {divergence['after']:.6f} nats a token"
     kept = WHAT[healing["tune"]] if healing["kept"] else "This did not help, and nothing was changed."

@@ -61,13 +61,13 @@ def layer_cost(layer: LayerPlan, plan: Plan) -> LayerCost:
     """Visual FLOPs executed in a layer of a normalised plan."""
     sizes = plan.sizes
     tokens, shown = plan.visual_tokens, shown_count(plan.grids, layer.read_stride)
-    own, read_only = layer.kv_heads(sizes)
+    updated, read_only = layer.kv_heads(sizes)
     computed = tokens * len(layer.self_heads)
-    made = 2 * (tokens * len(own) + shown * len(read_only)) + computed  # K, V and queries of so many tokens, each of one head
+    made = 2 * (tokens * len(updated) + shown * len(read_only)) + computed  # K, V and queries of so many tokens, each of one head
     if layer.kv_rank is None:
         projections = sizes.hidden_size * sizes.head_dim * (made + computed)
     else:  # tokens go through the rank once, for all heads
-        through = layer.kv_rank * (sizes.hidden_size * (tokens if own else shown) + sizes.head_dim * made)
+        through = layer.kv_rank * (sizes.hidden_size * (tokens if updated else shown) + sizes.head_dim * made)
         projections = through + sizes.hidden_size * sizes.head_dim * computed
     pairs = len(layer.self_heads) * visible_pairs(plan.grids, layer.window, plan.locality)
     return LayerCost(2 * projections, 2 * 2 * sizes.head_dim * pairs, 2 * 3 * tokens * sizes.hidden_size * len(layer.neurons))

@@ -101,7 +101,7 @@ def run(
     return out
 
 
-def _attention(layer: Any, work: LayerWork, own: VisualProjections | None, rows: StepRows, step: PrefillStep) -> None:
+def _attention(layer: Any, work: LayerWork, projections: VisualProjections | None, rows: StepRows, step: PrefillStep) -> None:
     """K and V of all rows into the cache; text rows are updated, visual rows where the plan computes heads for them."""
     attention, attn = layer.self_attn, layer.self_attn.attn
     text = rows.normed_text(layer.input_layernorm)
@@ -115,11 +115,11 @@ def _attention(layer: Any, work: LayerWork, own: VisualProjections | None, rows:
     else:
         query, key, value = _qkv(attention, text)
         query, key = _turned(attention, step.text_positions, query, key)
-        keys, values, visual_query = _visual_cache(layer, work, own, rows, step, key, value)
+        keys, values, visual_query = _visual_cache(layer, work, projections, rows, step, key, value)
     attn.write(keys, values, step.slots[attn.inner.layer_name][step.order])
     if work.computing:
         seen = _both_see(attn, visual_query, query, step)
-        _add_both(attention, work, own, rows, seen)
+        _add_both(attention, work, projections, rows, seen)
     elif len(text):
         seen = attn.attend(attn.queries(query), step.text_metadata(attn.inner.layer_name))
         rows.added = attention.o_proj(seen.flatten(1))[0]
@@ -127,7 +127,7 @@ def _attention(layer: Any, work: LayerWork, own: VisualProjections | None, rows:
         rows.added = text
 
 
-def _ffn(layer: Any, work: LayerWork, own: VisualProjections | None, rows: StepRows) -> None:
+def _ffn(layer: Any, work: LayerWork, projections: VisualProjections | None, rows: StepRows) -> None:
     norm = layer.post_attention_layernorm
     text = rows.normed_text(norm)
     if work.all_neurons:
@@ -137,8 +137,8 @@ def _ffn(layer: Any, work: LayerWork, own: VisualProjections | None, rows: StepR
         rows.added = both[count:]
         return
     if work.neurons:
-        assert own is not None
-        rows.add_visual(own.down(layer.mlp.act_fn(own.gate_up(rows.normed_visual(norm)))))
+        assert projections is not None
+        rows.add_visual(projections.down(layer.mlp.act_fn(projections.gate_up(rows.normed_visual(norm)))))
     rows.added = layer.mlp(text) if len(text) else text
 
 
@@ -174,7 +174,7 @@ def _dense_cache(attn: PaddedAttention, work: LayerWork, key: Tensor, value: Ten
 
 
 def _visual_cache(
-    layer: Any, work: LayerWork, own: VisualProjections | None, rows: StepRows, step: PrefillStep, key: Tensor, value: Tensor
+    layer: Any, work: LayerWork, projections: VisualProjections | None, rows: StepRows, step: PrefillStep, key: Tensor, value: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """K and V for the cache of visual rows, by projections of their own, then of text; and the queries of visual rows, if there are any.
 
@@ -188,17 +188,17 @@ def _visual_cache(
         keys[:count, :, size] = HIDDEN
     query = None
     if work.computing:
-        assert own is not None
+        assert projections is not None
         normed = rows.normed_visual(norm)
-        query = own.query(own.inner(normed) if work.rank is not None else normed)
+        query = projections.query(projections.inner(normed) if work.rank is not None else normed)
         query = _turned_alone(attention, step.visual_positions, query)
     for part in work.parts:
-        assert own is not None
+        assert projections is not None
         index, heads = step.of_part(part), slice(part.first, part.last)
         normed = rows.normed_visual(norm, index)
-        normed = normed if work.rank is None else own.inner(normed)
+        normed = normed if work.rank is None else projections.inner(normed)
         elements = slice(part.first * size, part.last * size)
-        made, given = (linear(normed, one.weight[elements], one.bias[elements]) for one in (own.key, own.value))
+        made, given = (linear(normed, one.weight[elements], one.bias[elements]) for one in (projections.key, projections.value))
         where = step.visual_positions if index is None else step.visual_positions[..., index].contiguous()
         made = _turned_alone(attention, where, made)
         places: Any = slice(0, count) if index is None else index
@@ -220,13 +220,13 @@ def _both_see(attn: PaddedAttention, visual: Tensor | None, text: Tensor, step: 
     return seen[step.visual_rows[:, None], heads], seen[step.text_rows]
 
 
-def _add_both(attention: Any, work: LayerWork, own: VisualProjections | None, rows: StepRows, seen: tuple[Tensor, Tensor]) -> None:
+def _add_both(attention: Any, work: LayerWork, projections: VisualProjections | None, rows: StepRows, seen: tuple[Tensor, Tensor]) -> None:
     visual, text = (part.flatten(1) for part in seen)
     if work.computes_all:
         both = attention.o_proj(torch.cat([visual, text]))[0]
         rows.add_visual(both[: len(visual)])
         rows.added = both[len(visual) :]
         return
-    assert own is not None
-    rows.add_visual(own.output(visual))
+    assert projections is not None
+    rows.add_visual(projections.output(visual))
     rows.added = attention.o_proj(text)[0] if len(text) else text

@@ -63,12 +63,12 @@ def _attention_sources(work: LayerWork, head_dim: int, names: Layer) -> dict[str
     if work.rank is not None:
         found["inner"] = (ProjectionSource(INNER),)
     if work.computing:
-        own = (
+        query = (
             ProjectionSource(PARTS["query"])
             if work.rank is not None
             else ProjectionSource(names.query, _elements(work.computing, head_dim))
         )
-        found["query"] = (own,)
+        found["query"] = (query,)
     return found
 
 

@@ -12,7 +12,7 @@ import typer
 
 from converters.errors import YopoError
 from converters.runtime.plan import PlanError
-from yopo_cli.ui.failures import told
+from yopo_cli.ui.failures import explanation
 from yopo_cli.ui.options import parse_grid
 from yopo_cli.ui.terminal import printable
 
@@ -33,7 +33,7 @@ REPOSITORY = Path(__file__).parents[2]
     ],
 )
 def test_what_is_not_our_mistake_is_told(error: Exception, sentence: str) -> None:
-    found = told(error)
+    found = explanation(error)
     assert found is not None
     assert found[0].startswith(sentence)
     assert found[1]
@@ -41,7 +41,7 @@ def test_what_is_not_our_mistake_is_told(error: Exception, sentence: str) -> Non
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("x"), KeyError("y"), OSError("no number")])
 def test_what_is_our_mistake_is_shown(error: Exception) -> None:
-    assert told(error) is None
+    assert explanation(error) is None
 
 
 @pytest.mark.parametrize("text", ["24", "0x1", "-1x2", "1x2x3x4", "٣x٣", "9" * 5000 + "x1", "999999999x999999999", "1x1x1e9"])
@@ -54,7 +54,7 @@ def test_the_allocator_of_a_cpu() -> None:
     """Its words are looked for: this is where they come from."""
     with pytest.raises(RuntimeError) as raised:
         torch.empty(1 << 60, dtype=torch.uint8)
-    assert told(raised.value) is not None
+    assert explanation(raised.value) is not None
 
 
 def test_control_characters_are_shown_and_not_obeyed() -> None:

@@ -5,7 +5,7 @@ import errno
 from converters.errors import YopoError
 from converters.runtime.plan import PlanError
 
-Told = tuple[str, str]
+Explanation = tuple[str, str]
 
 LESS_MEMORY = "Try --dtype bfloat16, fewer --samples, a smaller batch, or a machine with more."
 # Of torch's allocators, which raise RuntimeError alone.
@@ -23,7 +23,7 @@ HINTS = {
 }
 
 
-def told(error: BaseException) -> Told | None:
+def explanation(error: BaseException) -> Explanation | None:
     """The sentence and the hint for an exception, None for a mistake of ours."""
     if isinstance(error, YopoError):
         return error.message, error.hint
@@ -40,13 +40,13 @@ def told(error: BaseException) -> Told | None:
     return None
 
 
-def _of_torch(error: RuntimeError) -> Told | None:
+def _of_torch(error: RuntimeError) -> Explanation | None:
     if type(error).__name__ == "OutOfMemoryError":  # not imported for its name: that takes seconds
         return "The device ran out of memory.", "Try --dtype bfloat16, a smaller batch, or --device cpu."
     return ("There is not enough memory.", LESS_MEMORY) if any(text in str(error) for text in ALLOCATORS) else None
 
 
-def _of_system(error: OSError) -> Told | None:
+def _of_system(error: OSError) -> Explanation | None:
     if error.errno is None:
         return None
     where = "The output" if error.filename is None else str(error.filename)

@@ -28,13 +28,13 @@ def picture(plan: Plan) -> list[str]:
 def head_map(layer: LayerPlan, heads: int) -> str:
     """One letter a head, in the dense model's order, or one for each few neighbours where there are many."""
     each = next(each for each in range(1, heads + 1) if heads % each == 0 and heads // each <= MAP_WIDTH)
-    read, own = set(layer.read_heads), set(layer.self_heads)
+    read, updated = set(layer.read_heads), set(layer.self_heads)
     groups = (range(first, first + each) for first in range(0, heads, each))
-    return "".join(_letter(not read.isdisjoint(group), not own.isdisjoint(group)) for group in groups)
+    return "".join(_letter(not read.isdisjoint(group), not updated.isdisjoint(group)) for group in groups)
 
 
-def _letter(read: bool, own: bool) -> str:
-    return "#" if read and own else "r" if read else "s" if own else "."
+def _letter(read: bool, updated: bool) -> str:
+    return "#" if read and updated else "r" if read else "s" if updated else "."
 
 
 def _every(layer: LayerPlan, sizes: Sizes) -> str:

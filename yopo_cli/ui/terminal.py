@@ -17,7 +17,7 @@ from rich.table import Table
 from converters.errors import YopoError
 from converters.processes import rank
 
-from .failures import told
+from .failures import explanation
 
 FAILED, GATE_FAILED, INTERRUPTED = 1, 3, 130
 PIPE_WIDTH = 1000
@@ -45,7 +45,7 @@ def guarded(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
             _close_stdout()
             raise typer.Exit(FAILED) from None
         except Exception as error:
-            if (sentence := told(error)) is None:
+            if (sentence := explanation(error)) is None:
                 raise
             _complain(*sentence)
             if isinstance(error, OSError):

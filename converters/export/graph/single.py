@@ -138,5 +138,5 @@ def cache_bytes(model: TextModel, grid: Grid, text_tokens: int, itemsize: int, p
     """Bytes of the cache after one picture and so many text tokens, the timeline included."""
     total = grid.tokens + text_tokens
     rows = {slot: total if padded else visual_columns(grid, slot.kind.stride) + text_tokens for slot in slots(model)}
-    held = sum(slot.heads * count for slot, count in rows.items()) * model.sizes.head_dim
-    return 2 * (held + total) * itemsize
+    visual = sum(slot.heads * count for slot, count in rows.items()) * model.sizes.head_dim
+    return 2 * (visual + total) * itemsize

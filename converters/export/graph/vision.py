@@ -150,8 +150,8 @@ def _tidy(model: ir.Model) -> None:
     )
     Sequential(*passes)(model)
     produced = (output for node in model.graph for output in node.outputs)
-    told = (model, model.graph, *model.graph, *model.graph.inputs, *model.graph.initializers.values(), *produced)
-    for part in told:
+    described = (model, model.graph, *model.graph, *model.graph.inputs, *model.graph.initializers.values(), *produced)
+    for part in described:
         part.metadata_props.clear()
 
 

@@ -35,17 +35,20 @@ def arrange(ids: Array, mask: Array, visual: Array, grid: Grid | None, multimoda
     tokens = 0 if grid is None else grid.tokens
     starts = [_starts(mark, tokens) for mark in marks]
     images = max(map(len, starts))
-    length = max(len(sample) + (images - len(own)) * tokens for sample, own in zip(samples, starts, strict=True))
+    length = max(len(sample) + (images - len(sample_starts)) * tokens for sample, sample_starts in zip(samples, starts, strict=True))
     lead = [length - len(sample) for sample in samples]
     kinds = [_positions(mark, grid, multimodal) for mark in marks]
-    positions = np.stack([np.pad(own, ((0, 0), (left, 0))) for own, left in zip(kinds, lead, strict=True)], 1)
-    absent = [[image * tokens for image in range(images - len(own))] for own in starts]
+    positions = np.stack([np.pad(sample_starts, ((0, 0), (left, 0))) for sample_starts, left in zip(kinds, lead, strict=True)], 1)
+    absent = [[image * tokens for image in range(images - len(sample_starts))] for sample_starts in starts]
     return Prompts(
         np.stack([np.pad(sample, (left, 0)) for sample, left in zip(samples, lead, strict=True)]),
         np.stack([np.arange(length) >= left for left in lead]).astype(np.int64),
         positions if multimodal else positions[0],
-        np.array([[*none, *(left + start for start in own)] for none, own, left in zip(absent, starts, lead, strict=True)], np.int64),
-        np.array([[image >= images - len(own) for image in range(images)] for own in starts], bool),
+        np.array(
+            [[*none, *(left + start for start in sample_starts)] for none, sample_starts, left in zip(absent, starts, lead, strict=True)],
+            np.int64,
+        ),
+        np.array([[image >= images - len(sample_starts) for image in range(images)] for sample_starts in starts], bool),
         grid if images else None,
     )
 

@@ -212,11 +212,11 @@ def _manifest(request: ExportRequest, model: TextModel, files: Sequence[str], fo
 def _end_tokens(folder: Path, model: TextModel) -> tuple[int, ...]:
     """Where generation stops: what generation_config.json says, else the config."""
     file = folder / "generation_config.json"
-    told = read_object(file, "Fetch it again.").get("eos_token_id") if file.exists() else None
-    ends = model.end_tokens if told is None else told
+    ends = read_object(file, "Fetch it again.").get("eos_token_id") if file.exists() else None
+    ends = model.end_tokens if ends is None else ends
     found = tuple(ends) if isinstance(ends, list | tuple) else (ends,)
     if not all(type(end) is int for end in found):
-        raise YopoError(f"{file} has an eos_token_id that is no token: {told!r:.60}.", "Correct it, or fetch it again.")
+        raise YopoError(f"{file} has an eos_token_id that is no token: {ends!r:.60}.", "Correct it, or fetch it again.")
     return found
 
 
