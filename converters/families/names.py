@@ -16,7 +16,7 @@ class Published:
 
 
 LLAVA, INTERNVL2, INTERNVL = ("LLaVA-1.5", Grid(24, 24)), ("InternVL chat", Grid(16, 16)), ("InternVL", Grid(16, 16))
-QWEN2_VL, QWEN2_5_VL = ("Qwen2-VL", Grid(27, 37)), ("Qwen2.5-VL", Grid(27, 37))
+QWEN2_VL, QWEN2_5_VL, QWEN3_VL = ("Qwen2-VL", Grid(27, 37)), ("Qwen2.5-VL", Grid(27, 37)), ("Qwen3-VL", Grid(24, 32))
 
 MODELS: dict[str, Published] = {
     name: Published(repository, family, Sizes(*sizes), grid)
@@ -30,6 +30,8 @@ MODELS: dict[str, Published] = {
         ("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", QWEN2_5_VL, (2048, 11008, 36, 16, 2, 128)),
         ("qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", QWEN2_5_VL, (3584, 18944, 28, 28, 4, 128)),
         ("qwen2.5-vl-72b", "Qwen/Qwen2.5-VL-72B-Instruct", QWEN2_5_VL, (8192, 29568, 80, 64, 8, 128)),
+        ("qwen3-vl-2b", "Qwen/Qwen3-VL-2B-Instruct", QWEN3_VL, (2048, 6144, 28, 16, 8, 128)),  # config.json of two of its derivatives
+        ("qwen3-vl-4b", "Qwen/Qwen3-VL-4B-Instruct", QWEN3_VL, (2560, 9728, 36, 32, 8, 128)),  # its config.json
         ("internvl2-4b", "OpenGVLab/InternVL2-4B", INTERNVL2, (3072, 8192, 32, 32, 32, 96)),
         ("internvl2-8b", "OpenGVLab/InternVL2-8B", INTERNVL2, (4096, 14336, 32, 32, 8, 128)),
         ("internvl2-26b", "OpenGVLab/InternVL2-26B", INTERNVL2, (6144, 16384, 48, 48, 8, 128)),

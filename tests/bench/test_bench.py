@@ -203,13 +203,14 @@ def test_what_cannot_be_timed_is_told(arguments: list[str], message: str) -> Non
     ("model", "grids"),
     [
         (tiny_qwen(), (Grid(3, 4),)),
+        (tiny_qwen(kind="qwen3_vl"), (Grid(3, 4),)),
         (tiny_internvl("llama"), (GRID,) * 3),
         (tiny_internvl("qwen3"), (GRID,) * 2),
         (tiny_internvl("phi3"), (GRID,)),
     ],
 )
 def test_other_families_through_the_same_figures(model: Any, grids: tuple[Grid, ...]) -> None:
-    """Any grid with its positions, several tiles, norms of heads, fused projections."""
+    """Any grid with its positions, features added between layers, several tiles, norms of heads, fused projections."""
     sizes = sizes_of(model)
     contenders = [Contender(recipe, 0.4, plan=make_plan(recipe, None, sizes, grids, 0.4)) for recipe in ("yopo", "interlaced")]
     contenders.append(Contender("everything", 1, plan=normalise(dense_plan(sizes, grids))))

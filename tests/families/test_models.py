@@ -24,6 +24,11 @@ CONFIGS = {
     "qwen2-vl-7b": llm("qwen2_vl", 3584, 18944, 28, 28, 4) | {"vision_config": {"patch_size": 14, "spatial_merge_size": 2}},
     "internvl2-4b": CHAT | {"llm_config": llm("phi3", 3072, 8192, 32, 32, 32)},
     "internvl2-8b": CHAT | {"llm_config": llm("internlm2", 4096, 14336, 32, 32, 8)},
+    "qwen3-vl-4b": {
+        "model_type": "qwen3_vl",
+        "text_config": llm("qwen3_vl_text", 2560, 9728, 36, 32, 8) | {"head_dim": 128},
+        "vision_config": {"patch_size": 16, "spatial_merge_size": 2},
+    },
     "internvl3.5-8b": {
         "model_type": "internvl",
         "text_config": llm("qwen3", 4096, 12288, 36, 32, 8) | {"head_dim": 128},

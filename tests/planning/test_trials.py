@@ -65,12 +65,12 @@ def test_trials_are_the_masked_reference(kv_heads: int, memory_bytes: int) -> No
     assert trials.cache.used_bytes <= memory_bytes
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "phi3", "qwen3"])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "phi3", "qwen3"])
 def test_other_families(name: str) -> None:
-    """Multimodal positions and any grid; tiles and fused projections; norms of heads."""
-    model = tiny_qwen() if name == "qwen2_vl" else tiny_internvl(name)
+    """Multimodal positions and any grid; features added between layers; tiles and fused projections; norms of heads."""
+    model = tiny_qwen(kind=name) if name.endswith("vl") else tiny_internvl(name)
     tiles = [[Grid(4, 4)], [Grid(4, 4)] * 2]
-    batch, grids = qwen_inputs([(1, 3, 4)], [(1, 2, 2), (1, 4, 3)]) if name == "qwen2_vl" else (internvl_inputs(1, 2), tiles)
+    batch, grids = qwen_inputs([(1, 3, 4)], [(1, 2, 2), (1, 4, 3)]) if name.endswith("vl") else (internvl_inputs(1, 2), tiles)
     answer = answered(model, batch, ANSWER_TOKENS)
     trials = Trials(model, [answer], dense_plan(sizes_of(model.config), GRIDS))
     for seed in range(3):

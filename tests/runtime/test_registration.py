@@ -12,7 +12,7 @@ KNOWN = """
 import transformers
 import converters.runtime.text_model
 from transformers import AutoConfig, AutoModelForImageTextToText
-names = ("yopo_llava", "yopo_qwen2_vl", "yopo_qwen2_5_vl", "yopo_internvl")
+names = ("yopo_llava", "yopo_qwen2_vl", "yopo_qwen2_5_vl", "yopo_qwen3_vl", "yopo_internvl")
 assert not set(names) & set(transformers.models.auto.configuration_auto.CONFIG_MAPPING)
 from converters.runtime.registration import register
 register()

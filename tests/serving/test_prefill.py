@@ -90,6 +90,6 @@ def test_steps_are_the_masked_reference(seed: int, kv_heads: int, cuts: str) -> 
     visual = inputs["input_ids"] == config.image_token_id
     with torch.inference_mode():
         expected = masked_logits(own, inputs)
-        embeds, _ = _entering(own, inputs)
+        embeds, *_ = _entering(own, inputs)
         found = Engine(own, plan, sorted(refits), padding=2 + seed % 3).logits(embeds, visual, CUTS[cuts])
     torch.testing.assert_close(found[~visual], expected[~visual], atol=1e-4, rtol=1e-4)

@@ -68,7 +68,7 @@ def assert_equal(exported: Exported, own: Any, inputs: Mapping[str, Any], grid: 
         expected = own.generate(
             **inputs, **{**GREEDY, "max_new_tokens": tokens}, output_logits=True, return_dict_in_generate=True
         )  # fmt: skip
-        embeds, _ = _entering(own, inputs)
+        embeds, *_ = _entering(own, inputs)
     ids, mask = np.asarray(inputs["input_ids"]), np.asarray(inputs["attention_mask"])
     visual = np.isin(ids, exported.manifest.image_tokens) if grid else np.zeros(ids.shape, bool)
     prompts = arrange(ids, mask, visual, grid, exported.manifest.multimodal_positions)

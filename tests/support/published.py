@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from support.checkpoints import save_model
-from support.layouts import internvl, internvl_chat, llava_llama, qwen2_5_vl, qwen2_vl
+from support.layouts import internvl, internvl_chat, llava_llama, qwen2_5_vl, qwen2_vl, qwen3_vl
 from support.tokenizers_of import save_tokenizer, save_words
 
 SPECIAL = {0: "<pad>", 1: "<s>", 2: "</s>"}
@@ -35,7 +35,7 @@ def save_liuhaotian(folder: Path) -> None:
 
 
 def save_qwen(folder: Path, kind: str = "Qwen2VL") -> None:
-    (qwen2_5_vl if "5" in kind else qwen2_vl).save(folder, "hub", tied=True)
+    {"Qwen2VL": qwen2_vl, "Qwen2_5_VL": qwen2_5_vl, "Qwen3VL": qwen3_vl}[kind].save(folder, "hub", tied=True)
     special = {60: "<|vision_start|>", 61: "<|vision_end|>", 62: "<|image_pad|>", 63: "<|video_pad|>"}
     save_words(folder, SPECIAL | special, {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"})
     pictures = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2, "min_pixels": 256, "max_pixels": 4096, **NORMAL}
@@ -47,6 +47,10 @@ def save_qwen(folder: Path, kind: str = "Qwen2VL") -> None:
 
 def save_qwen2_5(folder: Path) -> None:
     save_qwen(folder, "Qwen2_5_VL")
+
+
+def save_qwen3(folder: Path) -> None:
+    save_qwen(folder, "Qwen3VL")
 
 
 def save_internvl(folder: Path, text: str = "qwen2") -> None:
@@ -82,6 +86,7 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "liuhaotian": save_liuhaotian,
     "Qwen2-VL": save_qwen,
     "Qwen2.5-VL": save_qwen2_5,
+    "Qwen3-VL": save_qwen3,
     "InternVL native": save_internvl,
     "InternVL2, InternLM2": save_chat,
     "InternVL2, Phi-3": save_chat_phi3,
