@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from converters.bench.exports import ExportBenchmark as ExportBenchmark
     from converters.bench.exports import ExportBenchRequest as ExportBenchRequest
     from converters.calibration.statistics import Statistics as Statistics
+    from converters.checkpoint.push import Pushed as Pushed
+    from converters.checkpoint.push import push as push
     from converters.conversion import Conversion as Conversion
     from converters.conversion import convert as convert
     from converters.data.sample import Sample as Sample
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
     from converters.inspection import inspect as inspect
     from converters.model import Model as Model
     from converters.model import load as load
+    from converters.pipeline.run import Planned as Planned
+    from converters.pipeline.run import Run as Run
+    from converters.pipeline.run import forecast as forecast
+    from converters.pipeline.run import run as run
     from converters.planner import answer_changes as answer_changes
     from converters.planner import calibrate as calibrate
     from converters.planner import plan as plan
@@ -64,6 +70,8 @@ _MODULES = {
     "converters.inspection": ["Inspection", "inspect"],
     "converters.model": ["Model", "load"],
     "converters.planner": ["answer_changes", "calibrate", "plan", "plan_from"],
+    "converters.checkpoint.push": ["Pushed", "push"],
+    "converters.pipeline.run": ["Planned", "Run", "forecast", "run"],
     "converters.planning.frontier": ["Frontier", "Point"],
     "converters.planning.search.search": ["Effort"],
     "converters.progress": ["Message", "Progress", "SearchProgress"],

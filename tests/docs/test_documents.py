@@ -23,7 +23,7 @@ from yopo_cli.app import app
 MARKDOWN = [*DOCUMENTS, ROOT / "CHANGELOG.md", *sorted((ROOT / "benchmarks").glob("**/*.md"))]
 PERCENT = 8.0  # another processor may answer two questions otherwise, of the 28 or 29 of a kind
 NEEDING = re.compile(r"<!-- needs (?P<needs>[^>]*) -->\n(?P<block>```python\n.*?^```\n)", re.DOTALL | re.MULTILINE)
-OTHERS = {"--num_processes", "--nproc-per-node", "--index-url"}  # accelerate's, torchrun's, pip's
+OTHERS = {"--num_processes", "--nproc-per-node", "--index-url", "--rm"}  # accelerate's, torchrun's, pip's, docker's
 OTHERS |= {"--enforce-eager"}  # vLLM's
 OTHERS |= {"--model_args", "--tasks", "--batch_size"}  # lmms-eval's
 OTHERS |= {"--model", "--set", "--record", "--plot", "--state", "--scratch", "--answer"}  # the studies'

@@ -244,7 +244,7 @@ def _reported(request: ExportRequest, folder: Path, facts: Manifest, store: Stor
         parity=compared,
         seconds=round(time.monotonic() - started, 3),
     )
-    stored = {name: value for name, value in asdict(report).items() if name not in ("folder", "files")}
+    stored = {name: value for name, value in asdict(report).items() if name not in ("folder", "files", "seconds")}
     manifests.write(folder, replace(facts, report=stored))
     return report
 
