@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .adapters.merge import with_adapter
 from .bench.process_memory import PeakMemory
 from .bundled import required_samples
 from .calibration.statistics import Statistics
@@ -13,6 +14,7 @@ from .checkpoint.config import read_config
 from .checkpoint.convert import Provenance, check_output, check_plan
 from .checkpoint.convert import convert as write_converted
 from .checkpoint.folder import scratch
+from .checkpoint.source import Source
 from .data.samples import SamplesLike
 from .data.split import SampleSplit
 from .healing.heal import HealingRequest, heal_model
@@ -77,6 +79,7 @@ def convert(
     refit: bool | None = None,
     served_by: str | None = None,
     heal: int | None = None,
+    adapter: Path | str | None = None,
     dry_run: bool = False,
     force: bool = False,
     command: str | None = None,
@@ -89,6 +92,7 @@ def convert(
     `refit` gives visual tokens K and V of their own, fitted on `samples` (default: those that the frontier was planned on): None does so
     where the plan was measured so or needs it, where the recipe is auto or interlaced, and where samples come with a `Plan`.
     `served_by` vllm: a plan that its plugin does not serve is not made, or is refused where it is given.
+    `adapter`, the folder of a LoRA adapter of the model, is merged into it first, in a folder beside the output that is gone in the end.
     The weights are unloaded before the new ones are written. `dry_run` decides all and writes nothing; `force` replaces an existing
     checkpoint; `command` is what the model's card says that it was made by. Raises YopoError.
     """
@@ -101,6 +105,8 @@ def convert(
         with PeakMemory() as memory:
             if not dry_run:
                 check_output(target, force)
+            if adapter is not None:
+                model = _merged(model, Path(adapter), stack.enter_context(scratch(target)), command, progress)
             split = None if samples is None else SampleSplit.of(samples, count, seed)
             choice = choose_plan(model, PlanRequest(plan, recipe, split, seed, statistics, grid, refit, served_by), progress)
             if served_by is not None and choice.plan is not None:
@@ -128,6 +134,14 @@ def convert(
         if healing is None:
             return conversion
         return replace(conversion, healing=heal_model(folder, healing, target, force, progress))
+
+
+def _merged(model: Model, adapter: Path, folder: Path, command: str, progress: Listener) -> Model:
+    """The dense model with an adapter merged into its weights, in a folder of its own below `folder`."""
+    name = f"{model.name}+{adapter.resolve().name}"
+    progress(Message(f"Merging the adapter {adapter}."))
+    merged = write_converted(with_adapter(model.checkpoint, adapter), None, folder / name, Provenance(model.source, command))
+    return replace(model, source=Source(name, merged))
 
 
 def _healing(model: Model, samples: SamplesLike | None, steps: int, seed: int, command: str) -> HealingRequest:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from converters.errors import YopoError
 
 if TYPE_CHECKING:
+    from converters.adapters.adapt import Adaptation as Adaptation
+    from converters.adapters.adapt import adapt as adapt
     from converters.api import Answer as Answer
     from converters.api import ask as ask
     from converters.api import bench as bench
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from converters.runtime.registration import register as register
 
 _MODULES = {
+    "converters.adapters.adapt": ["Adaptation", "adapt"],
     "converters.api": ["Answer", "ask", "bench", "evaluate", "export", "heal", "verify"],
     "converters.bench.benchmark": ["Benchmark", "BenchRequest"],
     "converters.bench.exports": ["ExportBenchmark", "ExportBenchRequest"],

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from .commands.adapt import adapt
 from .commands.ask import ask
 from .commands.bench import bench
 from .commands.convert import convert
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "export": export,
     "heal": heal,
+    "adapt": adapt,
     "bench": bench,
     "report": report,
     "run": run,

@@ -91,7 +91,7 @@ def _widest(layout: LayerLayout, sizes: Sizes, rows: int, visual: int) -> int:
     """Numbers that one layer makes at most at once of all rows: keys, values and outputs of visual
     attention, queries, neurons."""
     both, kept = rows + visual, sum(layout.computes)
-    attention = 2 * both * layout.own + (4 * visual + both) * kept
+    attention = 2 * both * layout.self_kv_heads + (4 * visual + both) * kept
     neurons = max(3 * min(both, FFN_ROWS) * layout.neurons, 3 * rows * (sizes.intermediate_size - layout.neurons))
     return max(attention * sizes.head_dim, neurons)
 
@@ -108,7 +108,7 @@ def refitted_bytes(plan: Plan, refitted: Sequence[int], element: int) -> int:
     """Bytes of the projections that visual tokens of these layers have for themselves."""
     found, hidden = 0, plan.sizes.hidden_size
     for layout in (layout for index, layout in enumerate(layouts(normalise(plan))) if index in refitted):
-        heads = 2 * layout.held + (len(layout.computing) if layout.ranked_queries else 0)
+        heads = 2 * layout.visual_kv_heads + (len(layout.computing) if layout.ranked_queries else 0)
         found += (layout.kv_rank or 0) * (hidden + 1) + heads * plan.sizes.head_dim * ((layout.kv_rank or hidden) + 1)
     return element * found
 

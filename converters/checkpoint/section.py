@@ -97,7 +97,11 @@ def _layer(layout: LayerLayout) -> dict[str, Any]:
         "ranked_queries": layout.ranked_queries,
         "read_heads": sum(layout.reads),
         "self_heads": sum(layout.computes),
-        "kv_heads": {"self_and_read": layout.own_read, "self_only": layout.own - layout.own_read, "read_only": layout.read_only},
+        "kv_heads": {
+            "self_and_read": layout.self_and_read_kv_heads,
+            "self_only": layout.self_kv_heads - layout.self_and_read_kv_heads,
+            "read_only": layout.read_only_kv_heads,
+        },
         "neurons": layout.neurons,
     }
 

@@ -16,7 +16,7 @@ INNER = "self_attn.visual_kv_proj"
 
 def refitted_layers(plan: Plan, layers: Iterable[int]) -> tuple[int, ...]:
     """Those of the layers that hold visual tokens: in the others there is nothing to refit. The plan must be normalised."""
-    return tuple(index for index in sorted(layers) if layer_layout(plan.layers[index], plan.sizes).held)
+    return tuple(index for index in sorted(layers) if layer_layout(plan.layers[index], plan.sizes).visual_kv_heads)
 
 
 def refitted_shapes(family: Family, plan: Plan, layers: Iterable[int]) -> dict[str, tuple[int, ...]]:
@@ -36,6 +36,6 @@ def refitted_shapes(family: Family, plan: Plan, layers: Iterable[int]) -> dict[s
 
 def projected_heads(layout: LayerLayout) -> dict[str, list[int]]:
     """The dense model's heads that each refitted projection of a layer has, in the file's order."""
-    kv_heads = list(layout.kv_order[: layout.held])
+    kv_heads = list(layout.kv_order[: layout.visual_kv_heads])
     heads = {"key": kv_heads, "value": kv_heads}
     return heads | ({"query": [layout.query_order[place] for place in layout.computing]} if layout.ranked_queries else {})

@@ -107,12 +107,12 @@ def _file_order(kept: LayerPlan, sizes: Sizes) -> tuple[list[int], list[int]]:
     *computed by visual tokens*, *read*, *others*; always by number where they are alike.
     """
     query_heads, neurons = _dense_order(sizes)
-    own = {head // sizes.group for head in kept.self_heads}
+    needed = {head // sizes.group for head in kept.self_heads}
     read = {head // sizes.group for head in kept.read_heads}
 
     def place(head: int) -> tuple[Any, ...]:
         kv_head = head // sizes.group
-        return kv_head not in own, kv_head not in read, kv_head, head not in kept.self_heads, head not in kept.read_heads, head
+        return kv_head not in needed, kv_head not in read, kv_head, head not in kept.self_heads, head not in kept.read_heads, head
 
     return sorted(query_heads, key=place), sorted(neurons, key=lambda neuron: (neuron not in set(kept.neurons), neuron))
 
@@ -163,15 +163,15 @@ def _refitted(attention: Any, rows: Tensor, visual: Tensor, parts: Sequence[Tens
     """
     if not hasattr(attention, "visual_k_proj"):
         return parts
-    query, *own = parts
+    query, *key_value = parts
     rows = attention.visual_kv_proj(rows) if hasattr(attention, "visual_kv_proj") else rows
     made = attention.visual_k_proj(rows), attention.visual_v_proj(rows)
-    whole = [torch.cat([part, other[..., part.shape[-1] :]], -1) for part, other in zip(made, own, strict=True)]
+    whole = [torch.cat([part, other[..., part.shape[-1] :]], -1) for part, other in zip(made, key_value, strict=True)]
     if hasattr(attention, "visual_q_proj"):
         alone = torch.zeros_like(query)
         alone[..., computed] = attention.visual_q_proj(rows)
         query = alone.where(visual[..., None], query)
-    return [query, *(part.where(visual[..., None], other) for part, other in zip(whole, own, strict=True))]
+    return [query, *(part.where(visual[..., None], other) for part, other in zip(whole, key_value, strict=True))]
 
 
 def _activation(ffn: Any, rows: Tensor) -> Tensor:

@@ -56,9 +56,9 @@ def _values(layout: LayerLayout, plan: Plan, seen: bool) -> int:
     sizes = plan.sizes
     heads, kv_heads = sizes.num_attention_heads * sizes.head_dim, sizes.num_key_value_heads * sizes.head_dim
     text = 12 * sizes.hidden_size + 4 * heads + 6 * kv_heads + 4 * sizes.intermediate_size
-    projected = 4 * (layout.own + sum(layout.computes)) * sizes.head_dim + 4 * layout.neurons
+    projected = 4 * (layout.self_kv_heads + sum(layout.computes)) * sizes.head_dim + 4 * layout.neurons
     updated = 8 * sizes.hidden_size if layout.updates else 2 * sizes.hidden_size
-    read = 6 * layout.read_only * sizes.head_dim // layout.read_stride + (layout.kv_rank or 0)
+    read = 6 * layout.read_only_kv_heads * sizes.head_dim // layout.read_stride + (layout.kv_rank or 0)
     visual = projected + updated + read if seen else 0
     return REFERENCE_TEXT_TOKENS * text + plan.visual_tokens * visual
 

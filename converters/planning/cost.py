@@ -119,6 +119,6 @@ def kv_cache_bytes(plan: Plan, grids: Sequence[Grid], text_tokens: int, element_
     plan = normalise(plan)
     entries = plan.sizes.num_hidden_layers * plan.sizes.num_key_value_heads * text_tokens
     for layout in layouts(plan):
-        entries += layout.cached_own * sum(grid.tokens for grid in grids)
-        entries += layout.read_only * shown_count(grids, layout.read_stride)
+        entries += layout.cached_self_kv_heads * sum(grid.tokens for grid in grids)
+        entries += layout.read_only_kv_heads * shown_count(grids, layout.read_stride)
     return 2 * entries * plan.sizes.head_dim * element_bytes

@@ -25,5 +25,6 @@ RUNTIME_FILES = (
     "outputs.py",
     "visual_places.py",
     "switch.py",
+    "adapter_check.py",
     "dense_side.py",
 )

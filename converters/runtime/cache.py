@@ -114,10 +114,10 @@ class SparseLayer(CacheLayerMixin):
 
     def _placed(self, stride: int, *new: Tensor) -> tuple[Tensor, Tensor]:
         """The rectangle with new keys and values behind it, in a room of its own, made when it first grows or is full."""
-        held, last = self.rectangles[stride], self.rectangles[stride][0].shape[2] + new[0].shape[2]
+        before, last = self.rectangles[stride], self.rectangles[stride][0].shape[2] + new[0].shape[2]
         if stride not in self.rooms or self.rooms[stride][0].shape[2] < last:
-            spare = [tensor.new_empty(*tensor.shape[:2], last + ROOM, tensor.shape[3]) for tensor in held]
-            for room, tensor in zip(spare, held, strict=True):
+            spare = [tensor.new_empty(*tensor.shape[:2], last + ROOM, tensor.shape[3]) for tensor in before]
+            for room, tensor in zip(spare, before, strict=True):
                 room[:, :, : tensor.shape[2]] = tensor
             self.rooms[stride] = spare[0], spare[1]
         for room, tensor in zip(self.rooms[stride], new, strict=True):
@@ -199,9 +199,9 @@ def refuse_other_caches(cache: Any) -> None:
 def sparse_layers(cache: Cache | None, layers: int, strides: Iterable[int]) -> tuple[Cache, list[SparseLayer]]:
     """The layers of a pruned model's cache, put into `cache` when it is still empty. Raises ValueError for other caches."""
     cache = DynamicCache() if cache is None else cache
-    held = list(cache.layers)
-    if held and all(isinstance(layer, SparseLayer) for layer in held):
-        return cache, held
+    existing = list(cache.layers)
+    if existing and all(isinstance(layer, SparseLayer) for layer in existing):
+        return cache, existing
     refuse_other_caches(cache)
     if cache.get_seq_length():
         raise ValueError("This cache was filled by another model. Start with an empty one.")

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .adapter_check import refuse_other_orders
 from .outputs import labels_with_logits
 from .switch import is_off
 
@@ -64,6 +65,25 @@ class DenseSide:
     @loss_function.setter
     def loss_function(self, value: Any) -> None:
         PreTrainedModel.loss_function.fset(self, value)
+
+    @property
+    def peft_config(self) -> Any:
+        """The configs of the adapters by name, which PEFT puts here."""
+        try:
+            return self.__dict__["_peft_config"]
+        except KeyError:
+            raise AttributeError("no adapter was ever put on this model") from None
+
+    @peft_config.setter
+    def peft_config(self, adapters: Any) -> None:
+        language_model = self.model.language_model
+        for adapter in adapters.values():
+            refuse_other_orders(adapter, language_model.plan, (self.config.yopo or {}).get("base") or {})
+        self.__dict__["_peft_config"] = adapters
+
+    @peft_config.deleter
+    def peft_config(self) -> None:
+        del self.__dict__["_peft_config"]
 
     def path_report(self) -> str:
         """Which path runs, and what the last call did, in one line."""

@@ -141,11 +141,11 @@ def near_rows(layout: LayerLayout, call: Call, new: Projected, cached: dict[int,
         return new.both
     texts = []
     for kind in layout.head_kinds:
-        places = [place for place, head in enumerate(kind.kv_heads) if head < layout.own]
+        places = [place for place, head in enumerate(kind.kv_heads) if head < layout.self_kv_heads]
         if places:
             texts.append(take(cached[kind.stride], places, 1)[:, :, call.timeline.text_columns(kind.stride)])
     text = torch.cat(texts, 1).transpose(1, 2).flatten(0, 1)
-    return torch.cat([new.visual.flatten(0, 1)[:, : layout.own], text])
+    return torch.cat([new.visual.flatten(0, 1)[:, : layout.self_kv_heads], text])
 
 
 def _within(part: SharedRows, heads: tuple[int, ...]) -> list[int]:

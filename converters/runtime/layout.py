@@ -43,18 +43,18 @@ class HeadKind:
 class LayerLayout:
     """One layer of a plan in the file's order. Head and neuron numbers on the right-hand side are the dense model's.
 
-    `kv_order[i]` is the dense KV head at place i of the file, and so on. Counts give the leading parts: `own_read` KV heads
-    used by self heads and read, `own` of these and the self-only ones, `read_only` heads after them, the rest unread. `reads[h]` and
-    `computes[h]` tell for the query head at place h of the file whether text reads visual tokens in it and whether visual tokens compute
-    it.
+    `kv_order[i]` is the dense KV head at place i of the file, and so on. The counts of KV heads are of leading ones: those that are
+    `self_and_read_kv_heads` come first, `self_kv_heads` counts these and the self-only ones, then come `read_only_kv_heads`; the rest is
+    unread. `reads[h]` and `computes[h]` tell for the query head at place h of the file whether text reads visual tokens in it and whether
+    visual tokens compute it.
     """
 
     kv_order: tuple[int, ...]
     query_order: tuple[int, ...]
     neuron_order: tuple[int, ...]
-    own_read: int
-    own: int
-    read_only: int
+    self_and_read_kv_heads: int
+    self_kv_heads: int
+    read_only_kv_heads: int
     reads: tuple[bool, ...]
     computes: tuple[bool, ...]
     neurons: int
@@ -69,13 +69,13 @@ class LayerLayout:
     @property
     def ranked_queries(self) -> bool:
         """Whether visual queries are made through the dimensions of K and V."""
-        return self.kv_rank is not None and self.own > 0
+        return self.kv_rank is not None and self.self_kv_heads > 0
 
     @cached_property
     def ranges(self) -> tuple[Range, ...]:
         """The KV heads, cut where what they hold changes."""
-        unread = len(self.kv_order) - self.held
-        strides = [1] * self.own + [self.read_stride] * self.read_only + [TEXT_ONLY] * unread
+        unread = len(self.kv_order) - self.visual_kv_heads
+        strides = [1] * self.self_kv_heads + [self.read_stride] * self.read_only_kv_heads + [TEXT_ONLY] * unread
         groups = [(stride, list(places)) for stride, places in groupby(range(len(strides)), key=strides.__getitem__)]
         return tuple(Range(places[0], places[-1] + 1, stride) for stride, places in groups)
 
@@ -85,9 +85,9 @@ class LayerLayout:
         return tuple(part for part in self.ranges if part.stride != TEXT_ONLY)
 
     @property
-    def held(self) -> int:
+    def visual_kv_heads(self) -> int:
         """Leading KV heads that hold visual tokens."""
-        return self.own + self.read_only
+        return self.self_kv_heads + self.read_only_kv_heads
 
     @property
     def computing(self) -> tuple[int, ...]:
@@ -104,18 +104,18 @@ class LayerLayout:
         return tuple(runs)
 
     @property
-    def cached_own(self) -> int:
+    def cached_self_kv_heads(self) -> int:
         """Leading KV heads of self heads that keep K and V of visual tokens in the cache (unwindowed ones: a later image sees them)."""
-        return self.own if self.window is None else self.own_read
+        return self.self_kv_heads if self.window is None else self.self_and_read_kv_heads
 
     @cached_property
     def head_kinds(self) -> tuple[HeadKind, ...]:
         """The kinds of the layer's KV heads, at most three, each with at least one head."""
         group = len(self.query_order) // len(self.kv_order)
-        held = [part.stride for part in self.ranges for _ in range(part.first, part.last)]
-        held[self.cached_own : self.own] = [TEXT_ONLY] * (self.own - self.cached_own)
+        strides = [part.stride for part in self.ranges for _ in range(part.first, part.last)]
+        strides[self.cached_self_kv_heads : self.self_kv_heads] = [TEXT_ONLY] * (self.self_kv_heads - self.cached_self_kv_heads)
         kinds = []
-        for stride, places in groupby(sorted(range(len(held)), key=lambda place: -held[place]), key=lambda place: held[place]):
+        for stride, places in groupby(sorted(range(len(strides)), key=lambda place: -strides[place]), key=strides.__getitem__):
             kv_heads = tuple(sorted(places))
             query_heads = tuple(kv_head * group + member for kv_head in kv_heads for member in range(group))
             kinds.append(HeadKind(stride, kv_heads, query_heads, tuple(self.reads[head] for head in query_heads)))
@@ -128,15 +128,15 @@ class LayerLayout:
     @property
     def updates(self) -> bool:
         """Whether visual tokens change in this layer."""
-        return self.own > 0 or self.neurons > 0
+        return self.self_kv_heads > 0 or self.neurons > 0
 
 
 def layer_layout(layer: LayerPlan, sizes: Sizes) -> LayerLayout:
     """The layout of a layer of a normalised plan."""
-    own, read_only = layer.kv_heads(sizes)
+    self_kv_heads, read_only = layer.kv_heads(sizes)
     reads, computes = set(layer.read_heads), set(layer.self_heads)
     read_groups = {head // sizes.group for head in reads}
-    first = sorted(own, key=lambda head: (head not in read_groups, head)) + list(read_only)
+    first = sorted(self_kv_heads, key=lambda head: (head not in read_groups, head)) + list(read_only)
     kv_order = first + [head for head in range(sizes.num_key_value_heads) if head not in set(first)]
     query_order = [
         head
@@ -152,9 +152,9 @@ def layer_layout(layer: LayerPlan, sizes: Sizes) -> LayerLayout:
         kv_order=tuple(kv_order),
         query_order=tuple(query_order),
         neuron_order=tuple(neuron_order),
-        own_read=sum(head in read_groups for head in own),
-        own=len(own),
-        read_only=len(read_only),
+        self_and_read_kv_heads=sum(head in read_groups for head in self_kv_heads),
+        self_kv_heads=len(self_kv_heads),
+        read_only_kv_heads=len(read_only),
         reads=tuple(head in reads for head in query_order),
         computes=tuple(head in computes for head in query_order),
         neurons=len(layer.neurons),

@@ -83,9 +83,9 @@ class LayerPlan:
 
     def kv_heads(self, sizes: Sizes) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """KV heads that self heads need, and those that text alone reads."""
-        own = sorted({head // sizes.group for head in self.self_heads})
+        needed = {head // sizes.group for head in self.self_heads}
         read = {head // sizes.group for head in self.read_heads}
-        return tuple(own), tuple(sorted(read - set(own)))
+        return tuple(sorted(needed)), tuple(sorted(read - needed))
 
 
 @dataclass(frozen=True)
@@ -275,14 +275,14 @@ def _layer(what: str, data: Any, sizes: Sizes) -> LayerPlan:
     _exactly(data, {field.name for field in fields(LayerPlan)}, what)
     heads = sizes.num_attention_heads
     try:
-        read, own, neurons = (
+        read_heads, self_heads, neurons = (
             indices(data["read_heads"], heads),
             indices(data["self_heads"], heads),
             indices(data["neurons"], sizes.intermediate_size),
         )
     except PlanError as error:
         raise PlanError(f"{what}: {error}") from None
-    return LayerPlan(read, own, neurons, data["window"], data["read_stride"], data["kv_rank"])
+    return LayerPlan(read_heads, self_heads, neurons, data["window"], data["read_stride"], data["kv_rank"])
 
 
 def _list(data: Any, what: str) -> list[Any]:

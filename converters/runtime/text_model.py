@@ -53,7 +53,7 @@ class SparseTextModel(nn.Module):
                 f"The plan gives layers {sorted(missing)} a rank, but they are not among the refitted ones {list(self.refitted)}."
             )
         for index in self.refitted:
-            width, inner = self.layouts[index].held * self.plan.sizes.head_dim, self.plan.sizes.hidden_size
+            width, inner = self.layouts[index].visual_kv_heads * self.plan.sizes.head_dim, self.plan.sizes.hidden_size
             if rank := self.layouts[index].kv_rank:
                 self.layers[index].self_attn.visual_kv_proj, inner = nn.Linear(inner, rank), rank
             for name in ("visual_k_proj", "visual_v_proj"):

@@ -55,7 +55,7 @@ FUSED = Layer("self_attn.qkv_proj", "self_attn.qkv_proj", "self_attn.qkv_proj", 
 def identities(plan: Plan) -> dict[int, LinearCompensation]:
     """Maps that change nothing."""
     width = plan.sizes.hidden_size
-    held = [index for index, layout in enumerate(layouts(normalise(plan))) if layout.held]
+    held = [index for index, layout in enumerate(layouts(normalise(plan))) if layout.visual_kv_heads]
     return {index: LinearCompensation(torch.eye(width), torch.zeros(width)) for index in held}
 
 

@@ -49,7 +49,7 @@ def random_refits(plan: Plan, seed: int) -> dict[int, LinearCompensation]:
         if rank := layout.kv_rank:
             scale = width**-0.5
             found[index] = LinearCompensation(scale * some(width, rank), some(width), (scale * some(rank, width), some(rank)))
-        elif layout.held and index % 4 != seed % 4:
+        elif layout.visual_kv_heads and index % 4 != seed % 4:
             found[index] = LinearCompensation(torch.eye(width) + 0.1 * some(width, width), some(width))
     return found
 
@@ -78,11 +78,11 @@ def permuted(
                 if f"{prefix}{name}.{ending}" in state:
                     state[f"{prefix}{name}.{ending}"] = state[f"{prefix}{name}.{ending}"][order]
         if refit := refits.get(index):
-            held, fused = list(range(layout.held * size)), names.query == names.key
+            visual, fused = list(range(layout.visual_kv_heads * size)), names.query == names.key
             if refit.inner is not None:
                 for ending, tensor in zip(("weight", "bias"), refit.inner, strict=True):
                     state[f"{prefix}self_attn.visual_kv_proj.{ending}"] = tensor
-            parts = [(names.key, "k", keys if fused else 0, held), (names.value, "v", values if fused else 0, held)]
+            parts = [(names.key, "k", keys if fused else 0, visual), (names.value, "v", values if fused else 0, visual)]
             if layout.ranked_queries:
                 computed = [place * size + element for place, computes in enumerate(layout.computes) if computes for element in range(size)]
                 parts.append((names.query, "q", 0, computed))

@@ -75,6 +75,9 @@ def convert(
     heal: Annotated[
         int | None, typer.Option(min=1, help="Then heal for so many steps on the --calibration file's questions (default: bundled).")
     ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="First merge the LoRA adapter in this folder into MODEL; with --budget 1 that is all.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write no model.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output folder.")] = False,
     as_json: Json = False,
@@ -95,8 +98,8 @@ def convert(
         chosen = _chosen(opened, budget, plan, frontier, cuts)
         done = convert(
             opened, chosen, output, samples=calibration or default_samples(opened, chosen, progress), count=samples, seed=seed,
-            recipe=recipe.value, statistics=statistics, grid=parse_grid(grid), refit=refit, served_by=engine, heal=heal, dry_run=dry_run,
-            force=force, command=command_line(context), progress=progress,
+            recipe=recipe.value, statistics=statistics, grid=parse_grid(grid), refit=refit, served_by=engine, heal=heal, adapter=adapter,
+            dry_run=dry_run, force=force, command=command_line(context), progress=progress,
         )  # fmt: skip
     if as_json:
         show_json(done.to_json())

@@ -75,8 +75,8 @@ class TextModel:
 
     def visual_part(self, layer: int, part: str) -> str:
         """The projection by which visual rows have their `query`, `key` or `value`: one of their own where they have it."""
-        own = f"{VISUAL}{part}"
-        return own if self.projection(layer, own).name in self.tensors else part
+        visual = f"{VISUAL}{part}"
+        return visual if self.projection(layer, visual).name in self.tensors else part
 
     def bias(self, layer: int, part: str) -> Weight | None:
         """Its bias, None where it has none."""
@@ -106,9 +106,9 @@ class TextModel:
 
     def _part(self, layer: int, part: str, ending: str) -> Weight:
         names = self.family.layer
-        own = {**PARTS, "kv": INNER}[part.removeprefix(VISUAL)] if part.startswith(VISUAL) else getattr(names, part)
-        name = f"{self.family.text_prefix}layers.{layer}.{own}.{ending}"
-        if list(vars(names).values()).count(own) < 2:
+        module = {**PARTS, "kv": INNER}[part.removeprefix(VISUAL)] if part.startswith(VISUAL) else getattr(names, part)
+        name = f"{self.family.text_prefix}layers.{layer}.{module}.{ending}"
+        if list(vars(names).values()).count(module) < 2:
             return Weight(name)
         rows = names.rows(part, self.sizes)
         return Weight(name, rows.start, rows.stop)

@@ -40,7 +40,7 @@ def _visual(linear: Projections, layout: LayerLayout, size: int, compensation: L
     if compensation is None:
         return None, None, None, None
     inner = None if compensation.inner is None else Plain(*compensation.inner)
-    key, value = (_compensated(one, slice(layout.held * size), compensation) for one in (linear.key, linear.value))
+    key, value = (_compensated(one, slice(layout.visual_kv_heads * size), compensation) for one in (linear.key, linear.value))
     query = _compensated(linear.query, _elements(layout.computing, size), compensation) if layout.ranked_queries else None
     return inner, key, value, query
 
