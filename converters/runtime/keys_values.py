@@ -100,7 +100,8 @@ def projected_values(part: SharedRows, source: KeyValueSource, batch: int, size:
 
 def _heads(part: SharedRows, source: KeyValueSource, size: int) -> Tensor:
     """`[rows, heads, head_dim]`"""
-    return source.rows(part, size).contiguous().unflatten(-1, (-1, size))
+    heads: Tensor = source.rows(part, size).contiguous().unflatten(-1, (-1, size))
+    return heads
 
 
 def _apart(part: SharedRows, both: Tensor, batch: int) -> Projected:
