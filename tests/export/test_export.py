@@ -20,6 +20,7 @@ from converters.checkpoint.reader import open_checkpoint, open_converted
 from converters.errors import YopoError
 from converters.export.graph.builder import Graph
 from converters.export.graph.precision import BLOCK, eight_bit_columns, four_bit_blocks, precision_of
+from converters.export.graph.text import Rotary
 from converters.export.graph.weights import Store, Weight
 from converters.export.onnx import manifest, onnxruntimes
 from converters.export.onnx import target as onnxruntime_target
@@ -61,6 +62,23 @@ def test_qwen2_vls_decoder_is_the_runtimes(tmp_path: Path, seed: int) -> None:
         inputs, _ = families.qwen_inputs(*samples)
         assert_equal(exported, own, inputs, Grid(3, 4))
     assert_equal(exported, own, words(inputs), None)
+
+
+def test_qwen3_vls_decoder_is_the_runtimes(tmp_path: Path) -> None:
+    """Features that are added after the first layers, interleaved RoPE, norms of heads."""
+    for seed, folder in enumerate((tmp_path / "one", tmp_path / "other")):
+        out = converted(folder, families.tiny_qwen(kind="qwen3_vl"), seed, Grid(3, 4))
+        exported, own = decoders(out, Grid(3, 4)), load(out)
+        for samples in ([[(1, 3, 4)]], [[(1, 3, 4)], [(1, 3, 4), (1, 3, 4)], []]):
+            inputs, _ = families.qwen_inputs(*samples)
+            assert_equal(exported, own, inputs, Grid(3, 4))
+        assert_equal(exported, own, words(inputs), None)
+
+
+def test_frequencies_take_turns() -> None:
+    """Qwen3-VL's: rows and columns as long as they have some left, time in all other places."""
+    assert Rotary((1.0,) * 8, 1.0, (4, 2, 2), 10, interleaved=True).axes == [0, 1, 2, 0, 1, 2, 0, 0]
+    assert Rotary((1.0,) * 4, 1.0, (2, 1, 1), 10).axes == [0, 0, 1, 2]
 
 
 def test_qwen2_vls_videos(tmp_path: Path) -> None:
@@ -146,7 +164,7 @@ def product(folder: Path, store: Store, bits: int | None, weight: Weight, rows: 
     return onnxruntimes.session(folder / "product.onnx").run(None, {"rows": rows})[0]
 
 
-@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "qwen2_5_vl", "internvl", "internvl qwen3"])
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "internvl qwen3"])
 def test_exports_answer_as_pytorch_does(tmp_path: Path, family: str) -> None:
     """Whole exports, tower included: 20 greedy tokens of single, batched and text-only prompts; nothing of this machine is in them."""
     grid = Grid(3, 4) if family.startswith("qwen") else GRID

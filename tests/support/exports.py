@@ -68,9 +68,14 @@ def assert_equal(exported: Exported, own: Any, inputs: Mapping[str, Any], grid: 
         expected = own.generate(
             **inputs, **{**GREEDY, "max_new_tokens": tokens}, output_logits=True, return_dict_in_generate=True
         )  # fmt: skip
-        embeds, *_ = _entering(own, inputs)
+        embeds, _, deepstack = _entering(own, inputs)
     ids, mask = np.asarray(inputs["input_ids"]), np.asarray(inputs["attention_mask"])
     visual = np.isin(ids, exported.manifest.image_tokens) if grid else np.zeros(ids.shape, bool)
+    depths = getattr(own.config.vision_config, "deepstack_visual_indexes", ())
+    behind = torch.zeros(*embeds.shape[:2], len(depths), embeds.shape[2])
+    if deepstack:
+        behind[torch.from_numpy(visual)] = torch.stack(list(deepstack), 1)
+    embeds = torch.cat([embeds, behind.flatten(2)], -1)
     prompts = arrange(ids, mask, visual, grid, exported.manifest.multimodal_positions)
     laid_out = np.zeros((*prompts.ids.shape, embeds.shape[-1]), np.float32)
     laid_out[prompts.mask.astype(bool)] = embeds.numpy()[mask.astype(bool)]

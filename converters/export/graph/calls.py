@@ -22,12 +22,14 @@ INT64, INT32 = ir.DataType.INT64, ir.DataType.INT32
 
 
 def embedding(graph: Graph, model: TextModel) -> None:
-    """`input_ids` `[batch, sequence]` to `inputs_embeds`."""
+    """`input_ids` `[batch, sequence]` to `inputs_embeds`, with zeros where features that are added later would stand."""
     ids = graph.input("input_ids", INT64, ("batch_size", "sequence_length"))
     table = graph.piece(graph.store.place(model.embedding))
     rows = graph.op("Gather", table, ids, axis=0)
-    hidden = model.sizes.hidden_size
-    graph.output(graph.cast(rows, graph.compute), "inputs_embeds", graph.compute, ("batch_size", "sequence_length", hidden))
+    rows = graph.cast(rows, graph.compute)
+    if model.deepstack:
+        rows = graph.op("Pad", rows, [0, 0, 0, 0, 0, model.input_width - model.sizes.hidden_size])
+    graph.output(rows, "inputs_embeds", graph.compute, ("batch_size", "sequence_length", model.input_width))
 
 
 def prefill(graph: Graph, model: TextModel, grid: Grid) -> None:
@@ -42,9 +44,11 @@ def prefill(graph: Graph, model: TextModel, grid: Grid) -> None:
     text_turn, visual_turn = (_turn_of_rows(graph, turn, where, scene.batch) for where in (scene.text_slots, scene.visual_slots))
     keys = {stride: _new_keys(graph, scene, stride) for stride in strides(model)}
     hidden, epsilon = model.sizes.hidden_size, model.epsilon
-    visual = VisualRows(graph, scene, graph.rows(embeds, scene.visual_slots), visual_turn, epsilon, hidden)
+    rows, *deepstack = apart(graph, model, graph.rows(embeds, scene.visual_slots))
+    visual = VisualRows(graph, scene, rows, visual_turn, epsilon, hidden)
     masks = TextMaskNodes(graph, keys, scene.text_slots)
-    call = DecoderCall(scene.batch, graph.rows(embeds, scene.text_slots), text_turn, masks, visual=visual)
+    text, *_ = apart(graph, model, graph.rows(embeds, scene.text_slots))
+    call = DecoderCall(scene.batch, text, text_turn, masks, visual=visual, deepstack=tuple(deepstack))
     present = run(graph, model, call)
     outputs(graph, model, call, present, {stride: one.codes for stride, one in keys.items()}, "key_length")
 
@@ -63,18 +67,25 @@ def continuation(graph: Graph, model: TextModel) -> None:
         before = graph.expand(graph.constant([[-1]]), 1, graph.axis(old, 1))
         keys[stride] = Keys(graph.op("Concat", old, new, axis=1), graph.op("Concat", before, queries, axis=1))
     past = {slot: past_pair(graph, model, slot) for slot in slots(model)}
-    text = graph.reshape(embeds, -1, model.sizes.hidden_size)
-    call = DecoderCall(batch, text, rotary(graph, model, positions), TextMaskNodes(graph, keys, queries), past)
+    text, *deepstack = apart(graph, model, graph.reshape(embeds, -1, model.input_width))
+    masks = TextMaskNodes(graph, keys, queries)
+    call = DecoderCall(batch, text, rotary(graph, model, positions), masks, past, deepstack=tuple(deepstack))
     present = run(graph, model, call)
     outputs(graph, model, call, present, {stride: one.codes for stride, one in keys.items()}, "total_keys")
 
 
 def inputs(graph: Graph, model: TextModel, total: str) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Embeddings of a call, mask of all tokens so far, positions of the call."""
-    embeds = graph.input("inputs_embeds", graph.compute, ("batch_size", "sequence_length", model.sizes.hidden_size))
+    embeds = graph.input("inputs_embeds", graph.compute, ("batch_size", "sequence_length", model.input_width))
     mask = graph.input("attention_mask", INT64, ("batch_size", total))
     axes = (len(model.rotary.sections),) if model.rotary.sections else ()
     return embeds, mask, graph.input("position_ids", INT64, (*axes, "batch_size", "sequence_length"))
+
+
+def apart(graph: Graph, model: TextModel, rows: ir.Value) -> list[ir.Value]:
+    """Rows `[rows, input width]` as those that enter the first layer, and what is added to them after each of the first layers."""
+    hidden = model.sizes.hidden_size
+    return [graph.slice(rows, hidden * depth, hidden * (depth + 1), 1) if model.deepstack else rows for depth in range(1 + model.deepstack)]
 
 
 def past_pair(graph: Graph, model: TextModel, slot: Slot) -> Pair:

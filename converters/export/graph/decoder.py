@@ -23,7 +23,8 @@ class DecoderCall:
     """One call of the decoder, and what changes from layer to layer.
 
     `text` `[batch * text rows, hidden]`; `rotary` cosine and sine of its positions `[batch, text rows, frequencies]`; `past` K and V of
-    earlier calls by slot, {} where there are none; `visual` the visual rows, None where a graph has none.
+    earlier calls by slot, {} where there are none; `visual` the visual rows, None where a graph has none. `deepstack` are what is added
+    after the first layers: to visual rows; in the dense model to all, among which they are (zeros for text).
     """
 
     batch: ir.Value
@@ -32,6 +33,7 @@ class DecoderCall:
     masks: TextMaskNodes
     past: Mapping[Slot, Pair] = field(default_factory=dict)
     visual: VisualRows | None = None
+    deepstack: tuple[ir.Value, ...] = ()
 
 
 def run(graph: Graph, model: TextModel, call: DecoderCall) -> dict[Slot, Pair]:
@@ -41,6 +43,7 @@ def run(graph: Graph, model: TextModel, call: DecoderCall) -> dict[Slot, Pair]:
         layer = DecoderLayer(graph, model, index, call)
         present |= layer.attention([slot for slot in slots(model) if slot.layer == index])
         layer.ffn()
+        layer.leave()
     return present
 
 
@@ -127,3 +130,13 @@ class DecoderLayer:
         call.text = graph.op("Add", call.text, update)
         if self.visual is not None and self.layout is not None:
             self.visual.ffn(products, self.layout)
+
+    def leave(self) -> None:
+        """Add what is added to visual rows after this layer."""
+        if self.index >= len(self.call.deepstack):
+            return
+        added = self.call.deepstack[self.index]
+        if self.model.plan is None:
+            self.call.text = self.graph.op("Add", self.call.text, added)
+        elif self.visual is not None:
+            self.visual.update(added)

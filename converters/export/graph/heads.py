@@ -11,9 +11,8 @@ Pair = tuple[ir.Value, ir.Value]
 
 def rotary(graph: Graph, model: TextModel, positions: ir.Value) -> Pair:
     """Cosine and sine `[batch, length, frequencies]` of positions `[batch, length]`, multimodal ones `[3, batch, length]`."""
-    if sections := model.rotary.sections:
-        which = [part for part, count in enumerate(sections) for _ in range(count)]
-        positions = graph.op("Transpose", graph.op("Gather", positions, which, axis=0), perm=[1, 2, 0])
+    if model.rotary.sections:
+        positions = graph.op("Transpose", graph.op("Gather", positions, model.rotary.axes, axis=0), perm=[1, 2, 0])
     else:
         positions = graph.unsqueeze(positions, 2)
     frequencies, scaling = np.array(model.rotary.frequencies, np.float32), np.array(model.rotary.scaling, np.float32)

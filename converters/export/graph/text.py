@@ -27,13 +27,22 @@ HEAD_NORMS = {"query": "self_attn.q_norm", "key": "self_attn.k_norm"}
 class Rotary:
     """`angles = position * frequencies`, cosine and sine times `scaling`, for positions below `limit`.
 
-    `sections` (multimodal RoPE) tells how many frequencies turn with time, row and column; () where there is one position.
+    `sections` (multimodal RoPE) tells how many frequencies turn with time, row and column; () where there is one position. Where they are
+    `interleaved`, time, row and column take turns.
     """
 
     frequencies: tuple[float, ...]
     scaling: float
     sections: tuple[int, ...]
     limit: int
+    interleaved: bool = False
+
+    @property
+    def axes(self) -> list[int]:
+        """What each frequency turns with: 0 time, 1 row, 2 column."""
+        if not self.interleaved:
+            return [axis for axis, count in enumerate(self.sections) for _ in range(count)]
+        return [place % 3 if place < 3 * self.sections[place % 3] else 0 for place in range(len(self.frequencies))]
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class TextModel:
     """A language model. `plan` is the normalised plan that its visual tokens obey; None: the dense model.
 
     `image_tokens` are the places of pictures and videos in a prompt, `merge` how many patches of the tower in a row are one visual token.
+    `deepstack` counts the layers after which features are added to visual rows: these stand behind the row's own in `inputs_embeds`.
     """
 
     family: Family
@@ -53,6 +63,12 @@ class TextModel:
     image_tokens: tuple[int, ...]
     end_tokens: tuple[int, ...]
     merge: int
+    deepstack: int = 0
+
+    @property
+    def input_width(self) -> int:
+        """Of a row of `inputs_embeds`."""
+        return self.sizes.hidden_size * (1 + self.deepstack)
 
     @cached_property
     def layouts(self) -> tuple[LayerLayout | None, ...]:
@@ -121,11 +137,6 @@ def text_model(checkpoint: Checkpoint, plan: Plan | None) -> TextModel:
     text = config.get_text_config()
     if text.hidden_act not in ACTIVATIONS:
         raise YopoError(f"The activation {text.hidden_act} is not supported in exports.", f"Supported: {', '.join(ACTIVATIONS)}.")
-    if getattr(config.vision_config, "deepstack_visual_indexes", ()):
-        raise YopoError(
-            "Exports do not know visual features that are added between layers (deepstack).",
-            "Run this model in PyTorch: yopo ask, yopo eval.",
-        )
     return TextModel(
         checkpoint.family,
         checkpoint.sizes,
@@ -137,6 +148,7 @@ def text_model(checkpoint: Checkpoint, plan: Plan | None) -> TextModel:
         tuple(token for name in ("image_token_id", "video_token_id") if (token := getattr(config, name, None)) is not None),
         _several(text.eos_token_id),
         int(getattr(config.vision_config, "spatial_merge_size", 1)),
+        len(getattr(config.vision_config, "deepstack_visual_indexes", ())),
     )
 
 
@@ -154,4 +166,5 @@ def _rotary(model_class: Any, config: Any) -> Rotary:
     changing = parameters.get("rope_type", "default") not in STATIC_ROPE
     limit = parameters.get("original_max_position_embeddings", text.max_position_embeddings) if changing else text.max_position_embeddings
     sections = tuple(parameters.get("mrope_section", ()))
-    return Rotary(tuple(module.inv_freq.tolist()), float(module.attention_scaling), sections, int(limit))
+    interleaved = bool(parameters.get("mrope_interleaved", False))
+    return Rotary(tuple(module.inv_freq.tolist()), float(module.attention_scaling), sections, int(limit), interleaved)

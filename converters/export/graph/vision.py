@@ -50,7 +50,7 @@ class Patches(nn.Module):
     """Patches `[images * patches, values]` of images (or videos) of one grid to features `[images * tokens, hidden]`: Qwen2-VL's tower.
 
     A frame is attended to by itself; images stand in a batch, so that their number stays open. Qwen2.5-VL's windows are a mask: right, and
-    not faster than all of a frame.
+    not faster than all of a frame. Qwen3-VL's features of several depths stand side by side, `[images * tokens, hidden * depths]`.
     """
 
     def __init__(self, model: Any, grid: Grid) -> None:
@@ -60,6 +60,8 @@ class Patches(nn.Module):
                 f"Graphs for videos, such as {grid}, know no frame rate, on which this model's positions depend.",
                 "Export grids of pictures.",
             )
+        if grid.frames > 1 and hasattr(model.visual, "deepstack_merger_list"):
+            raise YopoError(f"Every frame of this model's videos is a picture of its own, {grid} has several.", "Export grids of pictures.")
         self.model = model
         tower, merge = model.visual, model.visual.spatial_merge_size
         sizes = torch.tensor([[grid.frames, grid.rows * merge, grid.columns * merge]])
@@ -68,6 +70,9 @@ class Patches(nn.Module):
         cosine, sine = tower.rotary_pos_emb(torch.zeros(1), get_vision_position_ids(sizes, merge))
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
+        table = interpolation(tower, sizes) if hasattr(tower, "pos_embed") else (None, None)
+        for name, part in zip(("places", "shares"), table, strict=True):
+            self.register_buffer(name, part, persistent=False)
         self.windows: Tensor | None
         self.register_buffer("windows", same_window(tower, grid) if hasattr(tower, "window_size") else None, persistent=False)
 
@@ -75,13 +80,18 @@ class Patches(nn.Module):
         tower: Any = self.model.visual
         whole = getattr(tower, "fullatt_block_indexes", range(len(tower.blocks)))
         # A convolution whose stride is its kernel is one product.
-        rows = functional.linear(pixel_values, tower.patch_embed.proj.weight.flatten(1))
+        rows = functional.linear(pixel_values, tower.patch_embed.proj.weight.flatten(1), tower.patch_embed.proj.bias)
         rows = rows.unflatten(0, (-1, self.rows_of_an_image))
+        if self.places is not None:
+            rows = rows + (tower.pos_embed(self.places) * self.shares.to(rows.dtype)[..., None]).sum(1)
+        added = list(getattr(tower, "deepstack_visual_indexes", ()))
+        features = {}
         for number, block in enumerate(tower.blocks):
             rows = rows + self._attention(block.attn, block.norm1(rows), None if number in whole else self.windows)
             rows = rows + block.mlp(block.norm2(rows))
-        features: Tensor = tower.merger(rows.flatten(0, 1))
-        return features
+            if number in added:
+                features[added.index(number)] = tower.deepstack_merger_list[added.index(number)](rows.flatten(0, 1))
+        return torch.cat([tower.merger(rows.flatten(0, 1)), *(features[depth] for depth in sorted(features))], -1)
 
     def _attention(self, attention: Any, rows: Tensor, mask: Tensor | None) -> Tensor:
         query, key, value = attention.qkv(rows).unflatten(-1, (3, attention.num_heads, -1)).unbind(2)
@@ -90,6 +100,17 @@ class Patches(nn.Module):
         seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=attention.scaling)
         projected: Tensor = attention.proj(seen.transpose(1, 2).flatten(2).unflatten(0, (-1, self.frames)).flatten(1, 2))
         return projected
+
+
+def interpolation(tower: Any, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Of Qwen3-VL's learned positions, those that each patch's is put together from and how much of each, `[patches, 4]`."""
+    from transformers.vision_utils import get_vision_interpolation_indices_and_weights
+
+    sides = tower.num_grid_per_side, tower.interpolation_mode, tower.interpolation_align_corners
+    found: tuple[Tensor, Tensor] = get_vision_interpolation_indices_and_weights(
+        sizes, num_grid_per_side=sides[0], mode=sides[1], align_corners=sides[2], spatial_merge_size=tower.spatial_merge_size
+    )
+    return found
 
 
 def same_window(tower: Any, grid: Grid) -> Tensor:
