@@ -1,6 +1,5 @@
 """An adapter of the dense model in a pruned model's order of heads and neurons."""
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..checkpoint.folder import appearing, check_apart, synchronise, write_text
+from ..checkpoint.folder import appearing, check_apart, json_text, synchronise, write_text
 from ..checkpoint.permutation import Permutation, permutations
 from ..checkpoint.reader import Converted
 from ..model import Model, opened
@@ -56,10 +55,8 @@ def adapt(adapter: Path | str, model: Model | str | Path, output: Path | str, *,
         tensors = {f"{PREFIX}{module}.{part}": tensor.contiguous() for module, parts in modules.items() for part, tensor in parts.items()}
         save_file(tensors, folder / WEIGHTS, {"format": "pt"})
         synchronise(folder / WEIGHTS)
-        write_text(
-            folder / CONFIG,
-            json.dumps(settings(given, converted, source.repository or str(source.path.resolve())), indent=2, sort_keys=True) + "\n",
-        )
+        name = source.repository or str(source.path.resolve())
+        write_text(folder / CONFIG, json_text(settings(given, converted, name)))
     changed = sum(any(part is not given.modules[module][key] for key, part in parts.items()) for module, parts in modules.items())
     return Adaptation(path, converted.path, len(modules), changed, _unreached(converted, modules), output)
 

@@ -1,4 +1,4 @@
-"""The KV cache of a pruned model: per layer at most three rectangles, by what their KV heads hold of the visual tokens.
+"""The KV cache of a pruned model: at most three tensors of keys a layer, one for each set of visual tokens that KV heads have.
 
 `DynamicCache` objects, those of `generate()` included, are kept and only their layers replaced.
 """
@@ -61,7 +61,7 @@ class Timeline:
         self.slots = {stride: None if slots is None else change(slots) for stride, slots in self.slots.items()}
 
     def all_slots(self, stride: int) -> Tensor:
-        """Slots of the keys held so far, `[batch, keys]`."""
+        """Slots of the keys so far, `[batch, keys]`."""
         slots = self.slots[stride]
         assert slots is not None
         return slots
@@ -127,7 +127,7 @@ class SparseLayer(CacheLayerMixin):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of K and V held."""
+        """Bytes of K and V."""
         return sum(tensor.nbytes for pair in self.rectangles.values() for tensor in pair)
 
     def get_seq_length(self) -> int:

@@ -1,4 +1,4 @@
-"""Work on many rows, a piece at a time: what is made on the way stays in a cache, and the allocator is not asked for large tensors."""
+"""Work on many rows in chunks: intermediate results stay in the processor's cache, and no large tensor is allocated for them."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Keys and values of one layer: products of text rows with the visual rows that each range of KV heads holds, and where they go."""
+"""Keys and values of one layer: for each range of KV heads, text rows and the visual rows that it has are multiplied together."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

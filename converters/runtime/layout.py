@@ -1,4 +1,4 @@
-"""Kept first: the order of heads and neurons in a converted file, and what each layer's heads are for.
+"""The order of heads and neurons in a converted file, those that visual tokens need first; and what each layer's heads are for.
 
 KV heads come in the order *used by self heads and read*, *used by self heads only*, *read only*, *unread*; query
 heads follow inside and with their groups; neurons that visual tokens compute come first. What visual tokens need is then a
@@ -30,7 +30,7 @@ class HeadKind:
     """KV heads of a layer that keep the same visual tokens in the cache, by their places in the file, and their query heads.
 
     `stride` is the cache's key: TEXT_ONLY, 1 for all visual tokens, or more. `reads` has one entry per query head: False where the K and V
-    are held for visual queries alone.
+    are there for visual queries alone.
     """
 
     stride: int

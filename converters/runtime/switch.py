@@ -1,4 +1,4 @@
-"""A switch that is off within a context, and only there: other threads, and what runs after the context, find it as it was."""
+"""Switching something off within a `with` block, for the thread that runs it alone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
