@@ -70,6 +70,8 @@ class Patches(nn.Module):
         cosine, sine = tower.rotary_pos_emb(torch.zeros(1), get_vision_position_ids(sizes, merge))
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
+        self.places: Tensor | None
+        self.shares: Tensor
         table = interpolation(tower, sizes) if hasattr(tower, "pos_embed") else (None, None)
         for name, part in zip(("places", "shares"), table, strict=True):
             self.register_buffer(name, part, persistent=False)

@@ -63,7 +63,9 @@ def export_side(exported: Exported, what: TimedInputs, *, dense: bool = False) -
             return call()
 
     kind = np.float16 if exported.manifest.dtype == "float16" else np.float32
-    embeds = what.embeds.astype(kind)
+    # Features that are added after the first layers stand behind a row's own; zeros take as long.
+    behind = exported.session(exported.manifest.embedding).get_outputs()[0].shape[-1] - what.embeds.shape[-1]
+    embeds = np.pad(what.embeds.astype(kind), ((0, 0), (0, 0), (0, behind)))
     tokens = np.full((len(embeds), 1), TOKEN)
     return TimedSide(
         lambda: as_asked(lambda: first_call(exported, what.prompts, embeds)),
