@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checkpoint.header import read_header, read_tensor
 from ..errors import YopoError
 from ..families import Config, Family
-from ..families.family import Piece, Rows
+from ..families.family import ModelTensor, RowRange
 from ..json_files import read_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -144,13 +144,13 @@ def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
         raise YopoError(f"{path} is an adapter of a pruned model already.", "Give one that was trained on the dense model.")
 
 
-def _pieces(path: Path, family: Family, config: Config, module: str) -> tuple[Piece, ...]:
+def _pieces(path: Path, family: Family, config: Config, module: str) -> tuple[ModelTensor, ...]:
     """The modules of transformers 5 that a module of the adapter is: itself, renamed, or the parts of a fused one."""
     try:
         pieces = family.pieces(f"{module}.weight", config)
     except YopoError:
         raise YopoError(f"{path} adapts {module}, which a {family.name} model does not have.", "Is it an adapter of this model?") from None
-    if any(piece.change is not None and not isinstance(piece.change, Rows) for piece in pieces):
+    if any(piece.change is not None and not isinstance(piece.change, RowRange) for piece in pieces):
         raise YopoError(f"{path} adapts {module}, whose matrix has another shape in transformers.", "Merge it into the model first.")
     return pieces
 

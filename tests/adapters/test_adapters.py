@@ -1,6 +1,7 @@
 """Adapters of the dense model: in a pruned model's order, merged before pruning, and refused where they are not converted."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from support.checkpoints import save_model
 from support.conversions import load, provenance
+from support.random_plans import random_plan
 from support.tiny import tiny_inputs
+from support.tiny_families import internvl_inputs, tiny_internvl
 from support.tiny_runtime import text_rows
 from torch import nn
 
@@ -52,9 +55,9 @@ def pruned(base: Path) -> Path:
     return convert(open_checkpoint(base), MOVING, base.parent / "pruned", provenance(base))
 
 
-def trained(base: Path, folder: Path, **options: Any) -> tuple[Path, Any]:
+def trained(base: Path, folder: Path, names: Sequence[str] = PROJECTIONS, **options: Any) -> tuple[Path, Any]:
     """An adapter of the dense model on all its projections, as if it had learned, and the dense model with it."""
-    whole = get_peft_model(load(base), LoraConfig(r=3, lora_alpha=6, target_modules=list(PROJECTIONS), **options)).eval()
+    whole = get_peft_model(load(base), LoraConfig(r=3, lora_alpha=6, target_modules=list(names), **options)).eval()
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in whole.named_parameters():
@@ -208,6 +211,20 @@ def test_what_cannot_be_converted_is_refused(base: Path, pruned: Path, tmp_path:
     with pytest.raises(YopoError, match=message):
         with_adapter(open_checkpoint(base), adapter)
     assert not (tmp_path / "converted").exists()
+
+
+def test_fused_projections(tmp_path: Path) -> None:
+    """Phi-3 has queries, keys and values in one matrix, gate and up in another."""
+    tiny_internvl("phi3").save_pretrained(tmp_path / "base")
+    checkpoint = open_checkpoint(tmp_path / "base")
+    plan = random_plan(checkpoint.sizes, 11, (Grid(4, 4),))
+    convert(checkpoint, plan, tmp_path / "pruned", provenance(tmp_path / "base"))
+    adapter, dense = trained(tmp_path / "base", tmp_path / "adapter", names=("qkv_proj", "o_proj", "gate_up_proj", "down_proj"))
+    whole = PeftModel.from_pretrained(load(tmp_path / "pruned"), yopo.adapt(adapter, tmp_path / "pruned", tmp_path / "converted").output)
+    inputs = internvl_inputs(1, 2)
+    rows = inputs["attention_mask"].bool() & (inputs["input_ids"] < 60)
+    with torch.no_grad(), whole.eval().base_model.model.dense():
+        torch.testing.assert_close(whole(**inputs).logits[rows], dense(**inputs).logits[rows], atol=1e-5, rtol=1e-5)
 
 
 def test_modules_in_an_older_layout(base: Path, pruned: Path, tmp_path: Path) -> None:
