@@ -106,11 +106,11 @@ def decode_bytes(plan: Plan, text: int, batch: int, vocabulary: int, element: in
 
 def refitted_bytes(plan: Plan, refitted: Sequence[int], element: int) -> int:
     """Bytes of the projections that visual tokens of these layers have for themselves."""
-    found, hidden = 0, plan.sizes.hidden_size
+    numbers, hidden = 0, plan.sizes.hidden_size
     for layout in (layout for index, layout in enumerate(layouts(normalise(plan))) if index in refitted):
         heads = 2 * layout.visual_kv_heads + (len(layout.computing) if layout.ranked_queries else 0)
-        found += (layout.kv_rank or 0) * (hidden + 1) + heads * plan.sizes.head_dim * ((layout.kv_rank or hidden) + 1)
-    return element * found
+        numbers += (layout.kv_rank or 0) * (hidden + 1) + heads * plan.sizes.head_dim * ((layout.kv_rank or hidden) + 1)
+    return element * numbers
 
 
 def _width(sizes: Sizes) -> int:

@@ -41,19 +41,19 @@ def _check_text(processor: Any, text: str, which: str) -> None:
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special} | {*tokenizer.all_special_ids}
     special -= {tokenizer.unk_token_id}
     read = tokenizer.convert_ids_to_tokens([number for number in _ids(tokenizer, text, which) if number in special])
-    if found := [*placeholders, *read]:
+    if foreign := [*placeholders, *read]:
         raise YopoError(
-            f"{which} holds {found[0]}, which is no text to the model: it stands for a picture, or the end of a turn.",
+            f"{which} holds {foreign[0]}, which is no text to the model: it stands for a picture, or the end of a turn.",
             "Leave it out, or write it another way.",
         )
 
 
 def _ids(tokenizer: Any, text: str, which: str) -> list[int]:
     try:
-        found: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     except (TypeError, UnicodeError):  # half of a character, as JSON can write it
         raise YopoError(f"{which} is not Unicode text.", "Write it in UTF-8.") from None
-    return found
+    return ids
 
 
 def _rendered(processor: Any, turns: list[dict[str, Any]], ask: bool) -> str:

@@ -52,21 +52,21 @@ def samples_of(given: SamplesLike, *, answers: bool, count: int | None = None, s
     if isinstance(given, str | Path):
         from .formats import read_samples
 
-        name, origin, found = Path(given).stem, str(given), read_samples(given)
+        name, origin, chosen = Path(given).stem, str(given), read_samples(given)
     else:
-        name, origin, found = "samples", "memory", _checked(given)
-    left_out = 0 if answers else sum(not sample.images for sample in found)
-    found = [sample for sample in found if answers or sample.images]
-    if not found:
+        name, origin, chosen = "samples", "memory", _checked(given)
+    left_out = 0 if answers else sum(not sample.images for sample in chosen)
+    chosen = [sample for sample in chosen if answers or sample.images]
+    if not chosen:
         raise YopoError(f"{origin} has no question about a picture.", FORMAT_HINT)
-    unanswered = next((sample for sample in found if answers and not sample.answer), None)
+    unanswered = next((sample for sample in chosen if answers and not sample.answer), None)
     if unanswered is not None:
         raise YopoError(
             f"{unanswered.place} has no answer to compare with.", "Each sample of a task needs an image, a question and an answer."
         )
-    if count is not None and count < len(found):
-        found = [found[index] for index in sorted(Random(seed).sample(range(len(found)), count))]
-    return Samples(name, origin, len(found), lambda: iter(found), left_out)
+    if count is not None and count < len(chosen):
+        chosen = [chosen[index] for index in sorted(Random(seed).sample(range(len(chosen)), count))]
+    return Samples(name, origin, len(chosen), lambda: iter(chosen), left_out)
 
 
 def is_bundled(given: Any) -> bool:

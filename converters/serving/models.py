@@ -80,7 +80,7 @@ class Served:
         loaded: set[str] = following.load_weights(self._reading.through(weights))
         return loaded | {name for name, _ in self.named_parameters() if ".visual." in name and "language_model." in name}  # type: ignore[attr-defined]
 
-    def grids(self, found: Any, **kwargs: Any) -> list[Grid]:
+    def grids(self, features: Any, **kwargs: Any) -> list[Grid]:
         """The grid of each picture, of its tiles, or of each video of a call, in order."""
         raise NotImplementedError
 
@@ -88,10 +88,10 @@ class Served:
         """Features of pictures and videos, with a column for each stride that marks what it shows: an engine may cut a picture
         anywhere, and forgets what of it was before."""
         following: Any = super()
-        found = following.embed_multimodal(**kwargs)
-        if not self.strides or not len(found):
-            return found
-        return tuple(_with_columns(item, grid, self.strides) for item, grid in zip(found, self.grids(found, **kwargs), strict=True))
+        features = following.embed_multimodal(**kwargs)
+        if not self.strides or not len(features):
+            return features
+        return tuple(_with_columns(item, grid, self.strides) for item, grid in zip(features, self.grids(features, **kwargs), strict=True))
 
     def embed_input_ids(self, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None) -> Tensor:
         """Embeddings of a step's rows; remembers until `forward` which of them are visual, and what each stride shows of these."""
@@ -174,17 +174,17 @@ def _with_columns(features: Tensor, grid: Grid, strides: Sequence[int]) -> Tenso
 class OneGrid(Served):
     """Pictures and tiles all have the grid of the vision tower."""
 
-    def grids(self, found: Any, **kwargs: Any) -> list[Grid]:
+    def grids(self, features: Any, **kwargs: Any) -> list[Grid]:
         config = self.config.to_dict()  # type: ignore[attr-defined]
         family = converted_family(config)
         assert family is not None
-        return [family.grid(config | {"model_type": family.model_type})] * len(found)
+        return [family.grid(config | {"model_type": family.model_type})] * len(features)
 
 
 class ServedAnyGrid(Served):
     """Every picture and every video has a grid of its own, counted in patches, of which the vision tower merges squares."""
 
-    def grids(self, found: Any, **kwargs: Any) -> list[Grid]:
+    def grids(self, features: Any, **kwargs: Any) -> list[Grid]:
         merged = self.config.vision_config.spatial_merge_size  # type: ignore[attr-defined]
         kinds = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}
         grids = [grid for name in kwargs if name in kinds for grid in torch.as_tensor(kwargs[kinds[name]]).tolist()]

@@ -39,37 +39,37 @@ class ProjectionSource:
 
 def sources(work: LayerWork, head_dim: int, names: Layer = LAYER) -> dict[str, tuple[ProjectionSource, ...]]:
     """What each projection of a layer's visual rows is made of, its parts from top to bottom. None of what they do as text does."""
-    found: dict[str, tuple[ProjectionSource, ...]] = {}
+    by_name: dict[str, tuple[ProjectionSource, ...]] = {}
     if work.parts and not work.dense_attention:
-        found |= _attention_sources(work, head_dim, names)
+        by_name |= _attention_sources(work, head_dim, names)
     if work.computing and not work.computes_all:
-        found["output"] = (ProjectionSource(names.output, columns=_elements(work.computing, head_dim)),)
+        by_name["output"] = (ProjectionSource(names.output, columns=_elements(work.computing, head_dim)),)
     if work.neurons and not work.all_neurons:
         kept = tuple(range(work.neurons))
-        found |= {
+        by_name |= {
             "gate_up": (ProjectionSource(names.gate, kept), ProjectionSource(names.up, kept)),
             "down": (ProjectionSource(names.down, columns=kept),),
         }
-    return found
+    return by_name
 
 
 def _attention_sources(work: LayerWork, head_dim: int, names: Layer) -> dict[str, tuple[ProjectionSource, ...]]:
-    found: dict[str, tuple[ProjectionSource, ...]]
+    sources: dict[str, tuple[ProjectionSource, ...]]
     if work.refitted:
-        found = {"key": (ProjectionSource(PARTS["key"]),), "value": (ProjectionSource(PARTS["value"]),)}
+        sources = {"key": (ProjectionSource(PARTS["key"]),), "value": (ProjectionSource(PARTS["value"]),)}
     else:
         rows = _elements(range(work.visual_kv_heads), head_dim)
-        found = {"key": (ProjectionSource(names.key, rows),), "value": (ProjectionSource(names.value, rows),)}
+        sources = {"key": (ProjectionSource(names.key, rows),), "value": (ProjectionSource(names.value, rows),)}
     if work.rank is not None:
-        found["inner"] = (ProjectionSource(INNER),)
+        sources["inner"] = (ProjectionSource(INNER),)
     if work.computing:
         query = (
             ProjectionSource(PARTS["query"])
             if work.rank is not None
             else ProjectionSource(names.query, _elements(work.computing, head_dim))
         )
-        found["query"] = (query,)
-    return found
+        sources["query"] = (query,)
+    return sources
 
 
 def _elements(heads: Iterable[int], head_dim: int) -> tuple[int, ...]:

@@ -71,15 +71,15 @@ def evaluate(
     asked: dict[str, Any] = {"count": samples, "seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens or NEW_TOKENS}
     with listening() as progress:
         opened = load(model, device=device, dtype=dtype, runtime=runtime, allow_cpu=allow_cpu)
-        found = evaluate_tasks(opened, names, **asked, for_retention=min_retention is not None, progress=progress)
+        evaluations = evaluate_tasks(opened, names, **asked, for_retention=min_retention is not None, progress=progress)
     if as_json:
-        tasks = {name: evaluation.to_json() for name, evaluation in found.items()}
-        path = next(iter(found.values())).path
+        tasks = {name: evaluation.to_json() for name, evaluation in evaluations.items()}
+        path = next(iter(evaluations.values())).path
         show_json({"model": model, "path": path, "tasks": tasks, "seconds": round(time.monotonic() - started, 3)})
     else:
-        show_table(COLUMNS, _rows(found))
+        show_table(COLUMNS, _rows(evaluations))
     if min_retention is not None:
-        _gate({name: evaluation.retention for name, evaluation in found.items()}, min_retention)
+        _gate({name: evaluation.retention for name, evaluation in evaluations.items()}, min_retention)
 
 
 def _list(text: str) -> tuple[str, ...]:
@@ -91,16 +91,16 @@ def _compare(model: Any, request: Any, least: float | None, as_json: bool) -> No
     from converters.evaluation.benchmarks import evaluate_benchmarks
 
     with listening() as progress:
-        found = evaluate_benchmarks(model, request, progress)
+        results = evaluate_benchmarks(model, request, progress)
     if as_json:
-        show_json(found)
+        show_json(results)
     else:
-        for columns, rows in benchmark_tables(found):
+        for columns, rows in benchmark_tables(results):
             show_table(columns, rows)
             show_text([""])
-        show_text(executed_lines(found))
+        show_text(executed_lines(results))
     if least is not None:
-        _gate({name: retention_of(one) for name, one in found["tasks"].items()}, least)
+        _gate({name: retention_of(one) for name, one in results["tasks"].items()}, least)
 
 
 def _rows(evaluations: dict[str, "Evaluation"]) -> Iterator[tuple[str, ...]]:
@@ -119,7 +119,7 @@ def _gate(retentions: Mapping[str, float | None], least: float) -> None:
     """Exit with 3 if a task's retention is below `least`, or is not known because the dense model has nothing right."""
     failed = {name: retention for name, retention in retentions.items() if retention is None or retention < least}
     for name, retention in failed.items():
-        found = "is unknown, the dense model has nothing right" if retention is None else f"is {retention:.4f}"
-        say(f"Gate failed: the retention on {name} {found}, below {least:g}.")
+        outcome = "is unknown, the dense model has nothing right" if retention is None else f"is {retention:.4f}"
+        say(f"Gate failed: the retention on {name} {outcome}, below {least:g}.")
     if failed:
         raise typer.Exit(GATE_FAILED)

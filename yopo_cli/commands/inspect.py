@@ -31,14 +31,14 @@ def inspect(
     if attention is not None:
         _measure(model, attention, calibration, samples)
         return
-    found = look_at(model)
+    inspection = look_at(model)
     if as_json:
-        show_json(found.to_json())
-    elif found.family is None:
-        _show_plan(found)
+        show_json(inspection.to_json())
+    elif inspection.family is None:
+        _show_plan(inspection)
     else:
-        show_text([f"{found.name}, a dense {found.family}: {_sizes(found.plan)}", ""])
-        show_table(*dense_table(found.costs))
+        show_text([f"{inspection.name}, a dense {inspection.family}: {_sizes(inspection.plan)}", ""])
+        show_table(*dense_table(inspection.costs))
 
 
 def _measure(model: str, file: Path, calibration: str, samples: int) -> None:
@@ -50,18 +50,18 @@ def _measure(model: str, file: Path, calibration: str, samples: int) -> None:
     if not file.parent.is_dir():
         raise YopoError(f"The folder {file.parent} does not exist.", "Attention is written to --attention: make it first.")
     with listening() as progress:
-        found = attention_of(load(model), calibration, samples, progress=progress)
-    file.write_text(json.dumps(found.to_json()), encoding="utf-8")
-    rows = [(str(layer), f"{sum(row) / len(row):.1%}", f"{max(row):.1%}") for layer, row in enumerate(found.read)]
-    near = [f"{sum(row[:3]):.1%}" for row in found.by_distance]
+        attention = attention_of(load(model), calibration, samples, progress=progress)
+    file.write_text(json.dumps(attention.to_json()), encoding="utf-8")
+    rows = [(str(layer), f"{sum(row) / len(row):.1%}", f"{max(row):.1%}") for layer, row in enumerate(attention.read)]
+    near = [f"{sum(row[:3]):.1%}" for row in attention.by_distance]
     columns = ("layer", "text to visual", "most of a head", "visual to visual within 2")
     show_table(columns, [(*row, within) for row, within in zip(rows, near, strict=True)])
     say(f"Wrote {file}: yopo report {file} -o report.html draws it.")
 
 
-def _show_plan(found: Inspection) -> None:
-    show_text([f"{found.name}: {_sizes(found.plan)}", *_origin(dict(found.section)), "", *picture(found.plan), ""])
-    show_table(*cost_table(found.costs))
+def _show_plan(inspection: Inspection) -> None:
+    show_text([f"{inspection.name}: {_sizes(inspection.plan)}", *_origin(dict(inspection.section)), "", *picture(inspection.plan), ""])
+    show_table(*cost_table(inspection.costs))
 
 
 def _sizes(plan: Plan) -> str:
