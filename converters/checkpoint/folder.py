@@ -18,6 +18,7 @@ from .renaming import exchange, rename_new
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG)
+MAX_COPIED_BYTES = 1 << 28
 NO_SPACE = "Free some space, or write to another disk with -o."
 
 
@@ -81,7 +82,9 @@ def scratch(output: Path) -> Iterator[Path]:
 
 
 def copy_file(file: Path, folder: Path) -> None:
-    """Copy a file's contents into a folder and flush them to the disk."""
+    """Copy a small file's contents into a folder and flush them to the disk. Raises YopoError for one that is not small."""
+    if (size := file.stat().st_size) > MAX_COPIED_BYTES:
+        raise YopoError(f"{file} has {size:,} bytes, more than any file beside weights.", "Is it what its name says? Fetch it again.")
     shutil.copyfile(file, folder / file.name)
     synchronise(folder / file.name)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from converters.checkpoint import folder as module
-from converters.checkpoint.folder import appearing, check_apart, check_output, scratch
+from converters.checkpoint.folder import appearing, check_apart, check_output, copy_file, scratch
 from converters.checkpoint.interruption import uninterrupted
 from converters.checkpoint.private import NEW, OLD, private_path, whole_file
 from converters.checkpoint.renaming import exchange, rename_new
@@ -168,6 +168,17 @@ def test_what_is_made_on_the_way_is_private(tmp_path: Path) -> None:
         (folder / "out").mkdir()
         assert folder.parent == tmp_path
     assert names(tmp_path) == ["out.unhealed"]
+
+
+def test_only_small_files_are_copied(tmp_path: Path) -> None:
+    (tmp_path / "to").mkdir()
+    for name, size in {"tokenizer.json": 7, "LICENSE": 1 << 40}.items():
+        (tmp_path / name).touch()
+        os.truncate(tmp_path / name, size)
+    copy_file(tmp_path / "tokenizer.json", tmp_path / "to")
+    with pytest.raises(YopoError, match="LICENSE has 1,099,511,627,776 bytes"):
+        copy_file(tmp_path / "LICENSE", tmp_path / "to")
+    assert names(tmp_path / "to") == ["tokenizer.json"]
 
 
 def test_a_file_is_written_whole(tmp_path: Path) -> None:
