@@ -25,7 +25,9 @@ def done(launcher: list[str], folder: Path, converted: Path) -> dict[str, Any]:
     """The tasks' scores as printed, by the first process alone."""
     folder.mkdir()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    shown = subprocess.run([*launcher, SCRIPT, folder, converted], check=True, capture_output=True, text=True, env=environment, timeout=300)
+    words = [*launcher, str(SCRIPT), str(folder), str(converted)]
+    shown = subprocess.run(words, check=False, capture_output=True, text=True, env=environment, timeout=600)
+    assert shown.returncode == 0, shown.stderr  # of both processes: what went wrong is said by one of them
     data: dict[str, Any] = json.JSONDecoder().raw_decode(shown.stdout[shown.stdout.index("{\n") :])[0]
     assert shown.stdout.count('"tasks"') == 1
     return data
