@@ -71,7 +71,7 @@ def _changed(checkpoint: Checkpoint, adapter: Adapter, module: str) -> dict[str,
     given = parts.get("base_layer.bias", parts.get("bias"))
     summand = parts[UP_BIAS] * adapter.scale(module) if UP_BIAS in parts else None
     if given is not None or summand is not None:
-        if (info := checkpoint.tensors.get(f"{module}.bias")) is None:
+        if (bias := checkpoint.tensors.get(f"{module}.bias")) is None:
             raise YopoError(f"{adapter.path} gives {module} a bias, which the model does not have.", "Convert the adapter: yopo adapt.")
-        changed[f"{module}.bias"] = replace(info, change=Replaced(info.change, given, summand))
+        changed[f"{module}.bias"] = replace(bias, change=Replaced(info.change, given, summand))
     return changed

@@ -13,7 +13,7 @@ from .visual_projections import INNER, PARTS, projected_heads, refitted_layers
 
 
 @dataclass(frozen=True)
-class Merged:
+class CompensatedTensor:
     """The weight or the bias of a refitted projection, made of `rows` of the layer's projection `base` when it is asked for."""
 
     checkpoint: Checkpoint
@@ -59,10 +59,10 @@ class Given:
         return self.given.to(self.checkpoint.read(self.base).dtype)
 
 
-def merged(checkpoint: Checkpoint, plan: Plan, refits: Mapping[int, LinearCompensation]) -> dict[str, Merged | Given]:
+def merged(checkpoint: Checkpoint, plan: Plan, refits: Mapping[int, LinearCompensation]) -> dict[str, CompensatedTensor | Given]:
     """The tensors of refitted layers by name, in the file's order of KV heads. The plan must be normalised."""
     family, sizes = checkpoint.family, checkpoint.sizes
-    tensors: dict[str, Merged | Given] = {}
+    tensors: dict[str, CompensatedTensor | Given] = {}
     for index in refitted_layers(plan, refits):
         layout, prefix = layer_layout(plan.layers[index], plan.sizes), f"{family.text_prefix}layers.{index}."
         if inner := refits[index].inner:
@@ -74,6 +74,6 @@ def merged(checkpoint: Checkpoint, plan: Plan, refits: Mapping[int, LinearCompen
             first, size, name = family.layer.rows(part, sizes).start, sizes.head_dim, PARTS[part]
             rows = [first + head * size + element for head in heads for element in range(size)]
             base = prefix + getattr(family.layer, part)
-            tensors[f"{prefix}{name}.weight"] = Merged(checkpoint, base, rows, refits[index], bias=False)
-            tensors[f"{prefix}{name}.bias"] = Merged(checkpoint, base, rows, refits[index], bias=True)
+            tensors[f"{prefix}{name}.weight"] = CompensatedTensor(checkpoint, base, rows, refits[index], bias=False)
+            tensors[f"{prefix}{name}.bias"] = CompensatedTensor(checkpoint, base, rows, refits[index], bias=True)
     return tensors

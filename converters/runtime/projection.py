@@ -38,7 +38,7 @@ class Plain:
 
 
 @dataclass(frozen=True)
-class Adapter:
+class LowRankUpdate:
     """What a LoRA adapter adds to a linear layer: `down` `[rank, in]`, then `up` `[out, rank]`, times a scale."""
 
     down: Tensor
@@ -62,7 +62,7 @@ class Adapted:
     """A plain layer with LoRA adapters, whose rows and columns go with those of the weight."""
 
     base: Plain
-    adapters: tuple[Adapter, ...]
+    adapters: tuple[LowRankUpdate, ...]
 
     def outputs(self, rows: Tensor, first: int = 0, last: int | None = None) -> Tensor:
         result = self.base.outputs(rows, first, last)
@@ -142,7 +142,7 @@ def _is_plain(module: Any) -> bool:
     return isinstance(module.weight, nn.Parameter | Tensor) and type(module.weight.detach()) is Tensor
 
 
-def _adapters(module: Any) -> tuple[Adapter, ...] | None:
+def _adapters(module: Any) -> tuple[LowRankUpdate, ...] | None:
     """The active LoRA adapters of a layer of peft that are not merged into it; None where they are not of the plain kind."""
     if module.disable_adapters or not _is_plain(module.base_layer):
         return None
@@ -155,7 +155,7 @@ def _adapters(module: Any) -> tuple[Adapter, ...] | None:
         down, up = module.lora_A[name], module.lora_B[name]
         if name in getattr(module, "lora_variant", {}) or up.bias is not None or not (_is_plain(down) and _is_plain(up)):
             return None
-        adapters.append(Adapter(down.weight, up.weight, module.scaling[name], module.lora_dropout[name]))
+        adapters.append(LowRankUpdate(down.weight, up.weight, module.scaling[name], module.lora_dropout[name]))
     return tuple(adapters)
 
 

@@ -8,7 +8,7 @@ from support.conversions import assert_migrates, assert_prunes, assert_stands_al
 from support.layouts.qwen3_vl import save
 from support.tiny_families import VIDEO, qwen_inputs, tiny_qwen
 
-from converters.calibration.batch import Rows, layouts_of
+from converters.calibration.batch import TokenMasks, layouts_of
 from converters.checkpoint.reader import open_checkpoint
 from converters.errors import YopoError
 from converters.families import family_of
@@ -38,7 +38,7 @@ def test_converts_from_every_layout(layout: str, tied: bool, tmp_path: Path) -> 
 def test_every_frame_of_a_video_is_a_picture() -> None:
     inputs, grids = PROMPTS[1]
     visuals = family_of({"model_type": "qwen3_vl"}).visuals(tiny_qwen(kind="qwen3_vl").config.to_dict())
-    rows = Rows.of(inputs, visuals)
+    rows = TokenMasks.of(inputs, visuals)
     assert [list(layout) for layout in layouts_of(inputs, rows, visuals)] == grids
     assert grids == [[Grid(2, 3)] * 3, [Grid(2, 2), Grid(3, 2), Grid(3, 2)]]
     assert (inputs["input_ids"] == VIDEO).sum() == 3 * 6 + 2 * 6
