@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from support.tiny import tiny_inputs, tiny_llava
+from support.tiny_families import internvl_inputs, tiny_internvl
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from converters.baselines.forward import advance, generate, prefill, prompt
+from converters.baselines.forward import _attention, advance, generate, prefill, prompt
 from converters.baselines.pictures import Tower, chosen, entering, look, merged, pictures
 from converters.baselines.rows import VISUAL
 from converters.baselines.schedule import SCHEDULES, Schedule, Stage, recycled, schedule
@@ -121,6 +122,20 @@ def test_fastv_hides_the_least_attended_tokens_from_layer_k_on(kv_heads: int) ->
         token = torch.tensor([7])
         advance(model, decoding, token)
         torch.testing.assert_close(decoding.logits, masked_twin(model, inputs, 2, gone, token[None]), atol=1e-5, rtol=0)
+
+
+def test_norms_of_heads_take_part_in_ranking() -> None:
+    """Qwen3's: what the last token pays is what the layer itself has it pay."""
+    model, inputs, given = tiny_internvl("qwen3"), internvl_inputs(1), []
+    language_model = model.model.language_model
+    with torch.inference_mode():
+        hook = language_model.layers[1].register_forward_pre_hook(lambda _, arguments: given.append(arguments[0]))
+        paid = eager_attention(model, inputs, 1)
+        hook.remove()
+        rows = prompt(model, inputs, Schedule("random", Sizes(64, 48, 3, 8, 2, 16), TINY, 16))
+        last = torch.tensor([len(paid) - 1])
+        found = _attention(language_model, rows, given[0], None, Stage(1, 8, ranks_itself=True), 0, last)
+    torch.testing.assert_close(found.mean(0)[0], paid[-1], atol=1e-5, rtol=0)
 
 
 def test_pyramiddrop_ranks_by_the_layer_that_comes_next() -> None:
