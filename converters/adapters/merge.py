@@ -73,5 +73,5 @@ def _changed(checkpoint: Checkpoint, adapter: Adapter, module: str) -> dict[str,
     if given is not None or summand is not None:
         if (bias := checkpoint.tensors.get(f"{module}.bias")) is None:
             raise YopoError(f"{adapter.path} gives {module} a bias, which the model does not have.", "Convert the adapter: yopo adapt.")
-        changed[f"{module}.bias"] = replace(bias, change=Replaced(info.change, given, summand))
+        changed[f"{module}.bias"] = replace(bias, change=Replaced(bias.change, given, summand))
     return changed

@@ -110,7 +110,8 @@ def test_converted_it_does_to_the_dense_side_what_it_did_to_the_dense_model(base
         assert (whole(**inputs).logits - load(base)(**inputs).logits)[rows].abs().max() > 0.01
 
 
-@pytest.mark.parametrize("kind", ["LoRA", "rsLoRA", "DoRA", "ranks and alphas by pattern", "a projector and a head of its own"])
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed", "ignore:Adapter 'default'")
+@pytest.mark.parametrize("kind", OPTIONS)
 def test_merged_first_it_is_what_peft_merges(base: Path, tmp_path: Path, kind: str) -> None:
     adapter, dense = trained(base, tmp_path / "adapter", **OPTIONS[kind])
     merged = load(convert(with_adapter(open_checkpoint(base), adapter), None, tmp_path / "merged", provenance(base)))
