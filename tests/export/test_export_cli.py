@@ -15,6 +15,7 @@ def run(*arguments: str | Path) -> Any:
     return CliRunner().invoke(app, list(map(str, arguments)))
 
 
+@pytest.mark.slow
 def test_an_export_answers_the_demos_questions_as_pytorch_does(converted_demo: Path, tmp_path: Path) -> None:
     """Accuracy through both runtimes, dense and pruned; then what an export refuses."""
     out = tmp_path / "demo"

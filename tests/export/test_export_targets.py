@@ -148,6 +148,7 @@ def assert_equal(folder: Path, report: ExportReport) -> None:
     assert json.loads((folder / "export_report.json").read_text())["parity"] == report.parity
 
 
+@pytest.mark.slow
 def test_transformers_js_package(demo: ExportRequest, tmp_path: Path) -> None:
     folder = tmp_path / "js"
     report = transformers_js.export(replace(compared(demo), output=folder))
@@ -167,6 +168,7 @@ def test_transformers_js_package(demo: ExportRequest, tmp_path: Path) -> None:
     assert str(tmp_path).encode() not in b"".join((folder / "onnx" / f"{name}.onnx").read_bytes() for name in sessions)
 
 
+@pytest.mark.slow
 def test_genai_package(demo: ExportRequest, tmp_path: Path) -> None:
     folder = tmp_path / "genai"
     report = genai.export(replace(compared(demo), output=folder))
@@ -179,6 +181,7 @@ def test_genai_package(demo: ExportRequest, tmp_path: Path) -> None:
     assert changed_files(folder, read_manifest(folder)) == ()
 
 
+@pytest.mark.slow
 def test_genai_beside_the_weights(demo: ExportRequest, tmp_path: Path) -> None:
     """The graphs refer to the checkpoint's own file; only columns that visual rows use are written anew."""
     report = genai.export(compared(demo))
