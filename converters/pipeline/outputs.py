@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.manifest import MANIFEST, file_sha256, manifest_text
-from ..checkpoint.private import whole_file
+from ..checkpoint.private import remove, whole_file
 from ..loading import physical_memory
 from ..report.gathering import gathered
 from ..report.page import html, markdown
@@ -28,6 +28,8 @@ def write_reports(folder: Path, title: str, artefacts: Sequence[Artefact], gates
     _write(folder / SUMMARY, markdown(found, title) + _gates_text(gates) + _artefacts_text(folder, artefacts))
     if gates:
         _write(folder / GATES, junit(gates))
+    else:
+        remove(folder / GATES)
 
 
 def _gates_text(gates: Sequence[Gate]) -> str:
