@@ -19,8 +19,9 @@ demo: $(VENV)/.ready
 	done
 	$(BIN)/yopo inspect $(SCRATCH)/demo-yopo-0.12
 
+# Files of tests are shared out over the processors.
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 # The oldest and the newest transformers that pyproject.toml allows, each in an environment made anew.
 MATRIX := build/matrix
