@@ -113,11 +113,19 @@ def test_converted_it_does_to_the_dense_side_what_it_did_to_the_dense_model(base
 @pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed", "ignore:Adapter 'default'")
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_merged_first_it_is_what_peft_merges(base: Path, tmp_path: Path, kind: str) -> None:
-    adapter, dense = trained(base, tmp_path / "adapter", **OPTIONS[kind])
+    names = PROJECTIONS[:4] if kind == "biases" else PROJECTIONS  # those that have one
+    adapter, dense = trained(base, tmp_path / "adapter", names, **OPTIONS[kind])
     merged = load(convert(with_adapter(open_checkpoint(base), adapter), None, tmp_path / "merged", provenance(base)))
     expected = dense.merge_and_unload().state_dict()
     for name, tensor in merged.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed", "ignore:Adapter 'default'")
+def test_a_bias_has_to_have_a_place(base: Path, tmp_path: Path) -> None:
+    adapter, _ = trained(base, tmp_path / "adapter", lora_bias=True)
+    with pytest.raises(YopoError, match=r"gives .*proj a bias, which the model does not have"):
+        with_adapter(open_checkpoint(base), adapter)
 
 
 def test_convert_merges_first(base: Path, tmp_path: Path) -> None:
