@@ -38,7 +38,7 @@ def write_samples(folder: Path) -> Path:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_from_the_published_folder_to_answers(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("converters.bench.ceiling.measure_ceiling", lambda *sizes: Ceiling(1e9, 1e9))
+    monkeypatch.setattr("converters.bench.benchmark.measure_ceiling", lambda *sizes: Ceiling(1e9, 1e9))
     base, out, samples = tmp_path / "base", tmp_path / "out", write_samples(tmp_path)
     LAYOUTS[layout](base)
     made = json.loads(
