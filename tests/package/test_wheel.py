@@ -72,13 +72,13 @@ def test_the_sdist_is_complete(built):
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    assert set(tracked) - names <= {".gitignore"}
+    assert set(tracked) - names <= {".gitignore", ".dockerignore"}
 
 
 def test_every_import_is_of_a_named_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     named = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
-    allowed = {re.match(r"[\w-]+", name)[0].lower().replace("-", "_") for name in named} | {"PIL", "converters", "yopo_cli"}
+    allowed = {re.match(r"[\w-]+", name)[0].lower().replace("-", "_") for name in named} | {"PIL", "yaml", "converters", "yopo_cli"}
     files = [file for package in ("yopo", "converters", "yopo_cli") for file in (ROOT / package).rglob("*.py")]
     imported = {name.partition(".")[0] for file in files for name in imports(ast.parse(file.read_text(encoding="utf-8")))}
     assert imported - sys.stdlib_module_names <= allowed
