@@ -25,6 +25,7 @@ HEAVY = (
     "transformers.models.qwen2_vl.modeling_qwen2_vl",
 )  # fmt: skip
 LIMIT_SECONDS = 240  # for the tests of one fault: what takes longer does not end
+ALL_SECONDS = 1800  # for the tests of all faults, one after the other
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,11 @@ def run_tests(tree: str, tests: Sequence[str]) -> None:
         sys.exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])))
 
 
-def failed(tree: Path, tests: Sequence[str]) -> bool:
-    """Whether the tests fail in the tree, or do not end."""
+def failed(tree: Path, tests: Sequence[str], limit_seconds: float = LIMIT_SECONDS) -> bool:
+    """Whether the tests fail in the tree, or do not end in time."""
     process = get_context("fork").Process(target=run_tests, args=(str(tree), tests))
     process.start()
-    process.join(LIMIT_SECONDS)
+    process.join(limit_seconds)
     if process.is_alive():
         process.kill()
         process.join()
@@ -146,7 +147,7 @@ def main(words: Sequence[str]) -> int:
     import_heavy_libraries()
     with TemporaryDirectory() as folder:
         copy_tree(Path(folder))
-        if failed(Path(folder), sorted({test for fault in faults for test in fault.tests})):
+        if failed(Path(folder), sorted({test for fault in faults for test in fault.tests}), ALL_SECONDS):
             print((Path(folder) / "output.txt").read_text()[-4000:], "The tests fail without any fault.", sep="\n", file=sys.stderr)
             return 1
     survivors = []
