@@ -1,8 +1,8 @@
 """Write a model with random weights at the size of a published config, in the layout in which it is published.
 
-    python benchmarks/make_random_published.py /tmp/qwen2-vl-7b --config benchmarks/configs/qwen2-vl-7b.json
-    python benchmarks/make_random_published.py /tmp/internvl2-8b --config benchmarks/configs/internvl2-8b.json
-    python benchmarks/make_random_published.py /tmp/internvl2-26b --config benchmarks/configs/internvl2-26b.json --shards 2
+    python benchmarks/make_random_published.py /tmp/qwen2-vl-7b --config converters/bench/configs/published/qwen2-vl-7b.json
+    python benchmarks/make_random_published.py /tmp/internvl2-8b --config converters/bench/configs/published/internvl2-8b.json
+    python benchmarks/make_random_published.py /tmp/internvl2-26b --config converters/bench/configs/published/internvl2-26b.json --shards 2
 
 Weights, index, config, and a processor with a made-up tokenizer that has the published ids. One tensor is in memory at a time. With
 `--shards` only what the first converted shards are made of is written; all the rest are holes in files of full size, which take no room.
