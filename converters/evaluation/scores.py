@@ -5,32 +5,14 @@ articles, contractions. Here it is applied to both sides.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+from .metrics.vqa import ARTICLES, NUMBER_WORDS, PUNCTUATION, SPELLINGS
+
 PERIOD = re.compile(r"\.(?!\d)")
 DIGITS_WITH_COMMA = re.compile(r"\d,\d")
-ARTICLES = ("a", "an", "the")
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-NUMBER_WORDS = {"none": "0"} | {word: str(number) for number, word in enumerate(NUMBERS)}
-CONTRACTIONS = """
-    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's how'd how'll
-    how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't
-    she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's
-    something'd something'd've something'll that's there'd there'd've there're there's they'd they'd've they'll they're they've 'twas
-    wasn't we'd've we've weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've
-    why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
-"""
-
-
-def _without_one_apostrophe(word: str) -> Iterable[str]:
-    return (word[:place] + word[place + 1 :] for place, letter in enumerate(word) if letter == "'")
-
-
-# One apostrophe forgotten; the server also maps somebody'd to somebodyd.
-SPELLINGS = {spelling: word for word in CONTRACTIONS.split() for spelling in _without_one_apostrophe(word)} | {"somebody'd": "somebodyd"}
 
 
 def normalise(answer: str) -> str:
