@@ -204,77 +204,102 @@ def write_hub_folder(folder: Path, name: str) -> Path:
     return folder
 
 
+SHORT = "\nAnswer the question using a single word or phrase."
+
+
 def write_playground(folder: Path) -> Path:
     """LLaVA's `playground/data/eval`, with two questions of each benchmark."""
-    short = "\nAnswer the question using a single word or phrase."
+    for write in (_write_gqa, _write_pope, _write_textvqa, _write_scienceqa, _write_mme, _write_vqav2, _write_mmbench):
+        write(folder)
+    return folder
 
-    def jsonl(name: str, lines: Iterable[Row]) -> None:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    def plain(name: str, data: Any) -> None:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(json.dumps(data))
+def _jsonl(file: Path, lines: Iterable[Row]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    def picture(name: str, number: int = 0) -> None:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(PICTURES[number])
 
-    jsonl("gqa/llava_gqa_testdev_balanced.jsonl", [
-        {"question_id": f"20{n}", "image": "n1.jpg", "text": f"Is it red?{short}", "category": "default"} for n in range(2)
+def _plain(file: Path, data: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(data))
+
+
+def _picture(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(PICTURES[0])
+
+
+def _write_gqa(folder: Path) -> None:
+    _jsonl(folder / "gqa/llava_gqa_testdev_balanced.jsonl", [
+        {"question_id": f"20{n}", "image": "n1.jpg", "text": f"Is it red?{SHORT}", "category": "default"} for n in range(2)
     ])  # fmt: skip
     truth = {"question": "Is it red?", "answer": "yes", "imageId": "n1", "types": {"structural": "verify"}}
-    plain("gqa/data/questions1.2/testdev_balanced_questions.json", {f"20{n}": truth for n in range(2)})
-    picture("gqa/data/images/n1.jpg")
+    _plain(folder / "gqa/data/questions1.2/testdev_balanced_questions.json", {f"20{n}": truth for n in range(2)})
+    _picture(folder / "gqa/data/images/n1.jpg")
 
+
+def _write_pope(folder: Path) -> None:
     categories = ("adversarial", "popular", "random")
     asked = [(category, n) for category in categories for n in range(2)]
-    jsonl("pope/llava_pope_test.jsonl", [
-        {"question_id": place + 1, "image": "COCO_val2014_1.jpg", "text": f"Is there a dog {n}?{short}", "category": category}
+    _jsonl(folder / "pope/llava_pope_test.jsonl", [
+        {"question_id": place + 1, "image": "COCO_val2014_1.jpg", "text": f"Is there a dog {n}?{SHORT}", "category": category}
         for place, (category, n) in enumerate(asked)
     ])  # fmt: skip
     for category in categories:
-        jsonl(f"pope/coco/coco_pope_{category}.json", [
+        _jsonl(folder / f"pope/coco/coco_pope_{category}.json", [
             {"question_id": n + 1, "image": "COCO_val2014_1.jpg", "text": f"Is there a dog {n}?", "label": "no" if n else "yes"}
             for n in range(2)
         ])  # fmt: skip
-    picture("pope/val2014/COCO_val2014_1.jpg")
+    _picture(folder / "pope/val2014/COCO_val2014_1.jpg")
 
-    lines = (f"What is it?\nReference OCR token: RED, BLUE{short}", f"Who is it?\nReference OCR token: {short}")
-    jsonl("textvqa/llava_textvqa_val_v051_ocr.jsonl", [
+
+def _write_textvqa(folder: Path) -> None:
+    lines = (f"What is it?\nReference OCR token: RED, BLUE{SHORT}", f"Who is it?\nReference OCR token: {SHORT}")
+    _jsonl(folder / "textvqa/llava_textvqa_val_v051_ocr.jsonl", [
         {"question_id": "img1", "image": "img1.jpg", "text": text, "category": "default"} for text in lines
     ])  # fmt: skip
-    plain("textvqa/TextVQA_0.5.1_val.json", {"data": [
+    _plain(folder / "textvqa/TextVQA_0.5.1_val.json", {"data": [
         {"image_id": "img1", "question": "What is it?", "answers": ["red"] * 10, "question_id": 1},
         {"image_id": "img1", "question": "Who is it?", "answers": ["me"] * 10, "question_id": 2},
     ]})  # fmt: skip
-    picture("textvqa/train_images/img1.jpg")
+    _picture(folder / "textvqa/train_images/img1.jpg")
 
+
+def _write_scienceqa(folder: Path) -> None:
     problem = {"question": "Which color?", "choices": ["red", "blue"], "answer": 1, "hint": "Look.", "subject": "natural science"}
-    plain("scienceqa/problems.json", {"4": problem | {"image": None}, "5": problem | {"image": "image.png"}})
-    plain("scienceqa/pid_splits.json", {"test": ["4", "5"]})
-    picture("scienceqa/images/test/5/image.png")
+    _plain(folder / "scienceqa/problems.json", {"4": problem | {"image": None}, "5": problem | {"image": "image.png"}})
+    _plain(folder / "scienceqa/pid_splits.json", {"test": ["4", "5"]})
+    _picture(folder / "scienceqa/images/test/5/image.png")
 
-    jsonl("MME/llava_mme.jsonl", [
-        {"question_id": f"{category}/1.jpg", "image": f"{category}/1.jpg", "text": f"{text}{short}", "category": category}
+
+def _write_mme(folder: Path) -> None:
+    _jsonl(folder / "MME/llava_mme.jsonl", [
+        {"question_id": f"{category}/1.jpg", "image": f"{category}/1.jpg", "text": f"{text}{SHORT}", "category": category}
         for category in ("count", "posters")
         for text in ("Is there one?", "Are there two?")
     ])  # fmt: skip
     said = "Is there one? Please answer yes or no.\tYes\nAre there two?  Please answer yes or no.\tNo\n"
     release = "MME/MME_Benchmark_release_version"
-    picture(f"{release}/count/1.jpg")
+    _picture(folder / f"{release}/count/1.jpg")
     (folder / release / "count/1.txt").write_text(said)
-    picture(f"{release}/posters/images/1.jpg")
+    _picture(folder / f"{release}/posters/images/1.jpg")
     (folder / release / "posters/questions_answers_YN").mkdir()
     (folder / release / "posters/questions_answers_YN/1.txt").write_text(said)
 
-    plain("vqav2/v2_OpenEnded_mscoco_val2014_questions.json", {"questions": [{"image_id": 42, "question": "What?", "question_id": 420}]})
-    plain("vqav2/v2_mscoco_val2014_annotations.json", {"annotations": [
+
+def _write_vqav2(folder: Path) -> None:
+    _plain(
+        folder / "vqav2/v2_OpenEnded_mscoco_val2014_questions.json",
+        {"questions": [{"image_id": 42, "question": "What?", "question_id": 420}]},
+    )
+    _plain(folder / "vqav2/v2_mscoco_val2014_annotations.json", {"annotations": [
         {"question_id": 420, "image_id": 42, "question_type": "what", "answer_type": "other", "multiple_choice_answer": "red"}
         | {"answers": [{"answer": "red", "answer_confidence": "yes", "answer_id": n} for n in range(1, 11)]}
     ]})  # fmt: skip
-    picture("vqav2/val2014/COCO_val2014_000000000042.jpg")
+    _picture(folder / "vqav2/val2014/COCO_val2014_000000000042.jpg")
 
+
+def _write_mmbench(folder: Path) -> None:
     columns = ("index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image", "source", "l2-category", "comment", "split")
     rows = [
         ("5", "What color?", "", "red", "blue", "", "", "A", "color", base64.b64encode(PICTURES[0]).decode(), "made", "part", "", "dev"),
@@ -282,4 +307,3 @@ def write_playground(folder: Path) -> Path:
     ]
     (folder / "mmbench").mkdir()
     (folder / "mmbench/mmbench_dev_20230712.tsv").write_text("".join("\t".join(row) + "\n" for row in (columns, *rows)))
-    return folder
