@@ -96,7 +96,7 @@ def _entering(kinds: Tensor, whole: int, count: int) -> Tensor:
 
 def prefill(model: Any, rows: Rows, schedule: Schedule) -> Decoding:
     """Read a prompt, dropping tokens where the schedule says."""
-    text_model, cache, runs = model.model.language_model, DynamicCache(), []
+    text_model, cache, runs = model.get_decoder(), DynamicCache(), []
     whole = [len(rows.of_kind(sample, VISUAL)) for sample in range(len(rows.kinds))]
     rating = _rating(rows, schedule)
     first = 0
@@ -115,7 +115,7 @@ def prefill(model: Any, rows: Rows, schedule: Schedule) -> Decoding:
 
 def advance(model: Any, decoding: Decoding, ids: Tensor) -> None:
     """Read one more token `[batch]` after what was read."""
-    text_model = model.model.language_model
+    text_model = model.get_decoder()
     hidden = model.get_input_embeddings()(ids[:, None])
     for run in decoding.runs:
         if run.valid is not None:
@@ -147,7 +147,7 @@ def _layer(layer: Any, hidden: Tensor, positions: Tensor, rotary: Any, mask: Ten
 
 
 def _logits(model: Any, hidden: Tensor) -> Tensor:
-    logits: Tensor = model.lm_head(model.model.language_model.norm(hidden[:, -1]))
+    logits: Tensor = model.lm_head(model.get_decoder().norm(hidden[:, -1]))
     return logits
 
 

@@ -40,7 +40,7 @@ def model_side(name: str, model: Any, given: Prompt, compiled: bool = False) -> 
     """A whole model end to end through its `forward`; logits of the last token alone. Prefills run under torch.compile if `compiled`."""
     runs = model
 
-    pictures = PerPicture(given.features.unflatten(1, (len(given.grids), -1)).flatten(0, 1))
+    pictures = PerPicture(given.features.unflatten(1, (given.pictures, -1)).flatten(0, 1))
 
     def read(**picture: Any) -> Any:
         return runs(input_ids=given.ids, use_cache=True, logits_to_keep=1, **given.places, **picture)

@@ -1,6 +1,7 @@
 """From pictures and questions to a model's inputs, through its own chat template and processor."""
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from ..errors import YopoError
@@ -71,8 +72,18 @@ def _rendered(processor: Any, turns: list[dict[str, Any]], ask: bool) -> str:
 
 def encode(processor: Any, texts: Sequence[str], images: Sequence[Any]) -> Any:
     """The model's inputs for these texts, padded on the left, and all their pictures in order."""
-    options = {"images": list(images)} if images else {}
+    options = {"images": _by_text(processor, texts, images)} if images else {}
     return processor(text=list(texts), return_tensors="pt", padding=True, **options)
+
+
+def _by_text(processor: Any, texts: Sequence[str], images: Sequence[Any]) -> list[Any]:
+    """The pictures of each text by itself: to some processors it matters which stand together. All in order where texts do not tell."""
+    token = getattr(processor, "image_token", None)
+    counts = [text.count(token) if token else 0 for text in texts]
+    if sum(counts) != len(images):
+        return list(images)
+    following = iter(images)
+    return [list(islice(following, count)) for count in counts]
 
 
 def encode_samples(processor: Any, samples: Iterable[Sample], *, answers: bool = False) -> Any:

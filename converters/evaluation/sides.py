@@ -56,9 +56,9 @@ def subject_of(model: Model) -> EvaluatedModel:
     """A model as what is evaluated."""
     dense = model.missing_dense_side() is None
     if (plan := model.plan) is not None:
-        return EvaluatedModel(model.loaded, plan.sizes, plan.grids[:1], plan, dense)
+        return EvaluatedModel(model.loaded, plan.sizes, model.checkpoint.family.first_picture(plan.grids), plan, dense)
     family = family_of(model.config)
-    return EvaluatedModel(model.loaded, family.sizes(model.config), (family.grid(model.config),), None)
+    return EvaluatedModel(model.loaded, family.sizes(model.config), family.grids(model.config), None)
 
 
 def model_group(subject: EvaluatedModel) -> Group:

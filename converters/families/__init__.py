@@ -9,7 +9,7 @@ from ..errors import YopoError
 from ..runtime.plan import Grid, Sizes, validate_grids, validate_sizes
 from .family import Config, Family, Folders, Layer, Visual
 
-__all__ = ["FAMILIES", "Config", "Family", "Folders", "Layer", "Visual", "converted_family", "described", "family_of", "sizes_and_grid"]
+__all__ = ["FAMILIES", "Config", "Family", "Folders", "Layer", "Visual", "converted_family", "described", "family_of", "sizes_and_grids"]
 
 
 def _defined() -> Iterator[Family]:
@@ -52,13 +52,13 @@ def described(family: Family) -> Iterator[None]:
         raise YopoError(f"config.json does not describe a {family.name} model: {reason:.300}", "Is it complete and unchanged?") from error
 
 
-def sizes_and_grid(family: Family, config: Config) -> tuple[Sizes, Grid]:
-    """What the language model is, and the visual grid of one picture. Raises YopoError for a config that does not tell, or nonsense."""
+def sizes_and_grids(family: Family, config: Config) -> tuple[Sizes, tuple[Grid, ...]]:
+    """What the language model is, and the visual grids of one picture. Raises YopoError for a config that does not tell, or nonsense."""
     with described(family):
-        sizes, grid = family.sizes(config), family.grid(config)
+        sizes, grids = family.sizes(config), family.grids(config)
         validate_sizes(sizes)
-        validate_grids((grid,))
-        return sizes, grid
+        validate_grids(grids)
+        return sizes, grids
 
 
 def converted_family(config: Config) -> Family | None:
