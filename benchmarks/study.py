@@ -28,7 +28,8 @@ import transformers
 from benchmarks.evidence import MODELS, folder
 from benchmarks.study_ablations import ABLATIONS, searches
 from benchmarks.study_report import report
-from converters.baselines.forward import generate
+from converters.baselines.forward import generated
+from converters.baselines.pictures import check_model
 from converters.baselines.schedule import SCHEDULES, schedule
 from converters.calibration.statistics import Statistics, calibrate
 from converters.data.demo.sets import samples as questions_of
@@ -158,13 +159,12 @@ class Subject:
 
     def pruner_right(self, method: str, budget: float, seed: int) -> tuple[list[bool], float, str]:
         """The same for a token pruner, the share of FLOPs that it reaches, and its note."""
-        if self.model.config.model_type != "llava":
-            raise YopoError("The token pruners are written for LLaVA.", "Leave them out.")
+        check_model(self.model.config)
         made = schedule(method, self.sizes, self.dense.grids, budget)
         right: list[bool] = []
         for inputs, expected in zip(*self.exam, strict=True):
-            produced = generate(self.model, inputs, made, NEW_TOKENS, seed)
-            answers = self.processor.batch_decode(produced, skip_special_tokens=True)
+            produced = generated(self.model, inputs, made, budget, NEW_TOKENS, seed)
+            answers = [text for tokens in produced for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
             right += [answer.strip() == one for answer, one in zip(answers, expected, strict=True)]
         return right, made.share, made.note
 

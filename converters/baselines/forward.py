@@ -4,7 +4,7 @@ The decoder layers are transformers' own, SDPA attention included. Scores are co
 that ranks; the keys are those that the layer left in the cache.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from ..families import family_of
 from ..runtime.layer_parts import head_norms
 from ..runtime.outputs import CACHE
-from .pictures import entering, pictures
+from .pictures import apart, entering, pictures
 from .rows import PADDING, TEXT, VISUAL, Rows, insert
-from .schedule import Schedule, Stage, recycled
+from .schedule import Schedule, Stage, recycled, schedule
 from .selection import attention_of, most_attended, raters, recycle
 
 KEEPS_POSITIONS = frozenset({"fastv"})
@@ -65,9 +66,21 @@ def generate(model: Any, inputs: Any, schedule: Schedule, max_new_tokens: int, s
             advance(model, decoding, token)
 
 
+def generated(model: Any, inputs: Any, made: Schedule, budget: float, max_new_tokens: int, seed: int = 0) -> Iterator[Tensor]:
+    """The same of a batch in one piece, or, where every picture has grids of its own, by sample, each at this share of what it has."""
+    config = model.config.to_dict()
+    family = family_of(config)
+    if family.picture is None:
+        yield generate(model, inputs, made, max_new_tokens, seed)
+        return
+    for own in apart(inputs):
+        grids = tuple(family.visuals(config)[0].grids(own))
+        yield generate(model, own, schedule(made.method, made.sizes, grids, budget), max_new_tokens, seed)
+
+
 def prompt(model: Any, inputs: Any, schedule: Schedule, seed: int = 0) -> Rows:
     """What the language model reads: the processor's `inputs`, with the visual tokens that the schedule lets in."""
-    given = pictures(model, inputs["pixel_values"].to(model.dtype), schedule, seed) if "pixel_values" in inputs else None
+    given = pictures(model, inputs, schedule, seed) if "pixel_values" in inputs else None
     return embedded(model, inputs["input_ids"], inputs.get("attention_mask"), given, schedule)
 
 
@@ -76,7 +89,7 @@ def embedded(model: Any, ids: Tensor, mask: Tensor | None, given: Tensor | None,
     mask = torch.ones_like(ids) if mask is None else mask
     kinds = torch.where(mask == 0, PADDING, torch.where(ids == model.config.image_token_id, VISUAL, TEXT))
     rows = Rows(model.get_input_embeddings()(ids), (mask.cumsum(1) - 1).clamp(min=0), kinds, mask.sum(1))
-    whole = schedule.tokens // len(schedule.grids)
+    whole = schedule.tokens // schedule.pictures
     if given is None:
         return rows
     if entering(schedule) < whole or rows.padded:

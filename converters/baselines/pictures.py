@@ -1,5 +1,6 @@
 """What a method hands to the language model of each picture: all of its visual tokens, or fewer where it works before it."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,9 +8,13 @@ import torch
 from torch import Tensor
 
 from ..errors import YopoError
+from ..families.llava import LLAVA
+from ..families.llava_next import LLAVA_NEXT
 from .schedule import Schedule
 from .selection import at_random, attention_of, contextual, dominant, most_diverse, pooled
 
+SIZES = ("image_sizes",)
+"""What a model of pictures of any resolution wants to know of them."""
 VISIONZIP_CONTEXTUAL = 10 / 64
 """Of VisionZip's tokens, those that are merged ones: 54 dominant ones, the class token among them, and 10."""
 
@@ -27,12 +32,31 @@ class Tower:
     keys: Tensor
 
 
-def pictures(model: Any, pixel_values: Tensor, schedule: Schedule, seed: int = 0) -> Tensor:
-    """Visual tokens that enter the language model, `[pictures, tokens, hidden]`. `model` is transformers' own."""
+def check_model(config: Any) -> None:
+    """Raise YopoError for a model that token pruners are not written for."""
+    if config.model_type not in (LLAVA.model_type, LLAVA_NEXT.model_type):
+        raise YopoError(f"Token pruners run over {LLAVA.name} and {LLAVA_NEXT.name} alone.", "Leave --against out.")
+
+
+def pictures(model: Any, inputs: Mapping[str, Tensor], schedule: Schedule, seed: int = 0) -> Tensor:
+    """Visual tokens that enter the language model, `[pictures, tokens, hidden]`, of a processor's `inputs`. `model` is transformers' own.
+
+    Pictures have the grids of the schedule, all the same.
+    """
+    pixels, sizes = inputs["pixel_values"].to(model.dtype), {name: inputs[name] for name in SIZES if name in inputs}
     if schedule.method == "visionzip":
-        return merged(model, look(model, pixel_values), schedule)
-    features = torch.stack(list(model.model.get_image_features(pixel_values, return_dict=True).pooler_output))
+        return merged(model, look(model, pixels), schedule)
+    features = torch.stack(list(model.model.get_image_features(pixels, return_dict=True, **sizes).pooler_output))
     return chosen(features, schedule, seed)
+
+
+def apart(inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The samples of a batch, one picture each, without padding. Raises YopoError where there are others."""
+    if any(len(inputs.get(name, ())) != len(inputs["input_ids"]) for name in ("pixel_values", *SIZES)):
+        raise YopoError("Token pruners take one picture a question where pictures differ in size.", "Leave --against out.")
+    for sample, mask in enumerate(inputs["attention_mask"].bool()):
+        own = {name: tensor[sample : sample + 1] for name, tensor in inputs.items()}
+        yield own | {name: own[name][:, mask] for name in ("input_ids", "attention_mask")}
 
 
 def chosen(features: Tensor, schedule: Schedule, seed: int = 0) -> Tensor:
@@ -52,7 +76,7 @@ def chosen(features: Tensor, schedule: Schedule, seed: int = 0) -> Tensor:
 
 def entering(schedule: Schedule) -> int:
     """Visual tokens of one picture that enter the language model."""
-    return schedule.entering // len(schedule.grids)
+    return schedule.entering // schedule.pictures
 
 
 def merged(model: Any, tower: Tower, schedule: Schedule) -> Tensor:

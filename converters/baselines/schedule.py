@@ -62,6 +62,11 @@ class Schedule:
         return sum(grid.tokens for grid in self.grids)
 
     @property
+    def pictures(self) -> int:
+        """Of the prompt: one for each grid, or one of several grids where these differ."""
+        return len(self.grids) if len(set(self.grids)) == 1 else 1
+
+    @property
     def by_layer(self) -> tuple[int, ...]:
         """Visual tokens that take part in each layer."""
         left = [self.entering] * self.sizes.num_hidden_layers
@@ -193,10 +198,20 @@ def before(method: str) -> Callable[[PrunerTarget], Schedule]:
     return schedule
 
 
+def visionzip(target: PrunerTarget) -> Schedule:
+    """VisionZip, by attention in the tower of pictures of one tile each."""
+    _check_grids(target, "VisionZip")
+    return before("visionzip")(target)
+
+
+def _check_grids(target: PrunerTarget, method: str) -> None:
+    if len(set(target.grids)) != 1 or target.grids[0].frames != 1:
+        raise YopoError(f"{method} takes pictures of one size.", "Give one grid.")
+
+
 def downsample(target: PrunerTarget) -> Schedule:
     """A coarser grid of the same shape, as a smaller picture would have."""
-    if len(set(target.grids)) != 1 or target.grids[0].frames != 1:
-        raise YopoError("Downsampling takes pictures of one size.", "Give one grid.")
+    _check_grids(target, "Downsampling")
     grid, pictures = target.grids[0], len(target.grids)
 
     def at(_: int, kept: int) -> Schedule:
@@ -211,7 +226,7 @@ SCHEDULES: dict[str, Callable[[PrunerTarget], Schedule]] = {
     "fastv": fastv,
     "pyramiddrop": pyramiddrop,
     "sparsevlm": sparsevlm,
-    "visionzip": before("visionzip"),
+    "visionzip": visionzip,
     "divprune": before("divprune"),
     "downsample": downsample,
     "random": before("random"),

@@ -77,7 +77,7 @@ def pruner_side(dense: Any, schedule: Schedule, given: Prompt, seed: int = 0) ->
         return prefill(dense, embedded(dense, given.ids, None, picture, schedule), schedule)
 
     def answer() -> Any:
-        return prefill(dense, prompt(dense, {"input_ids": given.ids, "pixel_values": given.pixels}, schedule), schedule)
+        return prefill(dense, prompt(dense, {"input_ids": given.ids, "pixel_values": given.pixels, **given.places}, schedule), schedule)
 
     return BenchmarkSide(
         schedule.method, read, answer, lambda state, token: advance(dense, state, token[:, 0]), lambda state: int(state.nbytes)

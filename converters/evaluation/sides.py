@@ -85,19 +85,19 @@ def check_names(pruners: Iterable[str], recipes: Iterable[str]) -> None:
 
 def pruner_group(subject: EvaluatedModel, dense: Any, methods: Sequence[str], budget: float, seed: int = 0) -> Group:
     """Token pruners over `dense`, transformers' own model, at most `budget` of its visual FLOPs. Raises YopoError for another family."""
-    from ..baselines.forward import generate as pruned_tokens
-    from ..families.llava import LLAVA
+    from ..baselines.forward import generated
+    from ..baselines.pictures import check_model
 
-    if dense.config.model_type != LLAVA.model_type:
-        raise YopoError(f"Token pruners run over {LLAVA.name} alone.", "Leave --against out.")
+    check_model(dense.config)
 
     def side(method: str) -> Side:
         made = schedule(method, subject.sizes, subject.grids, budget)
 
         def answer(inputs: Any, most: int) -> list[str]:
             placed = inputs.to(subject.loaded.device, dtype=dense.dtype)
-            tokens = pruned_tokens(dense, placed, made, most, seed)
-            return [text.strip() for text in subject.loaded.processor.batch_decode(tokens, skip_special_tokens=True)]
+            decode = subject.loaded.processor.batch_decode
+            found = generated(dense, placed, made, budget, most, seed)
+            return [text.strip() for tokens in found for text in decode(tokens, skip_special_tokens=True)]
 
         return Side(method, answer, {"visual_share": made.share, "tokens_by_layer": list(made.by_layer), "setting": made.note})
 

@@ -12,6 +12,13 @@ from .family import Config, Family, Folders, Layer, Visual
 __all__ = ["FAMILIES", "Config", "Family", "Folders", "Layer", "Visual", "converted_family", "described", "family_of", "sizes_and_grids"]
 
 
+REASONS = {
+    "gemma3": "tokens of a picture see each other in both directions, most layers see a window of text alone, norms stand behind products",
+    "qwen3_5": "three of four layers are linear attention, and text reads visual tokens through their state",
+}
+"""Why models that many people have cannot be pruned."""
+
+
 def _defined() -> Iterator[Family]:
     for module in iter_modules(__path__):
         for value in vars(import_module(f".{module.name}", __name__)).values():
@@ -37,7 +44,8 @@ def family_of(config: Config) -> Family:
         raise YopoError(f"The language model {inside} is a mixture of experts.", "yopo prunes dense models: use one of the same family.")
     supported = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
     language_model = f" (language model: {inside})" if inside else ""
-    raise YopoError(f"The architecture {what} is not supported{language_model}.", f"Supported: {supported}.")
+    reason = f": {REASONS[what]}" if what in REASONS else ""
+    raise YopoError(f"The architecture {what} is not supported{language_model}{reason}.", f"Supported: {supported}.")
 
 
 @contextmanager

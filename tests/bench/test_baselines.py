@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from support.tiny import tiny_inputs, tiny_llava
-from support.tiny_families import internvl_inputs, tiny_internvl
+from support.tiny_families import internvl_inputs, next_inputs, tiny_internvl, tiny_next
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from converters.baselines.forward import _attention, advance, generate, prefill, prompt
-from converters.baselines.pictures import Tower, chosen, entering, look, merged, pictures
+from converters.baselines.forward import _attention, advance, generate, generated, prefill, prompt
+from converters.baselines.pictures import Tower, apart, chosen, entering, look, merged, pictures
 from converters.baselines.rows import VISUAL
 from converters.baselines.schedule import SCHEDULES, Schedule, Stage, recycled, schedule
 from converters.baselines.selection import contextual, most_attended, most_diverse, pooled, raters, recycle
@@ -203,7 +203,7 @@ def test_visionzip_keeps_what_the_class_token_sees_and_merges_the_rest() -> None
         seen = look(model, inputs["pixel_values"])
         torch.testing.assert_close(seen.attention, tower.attentions[-2][:, :, 0, 1:])
         torch.testing.assert_close(seen.hidden, tower.hidden_states[-2])
-        features = pictures(model, inputs["pixel_values"], made)
+        features = pictures(model, inputs, made)
         best = sorted(int(place) + 1 for place in tower.attentions[-2][0, :, 0, 1:].sum(0).topk(26).indices)
         expected = model.model.multi_modal_projector(tower.hidden_states[-2][0, [0, *best]])
         torch.testing.assert_close(features[0, :27], expected)  # 54 of 64 are dominant, the class token among them
@@ -247,7 +247,7 @@ def test_before_the_language_model_it_is_a_shorter_prompt(method: str) -> None:
         ids = inputs["input_ids"]
         short = torch.cat([ids[:, :3], ids[:, 3:7], ids[:, 19:]], 1)
         embeds = model.get_input_embeddings()(short)
-        embeds[:, 3:7] = pictures(model, inputs["pixel_values"], made)
+        embeds[:, 3:7] = pictures(model, inputs, made)
         expected = model.generate(inputs_embeds=embeds, max_new_tokens=5, do_sample=False)
     assert entering(made) == 4
     assert generate(model, inputs, made, 5).equal(expected)
@@ -293,3 +293,22 @@ def test_a_tower_of_random_numbers_is_enough_to_time_visionzip() -> None:
     model, config = tiny_llava()
     tower = Tower(torch.randn(1, 17, 16), torch.rand(1, 2, 16), torch.randn(1, 17, 8))
     assert merged(model, tower, Schedule("visionzip", tiny_sizes(config), TINY, 6)).shape == (1, 6, 32)
+
+
+def test_pictures_of_any_resolution_one_by_one() -> None:
+    """All tokens let in, it is the dense model; each picture is pruned at its own share, ends of rows among its tokens."""
+    model, (both, layouts) = tiny_next(), next_inputs([(24, 32)], [(16, 16)])
+    sizes, limits = Sizes(64, 48, 3, 8, 2, 8), {"max_new_tokens": 4, "do_sample": False}
+    for own, grids in zip(apart(both), map(tuple, layouts), strict=True):
+        whole = Schedule("random", sizes, grids, sum(grid.tokens for grid in grids))
+        with torch.inference_mode():
+            expected = model.generate(**own, **limits)[:, own["input_ids"].shape[1] :]
+        assert generate(model, own, whole, 4).equal(expected[:, : generate(model, own, whole, 4).shape[1]])
+    made = schedule("fastv", sizes, tuple(layouts[0]), 0.4)
+    answers = list(generated(model, both, made, 0.4, 4))
+    for own, grids, answer in zip(apart(both), map(tuple, layouts), answers, strict=True):
+        assert answer.equal(generate(model, own, schedule("fastv", sizes, grids, 0.4), 4))
+    with pytest.raises(YopoError, match="VisionZip takes pictures of one size"):
+        schedule("visionzip", sizes, tuple(layouts[0]), 0.4)
+    with pytest.raises(YopoError, match="one picture a question"):
+        list(apart(next_inputs([(24, 32), (16, 16)])[0]))

@@ -62,7 +62,8 @@ def test_onevision(tmp_path: Path) -> None:
     processor = processor_of("LLaVA-OneVision", tmp_path)
     inputs = encode(processor, ["<image> w8", "<image><image> w9"], [PICTURE, *noise((48, 48), (32, 16))])
     assert inputs["batch_num_images"].tolist() == [1, 2]
-    assert (inputs["input_ids"] == 62).sum(1).tolist() == [16 + 4 * (8 + 1), 2 * (16 + 1)]
+    # In 48 x 48 pixels the picture is 48 x 24: six rows of twelve.
+    assert (inputs["input_ids"] == 62).sum(1).tolist() == [16 + 6 * (12 + 1), 2 * (16 + 1)]
     frames = noise((64, 32), (16, 48), (20, 20))
     inputs = processor(text="<video> w8", videos=[frames], return_tensors="pt")
     assert (inputs["input_ids"] == 63).sum() == 3 * 4 + 1

@@ -13,7 +13,7 @@ from converters.checkpoint.reader import open_checkpoint
 from converters.errors import YopoError
 from converters.families import family_of
 from converters.families.llava_next import grids_of_picture
-from converters.runtime.any_resolution import grids_of_pictures, grids_of_videos
+from converters.runtime.any_resolution import grids_of_pictures, grids_of_videos, is_end
 from converters.runtime.plan import Grid, Sizes
 
 TOWER_336 = {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14}
@@ -87,6 +87,14 @@ def test_grids_are_read_from_the_ends_of_rows() -> None:
     for cut in (8, 7):
         with pytest.raises(ValueError, match="no whole videos"):
             grids_of_videos([False] * cut, Grid(2, 2))
+
+
+def test_autocast_changes_no_grid() -> None:
+    """The end of a row has then been through bfloat16."""
+    torch.manual_seed(0)
+    newline = torch.randn(64)
+    rows = torch.stack([newline, newline.bfloat16().float(), newline.half().float(), newline * 1.1, newline.roll(1)])
+    assert is_end(rows, newline).tolist() == [True, True, True, False, False]
 
 
 @pytest.mark.parametrize(
