@@ -15,6 +15,7 @@ from ..loading import Dtype, Loaded, load, physical_memory
 from ..model import Model
 from ..progress import Listener, Message
 from ..runtime.plan import Grid, Plan
+from .onnx.onnxruntimes import onnxruntime
 from .request import ExportRequest
 
 # PyTorch's weights in float32, and a session's: the weights and what it packs them into, for two graphs.
@@ -44,6 +45,7 @@ def request_of(model: Model, wanted: Wanted, progress: Listener) -> ExportReques
     grids = wanted.grids or _grids(checkpoint, model.plan)
     dtype = _dtype(wanted.dtype, checkpoint, wanted.bits)
     if wanted.parity:
+        onnxruntime()  # is told before the work, not after it
         _check_memory(checkpoint)
     return ExportRequest(
         checkpoint, model.plan, grids, wanted.output, origin[0], origin[1], opset=wanted.opset, dtype=dtype, bits=wanted.bits,
