@@ -20,7 +20,7 @@ from .protocols import encoder
 from .record import Record
 from .results import lines, results
 from .samples_task import samples_task
-from .sides import EvaluatedModel, Group, check_names, model_group, pruner_group, recipe_groups, subject_of
+from .sides import EvaluatedModel, Group, check_names, model_group, pruner_groups, recipe_groups, subject_of
 from .sources import Asked, ask_for
 from .tasks import TASKS
 from .tasks.wording import CHECKPOINT
@@ -172,7 +172,7 @@ def _groups(request: EvaluationRequest, subject: EvaluatedModel) -> Iterator[Gro
     dense, budget = (_plain(subject.loaded), _budget(request, subject)) if compared else (None, 1.0)
     yield model_group(subject)
     if request.against:
-        yield pruner_group(subject, dense, request.against, budget, request.seed)
+        yield from pruner_groups(subject, dense, request.against, budget, encoder(request.protocol), request.seed)
     if request.recipes:
         answered, asked = (partial(calibration_inputs, request, subject.loaded, answers=answers) for answers in (True, False))
         yield from recipe_groups(subject, dense, request.recipes, budget, answered, asked)
