@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from ..baselines.pictures import refusals
 from ..baselines.schedule import SCHEDULES, schedule
 from ..checkpoint.config import is_converted, read_config
 from ..checkpoint.reader import open_checkpoint, open_converted
 from ..errors import YopoError
 from ..families import family_of
-from ..families.llava import LLAVA
 from ..loading import Dtype, load, locate, locate_config, pick_device, quiet
 from ..planning.cost import cost
 from ..planning.recipes import RECIPES, make_plan
@@ -192,8 +192,8 @@ def _check(request: BenchRequest) -> None:
 def _subject(request: BenchRequest) -> BenchmarkModel:
     """The model that is timed. Raises YopoError."""
     subject = _random_subject(request) if request.random_weights else _saved_subject(request)
-    if request.against and subject.dense.config.model_type != LLAVA.model_type:
-        raise YopoError(f"Token pruners run over {LLAVA.name} alone.", "Leave --against out.")
+    for _, reason in refusals(subject.dense, request.against):
+        raise YopoError(reason, "Leave it out of --against.")
     return subject
 
 

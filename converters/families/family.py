@@ -192,6 +192,10 @@ class Family:
         grid = self.grid(config)
         return (Visual(self.image_token(config), "pixel_values", lambda batch: repeat(grid)),)
 
+    def placeholders(self, config: Config) -> tuple[int, ...]:
+        """The tokens in whose places visual features stand."""
+        return tuple(kind.token for kind in self.visuals(config))
+
     def pieces(self, name: str, config: Config) -> tuple[ModelTensor, ...]:
         """What a tensor on disk is in the model, () for one that it does not use. Raises YopoError if unknown."""
         for rule in (*self.splits(config), *self.renamings):

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..checkpoint.private import whole_file
 from ..errors import YopoError
 from ..json_files import read_object
-from ..planning.measure.answers import MAX_ANSWER_TOKENS, continued, language_model_pass
+from ..planning.measure.answers import MAX_ANSWER_TOKENS, continued, language_model_pass, placeholders_of
 
 FACTS = "facts.json"
 
@@ -102,7 +102,8 @@ def records(model: Any, projector: str, batch: Any, max_new_tokens: int = MAX_AN
         hook.remove()
     if given.get("deepstack_visual_embeds"):
         raise YopoError("Healing does not know visual features that are added between layers.", "Models with deepstack are pruned without.")
-    parts = torch.cat(seen).split(found.visual.sum(1).tolist())
+    places = found.inputs["input_ids"][found.visual]
+    parts = by_token(torch.cat(seen), places, placeholders_of(model)).split(found.visual.sum(1).tolist())
     for sample, part in enumerate(parts):
         valid = found.mask[sample]
         positions = given.get("position_ids")
@@ -110,6 +111,12 @@ def records(model: Any, projector: str, batch: Any, max_new_tokens: int = MAX_AN
             positions = positions.expand(*positions.shape[:-2], len(parts), -1)[..., sample, valid]
         tensors = (found.inputs["input_ids"][sample, valid], positions, part, rows[sample, found.predicts[sample]])
         yield TeacherAnswer(*(None if tensor is None else tensor.cpu() for tensor in tensors))  # type: ignore[arg-type]
+
+
+def by_token(rows: Tensor, ids: Tensor, placeholders: Sequence[int]) -> Tensor:
+    """Rows that come by placeholder, as the tower is given pictures first and then videos, in the order of the visual tokens `ids`."""
+    kinds = (ids[:, None] == ids.new_tensor(placeholders)).int().argmax(1)
+    return rows[kinds.argsort(stable=True).argsort()]
 
 
 def write_whole(file: Path, data: bytes) -> None:

@@ -150,9 +150,9 @@ def _trained(
     checkpoint = converted.open_tensors()
     language = request.tune is Tune.LANGUAGE
     tuned = tuned_language(loaded.model, checkpoint, request.seed) if language else tuned_projector(loaded.model, checkpoint)
-    image_token = checkpoint.family.image_token(checkpoint.config)
+    placeholders = checkpoint.family.placeholders(checkpoint.config)
     listener = _training(progress, request.steps)
-    outcome = train(loaded.model, tuned.part, image_token, answers, held_out, settings, folder, facts, tuned.finish, listener)
+    outcome = train(loaded.model, tuned.part, placeholders, answers, held_out, settings, folder, facts, tuned.finish, listener)
     return tuned, outcome
 
 
