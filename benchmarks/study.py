@@ -85,7 +85,7 @@ class Subject:
         found = list(questions_of(self.setting.questions_from, count, seed, split))
         for start in range(0, count, BATCH):
             part = found[start : start + BATCH]
-            texts = [self._chat(one.question, one.answer if answers else None) for one in part]
+            texts = [self.chat(one.question, one.answer if answers else None) for one in part]
             inputs = self.processor(text=texts, images=[one.image for one in part], return_tensors="pt", padding=True)
             yield inputs, [one.answer for one in part]
 
@@ -93,7 +93,7 @@ class Subject:
         """What plans are calibrated on: left-padded processor outputs of questions."""
         return (inputs for inputs, _ in self.batches(samples, seed, "calibration"))
 
-    def _chat(self, question: str, answer: str | None) -> str:
+    def chat(self, question: str, answer: str | None) -> str:
         turns: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
         if answer is not None:
             turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})

@@ -70,14 +70,18 @@ class FourBits:
         return tuple(self.state["shape"])
 
     def apply(self, tensor: Tensor) -> Tensor:
-        pairs = tensor.contiguous().view(torch.uint8).flatten()
-        codes = torch.stack([pairs >> 4, pairs & 15], 1).flatten()[: prod(self.state["shape"])].int()
         scales = read_tensor(self.parts["weight.absmax"])
         if "weight.nested_absmax" in self.parts:
             outer = read_tensor(self.parts["weight.nested_absmax"]).repeat_interleave(self.state["nested_blocksize"])[: len(scales)]
             scales = read_tensor(self.parts["weight.nested_quant_map"])[scales.int()] * outer + self.state["nested_offset"]
-        table, wide = read_tensor(self.parts["weight.quant_map"]), scales.float().repeat_interleave(self.state["blocksize"])
-        return (table[codes] * wide[: len(codes)]).view(self.state["shape"]).to(DTYPES[self.dtype])
+        return self.of(tensor, read_tensor(self.parts["weight.quant_map"]), scales.float())
+
+    def of(self, tensor: Tensor, table: Tensor, scales: Tensor) -> Tensor:
+        """The numbers: the higher half of a byte comes first."""
+        pairs = tensor.contiguous().view(torch.uint8).flatten()
+        codes = torch.stack([pairs >> 4, pairs & 15], 1).flatten()[: prod(self.state["shape"])].int()
+        wide = scales.repeat_interleave(self.state["blocksize"])[: len(codes)]
+        return (table[codes] * wide).view(self.state["shape"]).to(DTYPES[self.dtype])
 
 
 def check_method(config: Mapping[str, Any], path: Path) -> None:

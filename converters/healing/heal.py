@@ -96,7 +96,9 @@ def heal_model(path: Path, request: HealingRequest, output: Path, force: bool, p
     processes = joined()
     converted = open_converted(path)
     if method_of(converted.config) is not None:
-        raise YopoError(f"{path} is quantised, and healing teaches weights.", "Heal an unquantised model, and quantise it when you load it.")
+        raise YopoError(
+            f"{path} is quantised, and healing teaches weights.", "Heal an unquantised model, and quantise it when you load it."
+        )
     settings = _settings(request, converted.refitted, processes)
     _check_memory(converted, request, settings.micro, progress)
     _check_base(converted)

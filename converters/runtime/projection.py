@@ -162,7 +162,7 @@ def _is_plain(module: Any) -> bool:
     """Whether a module is nothing but its weight and bias: no layer that overrides `forward`, no weight that is quantised."""
     if not isinstance(module, nn.Linear) or type(module).forward is not nn.Linear.forward or has_hooks(module):
         return False
-    return isinstance(module.weight, nn.Parameter | Tensor) and type(module.weight.detach()) is Tensor
+    return type(module.weight) in (nn.Parameter, nn.Buffer, Tensor)
 
 
 def _adapters(module: Any) -> tuple[LowRankUpdate, ...] | None:

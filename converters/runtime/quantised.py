@@ -100,7 +100,7 @@ class Quantised:
         if held is None or held.mark != mark:
             held = CUT[self.module] = Parts(mark)
         if (which, first, last) not in held.products:
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():
                 held.products[which, first, last] = getattr(self.format, which)(self.module, first, last)
         return held.products[which, first, last]
 
@@ -278,15 +278,14 @@ def _columns(module: Any, first: int, last: int) -> Tensor:
 
 
 def _of_torchao(weight: Any) -> bool:
-    return type(weight.detach()).__module__.startswith("torchao") if isinstance(weight, Tensor) else False
+    return isinstance(weight, Tensor) and type(weight).__module__.startswith("torchao")
 
 
 def _lies_plain(weight: Any) -> bool:
     """Whether a tensor of torchao has one number for each weight, in its place, and nothing that goes with inputs besides."""
-    inner = weight.detach()
-    numbers = getattr(inner, "qdata", None)
-    plain = isinstance(numbers, Tensor) and numbers.shape == inner.shape and getattr(inner, "block_size", None) is not None
-    return plain and getattr(inner, "act_pre_scale", None) is None
+    numbers = getattr(weight, "qdata", None)
+    plain = isinstance(numbers, Tensor) and numbers.shape == weight.shape and getattr(weight, "block_size", None) is not None
+    return plain and getattr(weight, "act_pre_scale", None) is None
 
 
 def _blocks(weight: Any) -> tuple[int, ...]:
@@ -295,9 +294,7 @@ def _blocks(weight: Any) -> tuple[int, ...]:
 
 def _cut_blocks(weight: Any, dim: int, first: int, last: int) -> Tensor:
     """Rows or columns of a tensor of torchao: its numbers, and the scales of the blocks that they are in."""
-    weight, size = weight.detach(), weight.shape[dim]
-    names, context = weight.__tensor_flatten__()
-    parts = {}
+    size, (names, context), parts = weight.shape[dim], weight.__tensor_flatten__(), {}
     for name in names:
         tensor = getattr(weight, name)
         if tensor.dim() == 2 and tensor.shape[dim] > 1:

@@ -147,7 +147,8 @@ def test_a_quantised_pruned_model_is_the_pruned_model_of_its_numbers(kind: str) 
         inputs = tiny_inputs(config, *PROMPTS[prompts]["prompts"], images=PROMPTS[prompts].get("images", 1))
         rows = text_rows(inputs, config)
         expected = twin(**inputs).logits[rows]
-        error = (own(**inputs).logits[rows] - expected).abs().mean() / expected.abs().mean()
+        with torch.inference_mode(prompts == "padded"):
+            error = (own(**inputs).logits[rows] - expected).abs().mean() / expected.abs().mean()
         assert error < tolerance
     text = tiny_inputs(config, (3, 5), images=0)
     with own.dense():

@@ -60,7 +60,15 @@ def _measure(model: str, file: Path, calibration: str, samples: int) -> None:
 
 
 def _show_plan(inspection: Inspection) -> None:
-    show_text([f"{inspection.name}{_quantised(inspection)}: {_sizes(inspection.plan)}", *_origin(dict(inspection.section)), "", *picture(inspection.plan), ""])
+    show_text(
+        [
+            f"{inspection.name}{_quantised(inspection)}: {_sizes(inspection.plan)}",
+            *_origin(dict(inspection.section)),
+            "",
+            *picture(inspection.plan),
+            "",
+        ]
+    )
     show_table(*cost_table(inspection.costs))
 
 
