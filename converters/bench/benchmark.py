@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..baselines.pictures import check_model
+from ..baselines.pictures import refusals
 from ..baselines.schedule import SCHEDULES, schedule
 from ..checkpoint.config import is_converted, read_config
 from ..checkpoint.reader import open_checkpoint, open_converted
@@ -192,8 +192,8 @@ def _check(request: BenchRequest) -> None:
 def _subject(request: BenchRequest) -> BenchmarkModel:
     """The model that is timed. Raises YopoError."""
     subject = _random_subject(request) if request.random_weights else _saved_subject(request)
-    if request.against:
-        check_model(subject.dense.config)
+    for _, reason in refusals(subject.dense, request.against):
+        raise YopoError(reason, "Leave it out of --against.")
     return subject
 
 

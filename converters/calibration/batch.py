@@ -41,14 +41,17 @@ def layouts_of(batch: Any, rows: TokenMasks, visuals: Sequence[Visual], done: in
 
     Raises YopoError where there is nothing to read; `done` samples came before, for its message.
     """
-    grids = {kind.token: kind.grids(batch) for kind in visuals}
-    found = []
-    for place, (tokens, visual, reading) in enumerate(zip(batch["input_ids"], rows.visual, rows.reading, strict=True)):
+    for place, (visual, reading) in enumerate(zip(rows.visual, rows.reading, strict=True)):
         if not visual.any() or not reading.any():
             missing = "text after its image" if visual.any() else "image"
             raise YopoError(f"Calibration sample {done + place + 1} has no {missing}.", "Each needs an image and a question.")
-        found.append(_layout(tokens[visual].tolist(), grids))
-    return found
+    return grids_of(batch, rows, visuals)
+
+
+def grids_of(batch: Any, rows: TokenMasks, visuals: Sequence[Visual]) -> list[Layout]:
+    """The same, also of samples that have no picture."""
+    grids = {kind.token: kind.grids(batch) for kind in visuals}
+    return [_layout(tokens[visual].tolist(), grids) for tokens, visual in zip(batch["input_ids"], rows.visual, strict=True)]
 
 
 def _layout(placeholders: list[int], grids: Mapping[int, Iterator[Grid]]) -> Layout:

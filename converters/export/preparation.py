@@ -16,6 +16,7 @@ from ..loading import Dtype, Loaded, load, physical_memory
 from ..model import Model
 from ..progress import Listener, Message
 from ..runtime.plan import Grid, Plan
+from .onnx.onnxruntimes import onnxruntime
 from .request import ExportRequest
 
 # PyTorch's weights in float32, and a session's: the weights and what it packs them into, for two graphs.
@@ -38,6 +39,10 @@ class Wanted:
 def request_of(model: Model, wanted: Wanted, progress: Listener) -> ExportRequest:
     """The request of one export. Raises YopoError for what cannot be exported so."""
     checkpoint = model.checkpoint
+    if checkpoint.beside:
+        raise YopoError(
+            f"{model.name} is quantised, and graphs round weights themselves.", "Export an unquantised model with --int8 or --int4."
+        )
     base = model.converted.section.get("base", {}) if model.pruned else {}
     origin = (base.get("repository"), base.get("revision")) if model.pruned else (model.source.repository, model.source.revision)
     if wanted.output is None and not model.own_folder:
@@ -45,6 +50,7 @@ def request_of(model: Model, wanted: Wanted, progress: Listener) -> ExportReques
     grids = wanted.grids or _grids(checkpoint, model.plan)
     dtype = _dtype(wanted.dtype, checkpoint, wanted.bits)
     if wanted.parity:
+        onnxruntime()  # is told before the work, not after it
         _check_memory(checkpoint)
     return ExportRequest(
         checkpoint, model.plan, grids, wanted.output, origin[0], origin[1], opset=wanted.opset, dtype=dtype, bits=wanted.bits,

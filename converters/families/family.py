@@ -128,7 +128,8 @@ class Folders:
 
 def by_tokens(pixels: "Tensor", batch: Mapping[str, Any], counts: Sequence[int]) -> Sequence["Tensor"]:
     """Rows of pixels that are as many as their sample's visual tokens, up to a factor."""
-    return pixels.split([count * len(pixels) // sum(counts) for count in counts])
+    shares: Sequence[Tensor] = pixels.split([count * len(pixels) // sum(counts) for count in counts])
+    return shares
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,10 @@ class Family:
             return self.kinds(config)
         grid = self.grid(config)
         return (Visual(self.image_token(config), "pixel_values", lambda batch: repeat(grid)),)
+
+    def placeholders(self, config: Config) -> tuple[int, ...]:
+        """The tokens in whose places visual features stand."""
+        return tuple(kind.token for kind in self.visuals(config))
 
     def pieces(self, name: str, config: Config) -> tuple[ModelTensor, ...]:
         """What a tensor on disk is in the model, () for one that it does not use. Raises YopoError if unknown."""

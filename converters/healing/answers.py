@@ -18,7 +18,7 @@ from torch import Tensor
 from ..checkpoint.private import whole_file
 from ..errors import YopoError
 from ..json_files import read_object
-from ..planning.measure.answers import MAX_ANSWER_TOKENS, continued, language_model_pass
+from ..planning.measure.answers import MAX_ANSWER_TOKENS, continued, language_model_pass, placeholders_of
 
 FACTS = "facts.json"
 
@@ -79,8 +79,8 @@ class Answers(Sequence[TeacherAnswer]):
     def __getitem__(self, index: Any) -> Any:
         """The record of a sample. Raises YopoError for a file that is damaged."""
         try:
-            tensors = load_file(self._file(index))
-            return TeacherAnswer(**{"positions": None} | tensors)
+            tensors: dict[str, Any] = {"positions": None} | load_file(self._file(index))
+            return TeacherAnswer(**tensors)
         except (OSError, SafetensorError, TypeError) as error:
             raise YopoError(f"The answer {self._file(index)} cannot be read: {error}.", "Remove the file: it is made again.") from None
 
@@ -106,7 +106,8 @@ def records(model: Any, projector: str, batch: Any, max_new_tokens: int = MAX_AN
     finally:
         hook.remove()
     counts = found.visual.sum(1).tolist()
-    parts, ends = _by_token(torch.cat(seen), numbers, counts)
+    places = by_placeholder(found.inputs["input_ids"][found.visual], placeholders_of(model))
+    parts, ends = _by_token(torch.cat(seen), numbers, counts, places)
     deepstack = torch.stack(added).split(counts, 1) if (added := list(given.get("deepstack_visual_embeds") or ())) else None
     for sample, part in enumerate(parts):
         valid = found.mask[sample]
@@ -118,11 +119,14 @@ def records(model: Any, projector: str, batch: Any, max_new_tokens: int = MAX_AN
         yield TeacherAnswer(*(None if tensor is None else tensor.cpu() for tensor in (*tensors, *more)))  # type: ignore[arg-type]
 
 
-def _by_token(rows: Tensor, numbers: list[Tensor], counts: list[int]) -> tuple[Sequence[Tensor], Sequence[Tensor] | None]:
-    """The rows that the projector was given by samples and visual tokens; with `numbers`, which tokens are none of its rows."""
+def _by_token(rows: Tensor, numbers: list[Tensor], counts: list[int], places: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor] | None]:
+    """The rows that the projector was given by samples and visual tokens; with `numbers`, which tokens are none of its rows.
+
+    Without, row `places[i]` is visual token `i`'s.
+    """
     if not numbers:
         together = len(rows) // sum(counts)  # patches that the projector itself merges
-        return (rows if together == 1 else rows.unflatten(0, (-1, together))).split(counts), None
+        return (rows if together == 1 else rows.unflatten(0, (-1, together)))[places].split(counts), None
     number = torch.cat(numbers)
     if not number.equal(number.round()):
         raise YopoError("Healing does not know visual tokens that are made of several.", "Heal on pictures that the model does not shrink.")
@@ -152,6 +156,12 @@ def _packing(model: Any) -> Iterator[list[Tensor]]:
         yield numbers
     finally:
         del model.model.pack_image_features
+
+
+def by_placeholder(ids: Tensor, placeholders: Sequence[int]) -> Tensor:
+    """Where each of the visual tokens `ids` is among rows that come by placeholder: the tower is given pictures first and then videos."""
+    kinds = (ids[:, None] == ids.new_tensor(placeholders)).int().argmax(1)
+    return kinds.argsort(stable=True).argsort()
 
 
 def write_whole(file: Path, data: bytes) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..planning.measure.answers import isin
 from .answers import TeacherAnswer
 
 IGNORED = -100  # a row whose next token is not one of the answer's
@@ -44,11 +45,11 @@ def _labels(record: TeacherAnswer) -> Tensor:
     return labels
 
 
-def answer_rows(model: Any, image_token: int, batch: dict[str, Tensor]) -> Tensor:
+def answer_rows(model: Any, placeholders: Sequence[int], batch: dict[str, Tensor]) -> Tensor:
     """The language model's final rows `[answer tokens, hidden]` that predict the answers of a collated batch, in order."""
     language_model = model.get_decoder()
     ids, mask = batch["input_ids"], batch["attention_mask"]
-    visual = (ids == image_token) & mask.bool()
+    visual = isin(ids, placeholders) & mask.bool()
     embeds = language_model.embed_tokens(ids)
     projected = model.get_submodule(model.projector)(batch["seen"].flatten(0, -2).to(embeds.dtype)).to(embeds.dtype)
     if "ends" in batch:
@@ -72,10 +73,10 @@ class Student(nn.Module):
 
     accepts_loss_kwargs = True
 
-    def __init__(self, model: Any, tuned: nn.Module, image_token: int) -> None:
+    def __init__(self, model: Any, tuned: nn.Module, placeholders: Sequence[int]) -> None:
         super().__init__()
         self.tuned = tuned
-        self.image_token = image_token
+        self.placeholders = placeholders
         self._frozen = [model]  # in a list, which modules do not look into
 
     @property
@@ -87,7 +88,7 @@ class Student(nn.Module):
 
         `divergence` and `tokens` `[batch]` are each sample's sum and count. The rest of the batch is as `collate` makes it.
         """
-        rows = answer_rows(self.model, self.image_token, batch | {"labels": labels})
+        rows = answer_rows(self.model, self.placeholders, batch | {"labels": labels})
         pruned, wanted = (self.model.lm_head(part).float().log_softmax(-1) for part in (rows, dense.to(rows.dtype)))
         by_token = (wanted.exp() * (wanted - pruned)).sum(-1)
         answers = labels != IGNORED

@@ -59,7 +59,7 @@ def test_from_the_published_folder_to_answers(layout: str, tmp_path: Path, monke
     assert answer["path"].startswith("pruned")
     assert answer["answer"]
     scores = json.loads(run("eval", out, "--task", samples, "--max-new-tokens", "2", "--batch-size", "3", "--json").stdout)
-    assert scores["tasks"]["samples"]["samples"] == len(SIZES)
+    assert scores["tasks"]["samples"]["sides"]["pruned"]["questions"] == len(SIZES)
     timed = run("bench", out, "--rounds", "1", "--steps", "1", "--text-tokens", "4", "--json").stdout
     dense, plan = json.loads(timed.splitlines()[-1])["runs"][0]["sides"]
     assert dense["visual_share"] == 1

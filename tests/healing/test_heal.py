@@ -246,7 +246,7 @@ class TestLanguage:
         model = load(pruned)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         tuned = tuned_language(model, open_converted(pruned).open_tensors(), seed=0)
-        image, batch = model.config.image_token_id, collate(learned_from[:4])
+        image, batch = (model.config.image_token_id,), collate(learned_from[:4])
         with torch.no_grad():
             assert answer_rows(model, image, batch).equal(answer_rows(load(pruned), image, batch))
             for one in tuned.part[1].parameters():
@@ -274,7 +274,7 @@ class TestLanguage:
         model = load(out)
         found = answered(model, inputs)
         tuned = tuned_language(model, open_converted(out).open_tensors(), seed=0)
-        student = Student(model, tuned.part, model.config.image_token_id)
+        student = Student(model, tuned.part, (model.config.image_token_id,))
         kept = []
         for model.model.language_model.recomputing in (False, True):
             student.zero_grad()
