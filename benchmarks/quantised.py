@@ -87,6 +87,8 @@ def answered(path: Path, weights: str, subject: Subject) -> dict[str, Any]:
     """What a model with such weights answers, how long a prefill of one question takes, and what its language model's layers weigh."""
     register()
     model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32, quantization_config=WEIGHTS[weights]()).eval()
+    if hasattr(model, "path_report") and "called whole" in model.path_report():
+        raise RuntimeError("visual work is not skipped")
     right = model_right(model, subject.processor, subject.exam)
     one, _ = next(subject.batches(1, 0, "eval"))
     return {"right": right, "milliseconds": milliseconds(model, one), "bytes": layer_bytes(model)}
