@@ -56,7 +56,11 @@ WEIGHTS: dict[str, Callable[[], Any]] = {
     "int8, rows too": _torchao(lambda ao: ao.Int8DynamicActivationInt8WeightConfig()),
     "int4 in groups of 32": _torchao(lambda ao: ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=ao.granularity.PerGroup(32))),
     "bitsandbytes 8 bits": _bitsandbytes(load_in_8bit=True),
-    "bitsandbytes nf4": _bitsandbytes(load_in_4bit=True, bnb_4bit_quant_type="nf4"),
+    "bitsandbytes nf4": _bitsandbytes(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",  # on some processors it takes multiples of 64 inputs alone, and these models have 352 neurons
+        llm_int8_skip_modules=["lm_head", "down_proj", "model.vision_tower", "model.visual", "model.multi_modal_projector"],
+    ),
 }
 
 
