@@ -64,7 +64,7 @@ class Quantised:
         if (first, last) == (0, width):
             return self._whole(rows)
         low, high = _around(first, last, self.format.units(self.module)[0], width)
-        made = self._part("outputs", low, high)(rows)
+        made: Tensor = self._part("outputs", low, high)(rows)
         return made if (low, high) == (first, last) else made[..., first - low : last - low]
 
     def inputs(self, rows: Tensor, first: int = 0, last: int | None = None, biased: bool = True) -> Tensor:
@@ -74,7 +74,7 @@ class Quantised:
         if (first, last) == (0, width):
             return self._whole(rows) if biased else self.rest(rows, first, last)
         low, high = _around(first, last, self.format.units(self.module)[1], width)
-        result = self._part("inputs", low, high)(_padded(rows, first - low, high - last))
+        result: Tensor = self._part("inputs", low, high)(_padded(rows, first - low, high - last))
         bias = _bias(self.module) if biased else None
         return result if bias is None else result + bias.to(result.dtype)
 
@@ -230,8 +230,13 @@ class EightBit:
 class Dynamic:
     """PyTorch's own 8 bits, with rows rounded as they come."""
 
-    mark = AsItComputes.mark
-    units = AsItComputes.units
+    @staticmethod
+    def mark(module: Any) -> Any:
+        return AsItComputes.mark(module)
+
+    @staticmethod
+    def units(module: Any) -> tuple[int, int]:
+        return UNIT, UNIT
 
     @staticmethod
     def outputs(module: Any, first: int, last: int) -> Product:
