@@ -105,7 +105,7 @@ def heal_model(path: Path, request: HealingRequest, output: Path, force: bool, p
     samples = _samples(request)
     held_out = _held_out(samples, request)
     loaded = load(path, request.device, request.dtype)
-    loaded.model.model.language_model.recomputing = request.recompute
+    loaded.model.get_decoder().recomputing = request.recompute
     progress(Message(f"Path: {loaded.path_report()}"))
     data = samples_hash(samples)
     answers = _answered(loaded, converted, samples, data, request, output, processes, progress)
@@ -155,9 +155,9 @@ def _trained(
     checkpoint = converted.open_tensors()
     language = request.tune is Tune.LANGUAGE
     tuned = tuned_language(loaded.model, checkpoint, request.seed) if language else tuned_projector(loaded.model, checkpoint)
-    image_token = checkpoint.family.image_token(checkpoint.config)
+    placeholders = checkpoint.family.placeholders(checkpoint.config)
     listener = _training(progress, request.steps)
-    outcome = train(loaded.model, tuned.part, image_token, answers, held_out, settings, folder, facts, tuned.finish, listener)
+    outcome = train(loaded.model, tuned.part, placeholders, answers, held_out, settings, folder, facts, tuned.finish, listener)
     return tuned, outcome
 
 

@@ -114,7 +114,8 @@ def quantised(module: Any) -> Quantised | None:
         if kind == "Linear8bitLt" and not module.state.has_fp16_weights:
             return Quantised(module, EightBit)
     if place == "torch.ao.nn.quantized.dynamic.modules.linear" and kind == "Linear":
-        return Quantised(module, Dynamic if module._packed_params.dtype == torch.qint8 else AsItComputes)
+        dynamic: type[Format] = Dynamic if module._packed_params.dtype == torch.qint8 else AsItComputes
+        return Quantised(module, dynamic)
     if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward and _of_torchao(module.weight):
         return Quantised(module, Blocks if _lies_plain(module.weight) else AsItComputes)
     return None
