@@ -122,7 +122,7 @@ def _share(model: Any, source: Any) -> None:
 def visual_grids(config: Mapping[str, Any], tokens: int) -> tuple[Grid, ...]:
     """`tokens` visual tokens of a model: as many of its tiles where it cuts pictures up, else one square picture. Raises YopoError."""
     native, side = family_of(config).grid(config), isqrt(tokens)
-    if _tiled(config):
+    if is_tiled(config):
         if tokens % native.tokens:
             raise YopoError(f"{tokens} visual tokens are no whole tiles.", f"A tile of this model has {native.tokens}.")
         return (native,) * (tokens // native.tokens)
@@ -131,7 +131,8 @@ def visual_grids(config: Mapping[str, Any], tokens: int) -> tuple[Grid, ...]:
     return (Grid(side, side),)
 
 
-def _tiled(config: Mapping[str, Any]) -> bool:
+def is_tiled(config: Mapping[str, Any]) -> bool:
+    """Whether the model cuts pictures up."""
     return "downsample_ratio" in config
 
 
