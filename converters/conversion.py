@@ -195,5 +195,5 @@ def _default_output(model: Model, plan: Plan | Point | float) -> Path:
 def _costs(model: Model, plan: Plan | None) -> PrefillCost:
     """The plan's cost, or that of the dense model where there is none."""
     if plan is None:
-        return PrefillCost.of_dense(dense_plan(model.checkpoint.sizes, (model.checkpoint.grid,)))
+        return PrefillCost.of_dense(dense_plan(model.checkpoint.sizes, model.checkpoint.grids))
     return PrefillCost.of(plan)

@@ -53,11 +53,11 @@ def inspect(model: str | Path | Plan) -> Inspection:
 
         plan = section_plan(config, Path(model))
         return Inspection(name, plan, PrefillCost.of(plan), None, config["yopo"])
-    from .families import family_of, sizes_and_grid
+    from .families import family_of, sizes_and_grids
 
     family = family_of(config)
-    sizes, grid = sizes_and_grid(family, config)
-    plan = dense_plan(sizes, (grid,))
+    sizes, grids = sizes_and_grids(family, config)
+    plan = dense_plan(sizes, grids)
     return Inspection(name, plan, PrefillCost.of_dense(plan), family.name, {})
 
 

@@ -124,7 +124,7 @@ def load_processor(path: Path) -> Any:
     with _explained(path, "processor"):
         try:
             processor: Any = AutoProcessor.from_pretrained(path, local_files_only=True)
-        except ImportError:  # torchvision, which transformers' video processors need
+        except (ImportError, OSError):  # torchvision, which transformers' video processors need, or no such processor in the files
             processor = without_torchvision(path)
         processor.tokenizer.padding_side = "left"
         if processor.tokenizer.pad_token is None:
@@ -142,6 +142,11 @@ def _explained(path: Path, what: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # the device's
             raise
+        if isinstance(error, ImportError):
+            raise YopoError(
+                f"The {what} of {path} needs a package that is not installed: {' '.join(str(error).split()):.400}",
+                "Install it, and try again.",
+            ) from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise YopoError(
             f"{path} has no {what} that can be loaded: {reason:.400}", "Are its files complete and unchanged? Fetch it again."

@@ -123,7 +123,7 @@ def whole(model: Any, inputs: Any, **features: Any) -> Rows:
         given.update(keywords)
         raise _KnownError
 
-    hook = model.model.language_model.register_forward_pre_hook(look_on, with_kwargs=True)
+    hook = model.get_decoder().register_forward_pre_hook(look_on, with_kwargs=True)
     try:
         with suppress(_KnownError):
             model.model(**on_model(inputs, model), **features, use_cache=False)
@@ -142,7 +142,7 @@ def whole(model: Any, inputs: Any, **features: Any) -> Rows:
 
 def prefill(model: Any, rows: Rows, schedule: Schedule) -> Decoding:
     """Read a prompt, dropping tokens where the schedule says."""
-    text_model, cache, runs = model.model.language_model, DynamicCache(), []
+    text_model, cache, runs = model.get_decoder(), DynamicCache(), []
     whole = [len(rows.of_kind(sample, VISUAL)) for sample in range(len(rows.kinds))]
     rating = _rating(rows, schedule)
     first = 0
@@ -161,7 +161,7 @@ def prefill(model: Any, rows: Rows, schedule: Schedule) -> Decoding:
 
 def advance(model: Any, decoding: Decoding, ids: Tensor) -> None:
     """Read one more token `[batch]` after what was read."""
-    text_model = model.model.language_model
+    text_model = model.get_decoder()
     hidden = model.get_input_embeddings()(ids[:, None])
     for run in decoding.runs:
         if run.valid is not None:
@@ -193,7 +193,7 @@ def _layer(layer: Any, hidden: Tensor, positions: Tensor, rotary: Any, mask: Ten
 
 
 def _logits(model: Any, hidden: Tensor) -> Tensor:
-    logits: Tensor = model.lm_head(model.model.language_model.norm(hidden[:, -1]))
+    logits: Tensor = model.lm_head(model.get_decoder().norm(hidden[:, -1]))
     return logits
 
 

@@ -144,7 +144,7 @@ def look(model: Any, pixel_values: Tensor) -> Tower:
 
 def refusals(model: Any, methods: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """The methods that cannot run over `model`, transformers' own, each with the reason in a sentence."""
-    attention = model.model.language_model.layers[0].self_attn
+    attention = model.get_decoder().layers[0].self_attn
     for method in methods:
         if getattr(model.config.vision_config, "deepstack_visual_indexes", None):
             yield method, "Token pruners do not know visual features that are added between layers."

@@ -143,7 +143,7 @@ def pyramiddrop(target: PrunerTarget) -> Schedule:
     def at(first: int, last: int) -> Schedule:
         ratio = (last / target.tokens) ** (1 / 3)
         counts = [max(1, int(target.tokens * ratio)), max(1, int(target.tokens * ratio**2)), last]
-        stages = [Stage(first * place, kept, ranks_itself=True) for place, kept in enumerate(counts, 1)]
+        stages = [Stage(first * place, kept, ranks_itself=True) for place, kept in enumerate(counts, 1) if first * place < target.layers]
         where = f"stages before layers {first}, {2 * first}, {3 * first}" if first else "one stage before layer 0"
         moved = "" if first == published else f"{where} instead of {published}, {2 * published}, {3 * published}; "
         return target.make("pyramiddrop", stages if first else stages[-1:], f"{moved}ratio {ratio:.3f}")
@@ -206,10 +206,24 @@ def before(method: str, note: str = PUBLISHED) -> Callable[[PrunerTarget], Sched
     return schedule
 
 
+def by_tower(method: str, name: str) -> Callable[[PrunerTarget], Schedule]:
+    """The same for a method that goes by the vision tower's attention: pictures of one tile each."""
+
+    def schedule(target: PrunerTarget) -> Schedule:
+        _check_grids(target, name)
+        return before(method)(target)
+
+    return schedule
+
+
+def _check_grids(target: PrunerTarget, method: str) -> None:
+    if len(set(target.grids)) != 1 or target.grids[0].frames != 1:
+        raise YopoError(f"{method} takes pictures of one size.", "Give one grid.")
+
+
 def downsample(target: PrunerTarget) -> Schedule:
     """A coarser grid of the same shape, as a smaller picture would have."""
-    if len(set(target.grids)) != 1 or target.grids[0].frames != 1:
-        raise YopoError("Downsampling takes pictures of one size.", "Give one grid.")
+    _check_grids(target, "Downsampling")
     grid, pictures = target.grids[0], len(target.grids)
 
     def at(_: int, kept: int) -> Schedule:
@@ -224,11 +238,11 @@ SCHEDULES: dict[str, Callable[[PrunerTarget], Schedule]] = {
     "fastv": after("fastv"),
     "pyramiddrop": pyramiddrop,
     "sparsevlm": sparsevlm,
-    "visionzip": before("visionzip"),
+    "visionzip": by_tower("visionzip", "VisionZip"),
     "divprune": before("divprune"),
     "cdpruner": before("cdpruner", "relevance by the language model's word embeddings"),
     "dart": after("dart"),
-    "scope": before("scope"),
+    "scope": by_tower("scope", "SCOPE"),
     "downsample": downsample,
     "random": before("random"),
 }

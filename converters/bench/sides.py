@@ -65,7 +65,7 @@ def model_side(name: str, model: Any, given: Prompt, compiled: bool = False) -> 
 
 
 def _per_picture(given: Prompt) -> PerPicture:
-    return PerPicture(given.features.unflatten(1, (len(given.grids), -1)).flatten(0, 1))
+    return PerPicture(given.features.unflatten(1, (given.pictures, -1)).flatten(0, 1))
 
 
 def _layer_bytes(layer: Any) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import YopoError
-from ..families import Family, Folders, converted_family, described, family_of, sizes_and_grid
+from ..families import Family, Folders, converted_family, described, family_of, sizes_and_grids
 from ..families.family import ModelTensor
 from ..json_files import read_object
 from ..runtime.plan import Grid, Plan, Sizes, factored
@@ -39,6 +39,7 @@ Ends = tuple[bytes, bytes]
 class Checkpoint:
     """A model's directory: its config in transformers' words, and its tensors by v5 name, none of them read yet.
 
+    `grids` are those of one picture of the default resolution.
     `base` are the projector's tensors as they were before healing, under the projector's own names; {} where it was not healed.
     `refitted` are the projections that visual tokens of a converted model have for themselves, which the dense model lacks.
     """
@@ -47,7 +48,7 @@ class Checkpoint:
     config: dict[str, Any]
     family: Family
     sizes: Sizes
-    grid: Grid
+    grids: tuple[Grid, ...]
     tensors: dict[str, TensorInfo]
     base: dict[str, TensorInfo] = field(default_factory=dict)
     refitted: dict[str, TensorInfo] = field(default_factory=dict)
@@ -212,7 +213,7 @@ def _open(
     with described(family):
         tower = family.tower(config)
         folders = Folders(path, None if tower is None else resolve(tower).path)
-        sizes, grid = sizes_and_grid(family, config)
+        sizes, grids = sizes_and_grids(family, config)
         native = dict(family.native(config, folders))
     check_config(native, f"The config of {path} in transformers' words")
     expected = skeleton(family, native)
@@ -228,7 +229,7 @@ def _open(
     if expected.tied & tensors.keys():
         native = _untied(native)
     adapt = None if family.adapt is None else partial(family.adapt, config, folders)
-    return Checkpoint(path, native, family, sizes, grid, tensors, base, refitted_tensors, adapt)
+    return Checkpoint(path, native, family, sizes, grids, tensors, base, refitted_tensors, adapt)
 
 
 def _untied(config: dict[str, Any]) -> dict[str, Any]:

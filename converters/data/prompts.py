@@ -1,7 +1,7 @@
 """From pictures and questions to a model's inputs, through its own chat template and processor."""
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from ..errors import YopoError
@@ -87,7 +87,7 @@ def encode(processor: Any, texts: Sequence[str], images: Sequence[Any], videos: 
 
     Raises YopoError for videos of several lengths where the processor wants one.
     """
-    options: dict[str, Any] = {"images": list(images)} if images else {}
+    options: dict[str, Any] = {"images": _by_text(processor, texts, images)} if images else {}
     if videos:
         lengths = {len(one.frames) for one in videos}
         if len(lengths) > 1 and not hasattr(processor.image_processor, "temporal_patch_size"):
@@ -96,6 +96,16 @@ def encode(processor: Any, texts: Sequence[str], images: Sequence[Any], videos: 
         options |= {"videos": [list(one.frames) for one in videos], "video_metadata": [one.metadata for one in videos]}
         options["do_sample_frames"] = False
     return processor(text=list(texts), return_tensors="pt", padding=True, **options)
+
+
+def _by_text(processor: Any, texts: Sequence[str], images: Sequence[Any]) -> list[Any]:
+    """The pictures of each text by itself: to some processors it matters which stand together. All in order where texts do not tell."""
+    token = getattr(processor, "image_token", None)
+    counts = [text.count(token) if token else 0 for text in texts]
+    if sum(counts) != len(images):
+        return list(images)
+    following = iter(images)
+    return [list(islice(following, count)) for count in counts]
 
 
 def encode_samples(processor: Any, samples: Iterable[Sample], *, answers: bool = False) -> Any:

@@ -64,7 +64,7 @@ def subject_of(model: Model) -> EvaluatedModel:
     if (plan := model.plan) is not None:
         return EvaluatedModel(model.loaded, plan.sizes, plan.grids, plan, dense)
     family = family_of(model.config)
-    return EvaluatedModel(model.loaded, family.sizes(model.config), (family.grid(model.config),), None)
+    return EvaluatedModel(model.loaded, family.sizes(model.config), family.grids(model.config), None)
 
 
 def model_group(subject: EvaluatedModel) -> Group:

@@ -1,6 +1,6 @@
 """Qwen2-VL: a vision tower of any resolution, one visual token for 28 x 28 pixels, multimodal RoPE, grouped KV heads; videos."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -55,14 +55,15 @@ def _kinds(config: Config) -> tuple[Visual, ...]:
     )
 
 
-def _black(config: Config, grid: Grid, count: int) -> dict[str, Any]:
+def _black(config: Config, grids: Sequence[Grid], count: int) -> dict[str, Any]:
     """Patches of `temporal_patch_size` frames each, and their grids."""
     import torch
 
     vision = _parsed(config).vision_config
-    patches = [grid.frames, grid.rows * vision.spatial_merge_size, grid.columns * vision.spatial_merge_size]
+    merged = vision.spatial_merge_size
+    patches = [[grid.frames, grid.rows * merged, grid.columns * merged] for grid in grids] * count
     values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    return {"pixel_values": torch.zeros(count * prod(patches), values), "image_grid_thw": torch.tensor([patches] * count)}
+    return {"pixel_values": torch.zeros(sum(map(prod, patches)), values), "image_grid_thw": torch.tensor(patches)}
 
 
 QWEN2_VL = Family(

@@ -100,7 +100,7 @@ def heal_model(path: Path, request: HealingRequest, output: Path, force: bool, p
     samples = _samples(request)
     held_out = _held_out(samples, request)
     loaded = load(path, request.device, request.dtype)
-    loaded.model.model.language_model.recomputing = request.recompute
+    loaded.model.get_decoder().recomputing = request.recompute
     progress(Message(f"Path: {loaded.path_report()}"))
     data = samples_hash(samples)
     answers = _answered(loaded, converted, samples, data, request, output, processes, progress)

@@ -204,7 +204,7 @@ class Chain:
     @property
     def _forward(self) -> float:
         """FLOPs of the dense language model for one question about one picture."""
-        return float(dense_flops(self.subject.sizes, self.subject.grid.tokens + REFERENCE_TEXT_TOKENS))
+        return float(dense_flops(self.subject.sizes, sum(grid.tokens for grid in self.subject.grids) + REFERENCE_TEXT_TOKENS))
 
 
 def grid_of(text: str | None) -> Grid | None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoint.source import REPOSITORY
-from ..families import family_of, sizes_and_grid
+from ..families import family_of, sizes_and_grids
 from ..families.names import SHORT_NAMES
 from ..loading import DEMO, locate_config
 from ..model import Model, load
@@ -19,7 +19,7 @@ class Subject:
 
     name: str
     sizes: Sizes
-    grid: Grid
+    grids: tuple[Grid, ...]
     sha256: str
     bytes: int | None
     opened: Model | None
@@ -34,7 +34,7 @@ def subject(model: str, device: str | None, dtype: str) -> Subject:
     """The model, fetched if need be. Raises YopoError for what is no dense model."""
     opened = load(model, device=device, dtype=dtype).dense()
     checkpoint = opened.checkpoint
-    return Subject(opened.name, checkpoint.sizes, checkpoint.grid, model_sha256(opened), checkpoint.bytes, opened)
+    return Subject(opened.name, checkpoint.sizes, checkpoint.grids, model_sha256(opened), checkpoint.bytes, opened)
 
 
 def forecast_subject(model: str, device: str | None, dtype: str) -> Subject:
@@ -42,8 +42,8 @@ def forecast_subject(model: str, device: str | None, dtype: str) -> Subject:
     if model == DEMO or Path(model).is_dir() or _cached(model):
         return subject(model, device, dtype)
     name, config = locate_config(model)
-    sizes, grid = sizes_and_grid(family_of(config), config)
-    return Subject(name, sizes, grid, NOT_MADE, None, None)
+    sizes, grids = sizes_and_grids(family_of(config), config)
+    return Subject(name, sizes, grids, NOT_MADE, None, None)
 
 
 def _cached(model: str) -> bool:

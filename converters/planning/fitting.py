@@ -62,7 +62,7 @@ def _calls(model: Any, adapter: DenseAdapter, batches: Iterable[Any]) -> list[tu
 
 
 def _fit(adapter: DenseAdapter, index: int, pairs: list[tuple[Call, Call]], rank: int | None) -> LinearCompensation:
-    norm = adapter.model.model.language_model.layers[index].input_layernorm
+    norm = adapter.model.get_decoder().layers[index].input_layernorm
     fitting = LeastSquares()
     for pruned, dense in pairs:
         assert pruned.split is not None

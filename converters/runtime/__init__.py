@@ -22,6 +22,8 @@ RUNTIME_FILES = (
     "layer.py",
     "text_model.py",
     "mrope.py",
+    "any_resolution.py",
+    "shuffled_tiles.py",
     "outputs.py",
     "visual_places.py",
     "switch.py",

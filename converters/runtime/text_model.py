@@ -109,7 +109,8 @@ class SparseTextModel(nn.Module):
     ) -> BaseModelOutputWithPast:
         """`inputs_embeds` `[batch, length, hidden]`, or `input_ids` with the `features` `[visual tokens, hidden]` of their pictures.
 
-        `visual_mask` `[batch, length]` marks visual tokens, `images(mask, positions)` tells which images they make up.
+        `visual_mask` `[batch, length]` marks visual tokens, `images(mask, positions, inputs_embeds)` tells which images they make
+        up.
         `cache` is what newer releases of transformers call `past_key_values`. `deepstack_visual_embeds` `[visual tokens, hidden]` each
         are added to visual tokens, which `visual_pos_masks` marks, after the first layers.
         """
@@ -178,7 +179,7 @@ class SparseTextModel(nn.Module):
         timeline = cached[0].timeline
         rotary = self.rotary(embeds, positions, timeline.seen)
         call = open_call(
-            embeds, rotary, mask, visual, lambda mask: images(mask, positions), timeline, changed_in_place, rows_of_call, deepstack
+            embeds, rotary, mask, visual, lambda mask: images(mask, positions, embeds), timeline, changed_in_place, rows_of_call, deepstack
         )
         if call.split is not None:
             prepare_windows(call.split, (layout.window for layout in self.layouts), self.plan.locality)

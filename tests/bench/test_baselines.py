@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from support.published import LAYOUTS
 from support.tiny import tiny_inputs, tiny_llava
-from support.tiny_families import internvl_inputs, qwen_inputs, tiny_internvl, tiny_qwen
+from support.tiny_families import internvl_inputs, next_inputs, qwen_inputs, tiny_internvl, tiny_next, tiny_qwen
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from converters.baselines.forward import _attention, advance, generate, generate_each, prefill, prompt, whole
 from converters.baselines.pictures import Tower, coarser, entered, look, merged, refusals
 from converters.baselines.rows import VISUAL
-from converters.baselines.schedule import SCHEDULES, Schedule, Stage, recycled, schedule
+from converters.baselines.schedule import SCHEDULES, Schedule, Stage, recycled, schedule, split
 from converters.baselines.selection import (
     at_random,
     conditionally_diverse,
@@ -369,10 +369,12 @@ def test_dart_keeps_pivots_and_what_is_least_like_them() -> None:
     assert len(kept.unique()) == 132
 
 
+NEXT = next_inputs([(24, 32)], [(16, 16)])
 FAMILIES: dict[str, tuple[Any, Any, tuple[tuple[Grid, ...], ...]]] = {
     "qwen2_vl": (lambda: tiny_qwen(), qwen_inputs([(1, 4, 6)], [(1, 6, 4), (1, 2, 3)])[0], ((Grid(4, 6),), (Grid(6, 4), Grid(2, 3)))),
     "qwen2_5_vl": (lambda: tiny_qwen(kind="qwen2_5_vl"), qwen_inputs([(1, 4, 6)], [(1, 6, 4)])[0], ((Grid(4, 6),), (Grid(6, 4),))),
     "internvl": (lambda: tiny_internvl("qwen2"), internvl_inputs(1, 3), ((Grid(4, 4),), (Grid(4, 4),) * 3)),
+    "llava_next": (lambda: tiny_next(), NEXT[0], tuple(map(tuple, NEXT[1]))),
 }
 
 
@@ -407,8 +409,9 @@ class TestOtherFamilies:
 
         both = generate_each(model, inputs, made, 4)
         assert tuple(asked) == grids
-        lone = qwen_inputs([(1, 4, 6)])[0] if "image_grid_thw" in inputs else internvl_inputs(1)
-        pixels = inputs["pixel_values"][: len(lone["pixel_values"])]
+        of_first = {"image_grid_thw": lambda: qwen_inputs([(1, 4, 6)])[0], "image_sizes": lambda: next_inputs([(24, 32)])[0]}
+        lone = next((make() for name, make in of_first.items() if name in inputs), None) or internvl_inputs(1)
+        pixels = inputs["pixel_values"][tuple(map(slice, lone["pixel_values"].shape[:2]))]
         alone = generate_each(model, lone | {"pixel_values": pixels}, made, 4)[0]
         assert both[0].equal(alone)
 
@@ -419,8 +422,8 @@ class TestOtherFamilies:
         grids = both[0]
         left = entered(model, rows, Schedule("random", sizes_of_other(model), grids, 5), seed=1)
         assert len(left.of_kind(0, VISUAL)) == 5
-        kept = at_random(grids[0].tokens, 5, 1)
-        visual = rows.of_kind(0, VISUAL)[kept]
+        blocks = rows.of_kind(0, VISUAL).split([grid.tokens for grid in grids])
+        visual = torch.cat([block[at_random(len(block), count, 1)] for block, count in zip(blocks, split(5, grids), strict=True)])
         assert left.hidden[0, left.of_kind(0, VISUAL)].equal(rows.hidden[0, visual])
         if rows.positions.dim() == 3:
             assert left.positions[0, left.of_kind(0, VISUAL)].equal(rows.positions[0, visual])

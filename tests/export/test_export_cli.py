@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,14 @@ def test_what_is_refused(arguments: tuple[str, ...], message: str, tmp_path: Pat
     result = run("export", *arguments)
     assert result.exit_code == 1
     assert message in " ".join(result.stderr.split())
+
+
+def test_a_comparison_without_onnxruntime_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    result = run("export", "demo", "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: onnxruntime cannot be imported")
+    assert "pip install 'yopo[onnx-cpu]'" in result.stderr
 
 
 def test_one_rounding_at_a_time() -> None:

@@ -20,7 +20,15 @@ QWEN = {
     [
         (
             {"model_type": "qwen3_5", "text_config": {"model_type": "qwen3_5_text"}, "vision_config": {}},
-            r"The architecture qwen3_5 is not supported \(language model: qwen3_5_text\)\.",
+            r"The architecture qwen3_5 is not supported \(language model: qwen3_5_text\): three of four layers are linear attention",
+        ),
+        (
+            {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}, "vision_config": {}},
+            r"The architecture gemma3 is not supported \(language model: gemma3_text\): tokens of a picture see each other in both",
+        ),
+        (
+            {"model_type": "llava_next", "text_config": {"model_type": "phi3"}, "vision_config": {}},
+            r"The architecture llava_next is not supported \(language model: phi3\)\.",
         ),
         (
             {"model_type": "internvl", "text_config": {"model_type": "mistral"}, "vision_config": {}},
@@ -45,6 +53,8 @@ QWEN = {
     ],
     ids=[
         "Qwen3.5",
+        "Gemma 3",
+        "LLaVA-NeXT, Phi-3",
         "InternVL, Mistral",
         "InternVL3.5-30B-A3B",
         "InternVL3.5-GPT-OSS",

@@ -138,7 +138,7 @@ def language_model_pass(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, dic
     def look(_: Any, __: Any, keywords: dict[str, Any]) -> None:
         seen.update(keywords)
 
-    handle = model.model.language_model.register_forward_pre_hook(look, with_kwargs=True)
+    handle = model.get_decoder().register_forward_pre_hook(look, with_kwargs=True)
     try:
         rows: Tensor = model.model(**inputs, use_cache=False).last_hidden_state
     finally:
