@@ -196,8 +196,7 @@ def _subject(request: BenchRequest) -> BenchmarkModel:
         raise YopoError(reason, "Leave it out of --against.")
     config = subject.dense.config.to_dict()
     if "downsample" in request.against and (family_of(config).kinds is not None or is_tiled(config)):
-        reason = "Downsampling makes this model's pictures smaller before they are encoded, which is not timed here."
-        raise YopoError(reason, "Leave it out of --against.")
+        raise YopoError("Downsampling is timed where all pictures have one size.", "Leave it out of --against.")
     return subject
 
 

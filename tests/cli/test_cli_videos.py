@@ -41,7 +41,7 @@ def write_videos(folder: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("layout", ["Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "InternVL native"])
+@pytest.mark.parametrize("layout", ["Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "InternVL native", "LLaVA-OneVision"])
 def test_planned_on_and_asked(layout: str, tmp_path: Path) -> None:
     base, out, videos = tmp_path / "base", tmp_path / "out", write_videos(tmp_path)
     LAYOUTS[layout](base)
