@@ -2,13 +2,16 @@
 
 `python -m benchmarks.quantised run --model demo --set demo` answers every cell (side, weights) that the record lacks: the dense model and
 its plan of the study at a budget, loaded by transformers with each way of quantising. Stop it and run it again as you like.
-`python -m benchmarks.quantised report` prints the tables, with paired 95 % intervals. torchao and bitsandbytes are needed.
+`python -m benchmarks.quantised report` prints the tables, with paired 95 % intervals. `python -m benchmarks.quantised time OUT` times the
+language model of a converted checkpoint on random rows, with its plan and without, in turns. torchao and bitsandbytes are needed.
 """
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,7 +31,7 @@ from converters.planning.search.search import usual_effort
 from converters.runtime.registration import register
 
 RECORD = Path(__file__).parent / "study" / "quantised.jsonl"
-ROUNDS = 15
+ROUNDS, FEW_ROUNDS = 15, 3
 
 
 def _torchao(config: Callable[[Any], Any]) -> Callable[[], Any]:
@@ -56,7 +59,11 @@ WEIGHTS: dict[str, Callable[[], Any]] = {
     "int8, rows too": _torchao(lambda ao: ao.Int8DynamicActivationInt8WeightConfig()),
     "int4 in groups of 32": _torchao(lambda ao: ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=ao.granularity.PerGroup(32))),
     "bitsandbytes 8 bits": _bitsandbytes(load_in_8bit=True),
-    "bitsandbytes nf4": _bitsandbytes(load_in_4bit=True, bnb_4bit_quant_type="nf4"),
+    "bitsandbytes nf4": _bitsandbytes(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",  # on some processors it takes multiples of 64 inputs alone, and these models have 352 neurons
+        llm_int8_skip_modules=["lm_head", "down_proj", "model.vision_tower", "model.visual", "model.multi_modal_projector"],
+    ),
 }
 
 
@@ -87,6 +94,8 @@ def answered(path: Path, weights: str, subject: Subject) -> dict[str, Any]:
     """What a model with such weights answers, how long a prefill of one question takes, and what its language model's layers weigh."""
     register()
     model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32, quantization_config=WEIGHTS[weights]()).eval()
+    if hasattr(model, "path_report") and "called whole" in model.path_report():
+        raise RuntimeError("visual work is not skipped")
     right = model_right(model, subject.processor, subject.exam)
     one, _ = next(subject.batches(1, 0, "eval"))
     return {"right": right, "milliseconds": milliseconds(model, one), "bytes": layer_bytes(model)}
@@ -164,12 +173,42 @@ def table(cells: Cells, facts: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def report(options: argparse.Namespace) -> None:
-    import json
-
     lines = [json.loads(line) for line in options.record.read_text().splitlines()]
     for found in read([options.record]):
         facts = {line["method"]: line for line in lines if (line["model"], line["questions_from"], line["questions"]) == found.group[:3]}
         print("\n".join(table(found, facts)))
+
+
+@torch.inference_mode()
+def timed(options: argparse.Namespace) -> None:
+    """A table of seconds of the language model's prefill: by weights, dense and pruned."""
+    register()
+    print("| weights | dense, s | pruned, s | share |\n|---|---|---|---|")
+    for weights, config in WEIGHTS.items():
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(options.folder, dtype=torch.bfloat16, quantization_config=config()).eval()
+            seconds = prefills(model, options.text)
+        except (RuntimeError, ValueError, AssertionError, ImportError) as error:
+            print(f"| {weights} | {type(error).__name__}: {error} | | |")
+            continue
+        dense, ours = (median(seconds[side]) for side in ("dense", "pruned"))
+        print(f"| {weights} | {dense:.3f} | {ours:.3f} | {ours / dense:.2f} |", flush=True)
+
+
+def prefills(model: Any, text: int) -> dict[str, list[float]]:
+    """Seconds of prefills of one picture and `text` tokens, in turns, after one of each."""
+    language_model, grid = model.model.language_model, model.model.language_model.plan.grids[0]
+    visual = torch.arange(grid.tokens + text)[None] < grid.tokens
+    rows = torch.randn(1, grid.tokens + text, language_model.config.hidden_size, dtype=torch.bfloat16)
+    seconds: dict[str, list[float]] = {"dense": [], "pruned": []}
+    for number in range(1 + FEW_ROUNDS):
+        for side, taken in seconds.items():
+            with model.dense() if side == "dense" else nullcontext():
+                began = time.perf_counter()
+                given = {} if side == "dense" else {"visual_mask": visual, "images": model.model.images}
+                language_model(inputs_embeds=rows.clone(), use_cache=True, **given)
+                taken += [time.perf_counter() - began] if number else []
+    return seconds
 
 
 def main() -> None:
@@ -186,6 +225,10 @@ def main() -> None:
     cell.set_defaults(command=run)
     shown = commands.add_parser("report")
     shown.set_defaults(command=report)
+    wide = commands.add_parser("time")
+    wide.add_argument("folder", type=Path, help="a converted checkpoint, of a family whose pictures have one grid")
+    wide.add_argument("--text", type=int, default=64, help="tokens of text")
+    wide.set_defaults(command=timed)
     for command in (cell, shown):
         command.add_argument("--record", type=Path, default=RECORD)
     options = parser.parse_args()

@@ -59,7 +59,7 @@ class Scaled:
 
 
 @dataclass(frozen=True)
-class FourBits:
+class ByTable:
     """bitsandbytes' 4 bits: a weight's bytes, two numbers each, by a table, and a scale for every block of neighbours."""
 
     parts: Parts
@@ -132,7 +132,7 @@ def readable(tensors: Parts, beside: Mapping[str, Parts], config: Mapping[str, A
     return read
 
 
-def _change(name: str, parts: Parts, dtype: str) -> Scaled | FourBits | None:
+def _change(name: str, parts: Parts, dtype: str) -> Scaled | ByTable | None:
     """What makes numbers of a weight; None where there are scales of its inputs alone."""
     if "weight_scale" in parts:
         return Scaled(parts["weight_scale"], parts.get("weight_zero_point"), dtype)
@@ -140,7 +140,7 @@ def _change(name: str, parts: Parts, dtype: str) -> Scaled | FourBits | None:
         return Scaled(parts["SCB"], None, dtype, 1 / 127)
     states = [info for ending, info in parts.items() if "quant_state" in ending]
     if states and "weight.absmax" in parts and "weight.quant_map" in parts:
-        return FourBits(parts, json.loads(bytes(read_tensor(states[0]).tolist())), dtype)
+        return ByTable(parts, json.loads(bytes(read_tensor(states[0]).tolist())), dtype)
     if parts.keys() <= {"input_scale", "input_zero_point"}:
         return None
     raise YopoError(f"The weight {name!r} is quantised, but what stands beside it is not whole: {', '.join(sorted(parts))}.", INSTEAD)

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 from ..data.prompts import check_videos, encode_samples
 from ..data.samples import BUNDLED, SamplesLike, batches, samples_of
 from ..errors import YopoError
+from ..export.loading import Runtime
 from ..loading import Loaded
 from ..model import Model
 from ..processes import joined
@@ -107,9 +108,17 @@ def evaluate_benchmarks(model: Model, request: EvaluationRequest, progress: List
     if missing:
         progress(Message(f"{missing} Evaluate the base model beside it."))
     asked = asked_by(request)
+    _check_compared(model, request, asked)
     subject = subject_of(model)
     progress(Message(f"Path: {subject.loaded.path_report()}"))
     return evaluate_sides(model, request, asked, subject, list(_groups(request, subject)), progress)
+
+
+def _check_compared(model: Model, request: EvaluationRequest, asked: Sequence[Asked]) -> None:
+    if model.runtime is Runtime.ONNX and (request.against or request.recipes):
+        raise YopoError("Token pruners and recipes run in PyTorch.", "Leave --runtime onnx out, or --against and --recipe.")
+    if "downsample" in request.against and any(question.videos for one in asked for question in one.questions):
+        raise YopoError("downsample makes pictures smaller, and there are questions about videos.", "Leave it out of --against.")
 
 
 def _check_retention(model: Model, missing: str | None) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from .matmul import added, product
-from .quantised import Quantised, quantised
+from .quantised import UNIT, Quantised, quantised
 
 LORA = {
     ("peft.tuners.lora.layer", "Linear"),
@@ -21,6 +22,16 @@ LORA = {
     ("peft.tuners.lora.torchao", "TorchaoLoraLinear"),
 }
 """The modules and names of the classes whose adapters are applied part by part."""
+GROUP = 128
+"""Inputs that share a scale in the widest format that is usual."""
+
+
+def own_projection(inner: int, outer: int) -> nn.Linear:
+    """A projection that visual tokens have for themselves.
+
+    Of a kind that quantisers leave alone where a rank gives it a size that groups, blocks and kernels of quantised weights do not divide.
+    """
+    return NonDynamicallyQuantizableLinear(inner, outer) if inner % GROUP or outer % UNIT else nn.Linear(inner, outer)
 
 
 @dataclass(frozen=True)

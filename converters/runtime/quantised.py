@@ -231,8 +231,13 @@ class EightBit:
 class Dynamic:
     """PyTorch's own 8 bits, with rows rounded as they come."""
 
-    mark = AsItComputes.mark
-    units = AsItComputes.units
+    @staticmethod
+    def mark(module: Any) -> Any:
+        return AsItComputes.mark(module)
+
+    @staticmethod
+    def units(module: Any) -> tuple[int, int]:
+        return UNIT, UNIT
 
     @staticmethod
     def outputs(module: Any, first: int, last: int) -> Product:

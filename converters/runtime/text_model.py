@@ -26,7 +26,7 @@ from .layer_parts import LayerParts, Projections, layer_parts, separate, whole_l
 from .layout import LayerLayout, layouts
 from .outputs import CACHE, output_of, refuse_other_outputs
 from .plan import Plan, factored, from_json, normalise, ranges
-from .projection import Called
+from .projection import Called, own_projection
 from .quantised import Quantised
 from .switch import is_off, switched_off
 from .token_split import TokenSplit, flat_index
@@ -57,12 +57,12 @@ class SparseTextModel(nn.Module):
         for index in self.refitted:
             width, inner = self.layouts[index].visual_kv_heads * self.plan.sizes.head_dim, self.plan.sizes.hidden_size
             if rank := self.layouts[index].kv_rank:
-                self.layers[index].self_attn.visual_kv_proj, inner = nn.Linear(inner, rank), rank
+                self.layers[index].self_attn.visual_kv_proj, inner = own_projection(inner, rank), rank
             for name in ("visual_k_proj", "visual_v_proj"):
-                setattr(self.layers[index].self_attn, name, nn.Linear(inner, width))
+                setattr(self.layers[index].self_attn, name, own_projection(inner, width))
             if self.layouts[index].ranked_queries:
                 queries = len(self.layouts[index].computing) * self.plan.sizes.head_dim
-                self.layers[index].self_attn.visual_q_proj = nn.Linear(inner, queries)
+                self.layers[index].self_attn.visual_q_proj = own_projection(inner, queries)
 
     def dense(self) -> AbstractContextManager[None]:
         """Within this context, and in this thread, the plan is switched off: the dense model of the same weights runs."""

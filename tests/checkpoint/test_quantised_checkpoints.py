@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import yopo
 from converters.checkpoint.convert import convert
-from converters.checkpoint.quantised import FourBits
+from converters.checkpoint.quantised import ByTable
 from converters.checkpoint.reader import open_checkpoint, open_converted
 from converters.errors import YopoError
 from converters.loading import Dtype, load
@@ -113,7 +113,7 @@ def test_it_computes_with_the_numbers_that_they_stand_for(tmp_path: Path) -> Non
 @torch.no_grad()
 def test_transformers_loads_what_was_converted(tmp_path: Path) -> None:
     pytest.importorskip("compressed_tensors")
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText, CompressedTensorsConfig
 
     from converters.checkpoint.native import converted_model
 
@@ -125,11 +125,15 @@ def test_transformers_loads_what_was_converted(tmp_path: Path) -> None:
     expected = ours(**inputs).logits
     error = (theirs(**inputs).logits - expected).abs().mean() / expected.abs().mean()
     assert 0 < error < 0.1  # they round rows too
+    assert "projections are called whole" in theirs.path_report()
+    numbers = AutoModelForImageTextToText.from_pretrained(out, quantization_config=CompressedTensorsConfig(dequantize=True)).eval()
+    torch.testing.assert_close(numbers(**inputs).logits, expected, atol=1e-4, rtol=1e-4)
+    assert "called whole" not in numbers.path_report()
 
 
 def test_four_bits_are_read_as_numbers() -> None:
     """Eight numbers of four bits, the higher half of a byte first; a scale for each row of four."""
-    change = FourBits({}, {"shape": [2, 4], "blocksize": 4}, "F32")
+    change = ByTable({}, {"shape": [2, 4], "blocksize": 4}, "F32")
     table, scales = torch.arange(16.0) - 8, torch.tensor([1.0, 0.5])
     numbers = change.of(torch.tensor([[0x8F], [0x07], [0x9A], [0xF8]], dtype=torch.uint8), table, scales)
     assert numbers.tolist() == [[0, 7, -8, -1], [0.5, 1, 3.5, 0]]

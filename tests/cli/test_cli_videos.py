@@ -41,7 +41,7 @@ def write_videos(folder: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("layout", ["Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "InternVL native"])
+@pytest.mark.parametrize("layout", ["Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "InternVL native", "LLaVA-OneVision"])
 def test_planned_on_and_asked(layout: str, tmp_path: Path) -> None:
     base, out, videos = tmp_path / "base", tmp_path / "out", write_videos(tmp_path)
     LAYOUTS[layout](base)
@@ -78,3 +78,13 @@ def test_a_model_without_videos_says_so(tmp_path: Path) -> None:
     for words in (("eval", demo_folder(), "--task", videos), ("convert", demo_folder(), "-b", 0.5, "--calibration", videos, "--dry-run")):
         told = " ".join(run(*words, code=1).stderr.split())
         assert "videos.json, entry 1 has a video, and this model takes none. Hint: Give its frames as pictures" in told
+
+
+def test_what_is_compared_on_videos(tmp_path: Path) -> None:
+    base, videos = tmp_path / "base", write_videos(tmp_path)
+    LAYOUTS["Qwen2-VL"](base)
+    asked = ("eval", base, "--task", videos, "--budget", 0.5, "--max-new-tokens", 2)
+    found = json.loads(run(*asked, "--against", "divprune,fastv", "--batch-size", 3, "--json").stdout)
+    assert list(found["tasks"]["videos"]["sides"]) == ["dense", "divprune", "fastv"]
+    told = " ".join(run(*asked, "--against", "downsample", code=1).stderr.split())
+    assert "downsample makes pictures smaller, and there are questions about videos" in told

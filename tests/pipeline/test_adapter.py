@@ -15,6 +15,7 @@ from converters.pipeline.subject import adapted, subject
 from converters.progress import unheard
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft asks transformers by an older name
 def test_it_is_merged_once_and_all_else_begins_with_what_came_of_it(tmp_path: Path) -> None:
     save_model(tmp_path / "tiny")
     whole = get_peft_model(load(tmp_path / "tiny"), LoraConfig(r=2, target_modules=["gate_proj"], init_lora_weights=False))

@@ -10,7 +10,7 @@ from support.tiny import tiny_inputs, tiny_llava
 from support.tiny_runtime import PROMPTS, converted, random_plan, text_rows
 from torch import Tensor, nn
 
-from converters.runtime.projection import Adapted, Called, projection
+from converters.runtime.projection import Adapted, Called, Plain, own_projection, projection
 from converters.runtime.quantised import CUT, Quantised
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries' own, which differ between versions
@@ -156,6 +156,16 @@ def test_a_quantised_pruned_model_is_the_pruned_model_of_its_numbers(kind: str) 
     assert own(**text).logits.equal(dense) or kind.startswith("bits")  # whose kernels are chosen by shapes
     torch.testing.assert_close(own(**text).logits, dense, atol=tolerance, rtol=tolerance)
     assert "weights are quantised" in own.path_report()
+
+
+def test_projections_that_no_group_divides_stay_as_they_are() -> None:
+    library = pytest.importorskip("torchao.quantization")
+    holder = nn.ModuleList([own_projection(128, 37), own_projection(37, 64), own_projection(128, 64)])
+    by_group = library.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=library.granularity.PerGroup(32))
+    library.quantize_(holder, by_group)
+    assert [type(projection(one)) for one in holder] == [Plain, Plain, Quantised]
+    rows = torch.randn(2, 37)
+    torch.testing.assert_close(projection(holder[1]).outputs(rows, 0, 8), holder[1](rows)[:, :8])
 
 
 def test_through_the_door_of_transformers(tmp_path: Path) -> None:
