@@ -11,7 +11,7 @@ from PIL import Image
 from support.published import LAYOUTS
 from typer.testing import CliRunner
 
-from converters.healing.answers import by_token
+from converters.healing.answers import by_placeholder
 from converters.loading import demo_folder
 from yopo_cli.app import app
 
@@ -69,8 +69,8 @@ def test_searched_and_healed(tmp_path: Path) -> None:
 
 def test_what_the_projector_saw_goes_to_its_tokens() -> None:
     """Of pictures (7) first, then of videos (8)."""
-    rows = by_token(torch.tensor([[1], [2], [3], [4]]), torch.tensor([8, 7, 8, 7]), (7, 8))
-    assert rows.flatten().tolist() == [3, 1, 4, 2]
+    rows = torch.tensor([1, 2, 3, 4])[by_placeholder(torch.tensor([8, 7, 8, 7]), (7, 8))]
+    assert rows.tolist() == [3, 1, 4, 2]
 
 
 def test_a_model_without_videos_says_so(tmp_path: Path) -> None:
