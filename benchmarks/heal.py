@@ -17,13 +17,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.evidence import MODELS, folder
+from benchmarks.evidence.sets import samples as questions_of
 from benchmarks.study import RECORDED, Setting, Subject, continued, known, note
 from benchmarks.study_report import OURS, Cells, draw, read
 from converters.checkpoint.convert import Provenance, convert
 from converters.checkpoint.reader import open_checkpoint
 from converters.checkpoint.source import Source
-from converters.data.demo.sets import samples as questions_of
 from converters.errors import YopoError
 from converters.healing.heal import HealingRequest, Tune, heal_model
 from converters.loading import Dtype, load, locate
@@ -68,7 +67,7 @@ def healed(subject: Subject, budget: float, seed: int, options: argparse.Namespa
     found = subject.frontier(OURS, seed, usual_effort(subject.sizes.num_hidden_layers), setting.samples)
     point = found.at(budget)
     refits = subject.refits(point.plan, seed, setting.samples) if found.compensated else {}
-    base = locate(str(folder(setting.model)) if setting.model in MODELS else setting.model).path
+    base = locate(setting.place).path
     before, after = place / f"pruned-{budget:g}", place / f"{options.tune}-{budget:g}"
     provenance = Provenance(Source(setting.model, base), "heal", budget, OURS, refit_samples=setting.samples if refits else None)
     convert(open_checkpoint(base), point.plan, before, provenance, refits=refits, force=True)
@@ -107,7 +106,7 @@ def run(options: argparse.Namespace) -> None:
 
 def table(cells: Cells) -> list[str]:
     """Markdown: the share of the dense accuracy that is kept before and after, and the points gained, with 95 % intervals."""
-    model, questions_from, questions, _ = cells.group
+    model, questions_from, questions, *_ = cells.group
     lines = [
         f"## {model} on `{questions_from}`",
         "",
@@ -136,7 +135,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     cell = commands.add_parser("run")
     cell.add_argument("--model", default="demo", help="demo, or the name of an evidence model")
-    cell.add_argument("--set", default="demo", help="the question set: demo, harder, sizes")
+    cell.add_argument("--set", default="demo", help="the question set: demo, harder, sizes, english")
     cell.add_argument("--scratch", type=Path, default=Path("build/heal"))
     cell.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
     cell.add_argument("--seeds", default="0,1,2")

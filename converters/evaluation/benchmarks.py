@@ -2,16 +2,17 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ..data import everyday
 from ..data.prompts import encode_samples
 from ..data.samples import BUNDLED, batches, samples_of
 from ..errors import YopoError
-from ..loading import Loaded
+from ..loading import DEMO, Loaded
 from ..model import Model
 from ..processes import joined
 from ..progress import Listener, Message, unheard
@@ -34,7 +35,7 @@ class EvaluationRequest:
     """What to evaluate. `tasks` are names of benchmarks (`NAME[@REVISION][=PLACE]`), files of questions or bundled sets.
 
     `against` are token pruners and `recipes` are plans to compare with, all at `budget` of the dense visual FLOPs, by default the
-    model's own; recipes are calibrated on `calibration` (a file; None: the bundled shapes). `max_new_tokens` None: each task's own.
+    model's own; recipes are calibrated on `calibration` (a file; None: the bundled samples). `max_new_tokens` None: each task's own.
     """
 
     tasks: tuple[str, ...]
@@ -60,6 +61,8 @@ def base_name(model: Model) -> str:
 def evaluate_benchmarks(model: Model, request: EvaluationRequest, progress: Listener = unheard) -> dict[str, Any]:
     """Ask everything and return what came out, JSON-ready (`results.results` for each task). Raises YopoError."""
     check_names(request.against, request.recipes)
+    usual = BUNDLED if base_name(model) == DEMO else everyday.NAME
+    request = replace(request, calibration=request.calibration or Path(usual))
     if missing := model.missing_dense_side():
         progress(Message(f"{missing} Evaluate the base model beside it."))
     subject = subject_of(model)
