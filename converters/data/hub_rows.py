@@ -67,7 +67,7 @@ class RemoteFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         from huggingface_hub import get_session
-        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
         end = min(self.place + len(buffer), self.size)
         if end <= self.place:
@@ -165,7 +165,7 @@ def _chosen(asked: Asked, tables: Mapping[str, Mapping[str, list[str]]]) -> list
     if not tables:
         raise YopoError(f"The data set {asked.repository} has no parquet files.", "Save its questions as JSONL or parquet.")
     config = asked.config or ("default" if "default" in tables else next(iter(tables)) if len(tables) == 1 else None)
-    if config not in tables:
+    if config is None or config not in tables:
         what = f"no configuration {config}" if config else "several configurations"
         raise YopoError(f"The data set {asked.repository} has {what}.", f"There are: {', '.join(tables)}. Name one: hub:NAME:CONFIG.")
     splits = tables[config]
