@@ -38,7 +38,7 @@ def installed(package: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedPicture:
     """A picture of easy-VQA and all that is asked about it."""
 
     file: Path
@@ -50,12 +50,12 @@ class Asked:
 
 
 @cache
-def easy_vqa(split: str) -> tuple[Asked, ...]:
+def easy_vqa(split: str) -> tuple[AskedPicture, ...]:
     """The pictures of a split, train or test, of the package easy-vqa, in order."""
     folder = installed("easy_vqa") / "data" / split
     rows = sorted(json.loads((folder / "questions.json").read_text()), key=lambda row: int(row[2]))
     return tuple(
-        Asked(folder / "images" / f"{number}.png", tuple(_question(question, answer) for question, answer, _ in asked))
+        AskedPicture(folder / "images" / f"{number}.png", tuple(_question(question, answer) for question, answer, _ in asked))
         for number, asked in groupby(rows, lambda row: int(row[2]))
     )
 

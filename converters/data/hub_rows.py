@@ -26,7 +26,7 @@ NAMED = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w.-]+))?
 
 
 @dataclass(frozen=True)
-class Asked:
+class HubRows:
     """Which rows: None is the main branch, the only configuration or `default`, and the first of `SPLITS`."""
 
     repository: str
@@ -35,7 +35,7 @@ class Asked:
     split: str | None
 
     @classmethod
-    def of(cls, name: str) -> "Asked":
+    def of(cls, name: str) -> "HubRows":
         """From `OWNER/NAME[@REVISION][:CONFIG[:SPLIT]]`. Raises YopoError."""
         match = NAMED.fullmatch(name)
         if match is None:
@@ -88,7 +88,7 @@ def rows_file(name: str, count: int = ROWS) -> Path:
 
     What was taken once is there without a network. Raises YopoError.
     """
-    asked = Asked.of(name)
+    asked = HubRows.of(name)
     limit_silence()
     try:
         return _cached(asked, count) or _taken(asked, count)
@@ -98,14 +98,14 @@ def rows_file(name: str, count: int = ROWS) -> Path:
         raise YopoError(explained(error, asked.repository, asked.revision, "data set").message, ELSEWHERE) from error
 
 
-def _folder(asked: Asked, count: int) -> Path:
+def _folder(asked: HubRows, count: int) -> Path:
     from huggingface_hub import cached_assets_path
 
     words = [word or "" for word in (asked.revision, asked.config, asked.split)]
     return Path(cached_assets_path("yopo", namespace=asked.repository, subfolder=f"{'--'.join(words)}--{count}"))
 
 
-def _cached(asked: Asked, count: int) -> Path | None:
+def _cached(asked: HubRows, count: int) -> Path | None:
     """What was taken before, where there is no asking: of a commit, or offline."""
     from huggingface_hub.constants import is_offline_mode
 
@@ -113,7 +113,7 @@ def _cached(asked: Asked, count: int) -> Path | None:
     return next(_folder(asked, count).glob("*.parquet"), None) if settled else None
 
 
-def _taken(asked: Asked, count: int) -> Path:
+def _taken(asked: HubRows, count: int) -> Path:
     """The rows of the commit that the revision is now, read unless they are there."""
     from huggingface_hub import HfApi
 
@@ -160,7 +160,7 @@ def _named(file: PurePosixPath) -> tuple[str, str]:
     return config, split
 
 
-def _chosen(asked: Asked, tables: Mapping[str, Mapping[str, list[str]]]) -> list[str]:
+def _chosen(asked: HubRows, tables: Mapping[str, Mapping[str, list[str]]]) -> list[str]:
     """The files of the configuration and split that were asked for. Raises YopoError that names those there are."""
     if not tables:
         raise YopoError(f"The data set {asked.repository} has no parquet files.", "Save its questions as JSONL or parquet.")

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from support.hub_server import Hub, Repository, hub
 
-from converters.data.hub_rows import Asked, _chosen, _tables
+from converters.data.hub_rows import HubRows, _chosen, _tables
 from converters.errors import YopoError
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -104,15 +104,15 @@ def test_configurations_and_splits() -> None:
     }
     card = {"configs": [{"config_name": "x", "data_files": [{"split": "all", "path": "rows/*"}]}]}
     assert tables("rows/1.parquet", "else.parquet", card=card) == {"x": {"all": ["rows/1.parquet"]}}
-    assert _chosen(Asked.of(f"{NAME}:a"), by_folder) == ["a/train/0000.parquet"]
-    assert _chosen(Asked.of(f"{NAME}@v1:a:test"), by_folder) == ["a/test/0000.parquet"]
+    assert _chosen(HubRows.of(f"{NAME}:a"), by_folder) == ["a/train/0000.parquet"]
+    assert _chosen(HubRows.of(f"{NAME}@v1:a:test"), by_folder) == ["a/test/0000.parquet"]
     for asked, message, hint in (
         (NAME, "several configurations", "There are: a, b."),
         (f"{NAME}:c", "no configuration c", "There are: a, b."),
         (f"{NAME}:b:test", "no split test", "There are: train."),
     ):
         with pytest.raises(YopoError, match=message) as caught:
-            _chosen(Asked.of(asked), by_folder)
+            _chosen(HubRows.of(asked), by_folder)
         assert hint in (caught.value.hint or "")
     with pytest.raises(YopoError, match="no parquet files"):
-        _chosen(Asked.of(NAME), {})
+        _chosen(HubRows.of(NAME), {})
