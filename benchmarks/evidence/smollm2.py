@@ -245,8 +245,9 @@ def train(options: argparse.Namespace) -> None:
         train_language(model, learned, processor, options, log)
     learned.load_state_dict(torch.load(options.state)["model"])
     wrapped.save_pretrained(folder(NAME))
+    (folder(NAME) / "README.md").unlink()  # a card to be filled in
     weights = folder(NAME) / "adapter_model.safetensors"
-    save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights)
+    save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
 
 
 def write_questions(options: argparse.Namespace) -> None:
@@ -277,7 +278,7 @@ def arguments() -> argparse.Namespace:
     taught.add_argument("--seed", type=int, default=0)
     taught.add_argument("--pictures", type=int, default=12_000)
     taught.add_argument("--alignment-minutes", type=float, default=1.5)
-    taught.add_argument("--language-minutes", type=float, default=33.0)
+    taught.add_argument("--language-minutes", type=float, default=20.0)
     taught.add_argument("--rate", type=float, default=8e-4)
     taught.add_argument("--tower-rate", type=float, default=1e-4)
     taught.add_argument("--rows", type=int, default=8, help="pictures in one step, each with eight questions")
