@@ -112,6 +112,26 @@ class Trials:
         """Measure changes of this plan from now on. Free for the plan measured last, whose states are at hand."""
         self.plan = normalise(plan)
 
+    def stand_at(self, plan: Plan, batches: Sequence[int]) -> None:
+        """Settle, and have what each layer is given under this plan in the cache for these batches and those to fit on."""
+        self.settle(plan)
+        self.logit_drift(plan, batches)
+        batches = sorted({*self.fit, *batches})
+        with torch.inference_mode():
+            if self._lacks(self.plan, 0):
+                self._kept[: len(self.fit)] = [CachedPlan(None) for _ in self.fit]
+            self._catch_up(batches)
+        for batch in batches:
+            self._kept[batch] = CachedPlan(self.plan)
+
+    def count_standing(self, plan: Plan, batches: Sequence[int]) -> None:
+        """Settle, and count what it takes to have that in the cache, whatever is really run."""
+        self.settle(plan)
+        for batch in batches:
+            if again := self._counts[batch].missing_for(self.plan):
+                self.forwards += len(self.questions[batch].lengths) / self.samples * (1 - first_difference(*again) / len(plan.layers))
+            self._counts[batch] = CachedPlan(self.plan)
+
     def logit_drift(self, plan: Plan, batches: Sequence[int] | None = None) -> float:
         """Mean `logit_drift` of the answers' tokens on these batches (default: all)."""
         plan, batches = normalise(plan), self.batches if batches is None else batches
