@@ -16,7 +16,9 @@ from support.tiny_runtime import sizes_of
 from torch import Tensor
 
 from converters.evaluation.reference import masked_logits
+from converters.planning.compensation import LinearCompensation
 from converters.planning.measure.answers import answered
+from converters.planning.measure.drift import moves_over_margin
 from converters.planning.measure.open_layer import OpenLayer, open_rows
 from converters.planning.measure.prices import ROOT_FLOOR, Knobs, Pricing
 from converters.planning.measure.trials import Trials
@@ -161,3 +163,45 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
 def test_the_order_of_prices_is_that_of_measured_moves(kv_heads: int) -> None:
     _, _, _, trials = subject(kv_heads)
     assert rank_correlation(*rises(trials, trials.plan, 8)) > 0.8
+
+
+def test_the_price_of_a_rank_is_the_slope_towards_it() -> None:
+    """Of all KV heads together, between the whole map and that of a rank, by finite differences of the pruned model itself."""
+    model, config = tiny_llava(layers=3, heads=4, kv_heads=2)
+    answers = [answered(model, batch, ANSWER_TOKENS) for batch in questions(config)]
+    dense = dense_plan(sizes_of(config), GRIDS)
+    trials, plain = Trials(model, answers, dense, fitting=True), Trials(model, answers, dense)
+    layers = [replace(layer, self_heads=(1,), neurons=tuple(range(24))) for layer in dense.layers]
+    plan, knobs = normalise(replace(dense, layers=tuple(layers))), Knobs((1,), (0,), (None, 4))
+    pricing = Pricing(trials, trials.batches, 1, knobs)
+    made = pricing.of(plan)
+    found = {index: pricing.compensations(plan, index) for index in range(3)}
+    own = {index: one[None] for index, one in found.items() if one[None] is not None}
+    assert set(own) == {1, 2}
+    for index in own:
+        rank = found[index][4]
+        assert rank is not None
+        assert rank.inner is not None
+        whole = LinearCompensation(rank.matrix @ rank.inner[0], rank.offset + rank.matrix @ rank.inner[1])
+        slopes = []
+        for sign in (1, -1):
+            mixed = {**own, index: _between(own[index], whole, sign * 1e-3)}
+            slopes.append(sign * _weighted(plain, plan, mixed, own))
+        measured = sum(slopes) / 2e-3
+        predicted = float((2 * made.moved * made.layers[index].rank[4].sum(0)[0]).sum())
+        assert predicted == pytest.approx(measured, rel=0.02)
+        assert abs(predicted) > 1e-3
+
+
+def _between(one: LinearCompensation, other: LinearCompensation, share: float) -> LinearCompensation:
+    return LinearCompensation(one.matrix + share * (other.matrix - one.matrix), one.offset + share * (other.offset - one.offset))
+
+
+def _weighted(trials: Trials, plan: Plan, compensations: Any, around: Any) -> float:
+    """The squared move of all answers' tokens, times the slope of the drift with other compensations."""
+    total = 0.0
+    for (_, moved, dense), (_, before, _) in zip(trials.logits(plan, compensations), trials.logits(plan, around), strict=True):
+        squared = moves_over_margin(moved, dense).double().square().sum(-1)
+        root = (moves_over_margin(before, dense).double().square().sum(-1) + ROOT_FLOOR).sqrt()
+        total += float((squared * torch.exp(-root) / (2 * root)).sum())
+    return total

@@ -86,7 +86,9 @@ class Pricing:
     def count(self, plan: Plan) -> None:
         """Count prices at a plan as if they were made."""
         self.trials.count_standing(normalise(plan), self.batches)
-        self.trials.forwards += self.trials.samples_of(self.batches) / self.trials.samples * (2 + self.probes)
+        passes = self.trials.samples_of(self.batches) / self.trials.samples * (2 + self.probes)
+        self.trials.forwards += passes
+        self.trials.dense_forwards += passes
 
     def compensations(self, plan: Plan, index: int) -> dict[int | None, LinearCompensation | None]:
         """By rank, those of a layer to be priced and the plan's own, as trials fit them; the trials must stand at the plan."""
@@ -230,8 +232,12 @@ def _prices(
     if done.neurons is not None:
         output, down = layer.linear.output.weight, layer.linear.down.weight
         added = (behind.middle @ output).unflatten(-1, (-1, sizes.head_dim)).transpose(2, 3)
-        for window in windows:
-            self_heads[window] = _by_unit((layer.looking(rows, window) * added).sum((-1, -2)))
+        own, kept = layer.kept.window or 0, list(layer.kept.self_heads)
+        self_heads[own] = _by_unit((layer.looking(rows, own) * added).sum((-1, -2)))
+        for window in windows - {own}:  # of those kept; another one that is added has first the window that there is
+            self_heads[window] = self_heads[own].copy()
+            if kept:
+                self_heads[window][kept] = _by_unit((layer.looking(rows, window, kept) * added[:, :, kept]).sum((-1, -2)))
         used = done.neurons.unflatten(0, (questions, -1))
         neurons = _by_unit(torch.stack([(used * (gradient @ down)).sum(1) for gradient in behind.visual]))
     rank, queries = {}, {}
