@@ -15,7 +15,7 @@ from .descent import SearchStep
 from .journal import Journal
 from .moves import WINDOWS, rank_notches, visual_flops
 
-STEPS = 0.5, 0.85  # of a plan's cost: the longest and the shortest step of a round
+STEPS = 0.45, 0.85  # of a plan's cost: the longest and the shortest step of a round
 UNDER = 0.9  # of what a round aims at: so far down it goes first, and what is left is added where it helps the most
 
 
@@ -48,9 +48,9 @@ class PricedSteps:
         """The steps below `start` down to the first plan within the limit, in about so many rounds."""
         step = start
         while step.flops > limit:
-            left = max(1, ceil(rounds))
-            shrink = min(STEPS[1], max(STEPS[0], (limit / step.flops) ** (1 / left)))
-            aim = max(limit, int(step.flops * shrink))
+            way = log(step.flops / limit)
+            left = max(ceil(way / -log(STEPS[0])), min(round(rounds), int(way / -log(STEPS[1]))), 1)
+            aim = max(limit, int(step.flops * (limit / step.flops) ** (1 / left)))
             plan = self.chosen(step.plan, aim, UNDER)
             if visual_flops(plan) >= step.flops:
                 return
