@@ -109,7 +109,7 @@ def convert(
             if not dry_run:
                 check_output(target, force)
             if adapter is not None:
-                model = _merged(model, Path(adapter), stack.enter_context(scratch(target)), command, progress)
+                model = merged_model(model, Path(adapter), stack.enter_context(scratch(target)), command, progress)
             split = None if samples is None else SampleSplit.of(samples, count, seed)
             choice = choose_plan(model, PlanRequest(plan, recipe, split, seed, statistics, grid, refit, served_by, effort), progress)
             if served_by is not None and choice.plan is not None:
@@ -139,8 +139,8 @@ def convert(
         return replace(conversion, healing=heal_model(folder, healing, target, force, progress))
 
 
-def _merged(model: Model, adapter: Path, folder: Path, command: str, progress: Listener) -> Model:
-    """The dense model with an adapter merged into its weights, in a folder of its own below `folder`."""
+def merged_model(model: Model, adapter: Path, folder: Path, command: str, progress: Listener) -> Model:
+    """The dense model with an adapter merged into its weights, in a folder of its own below `folder`. Raises YopoError."""
     name = f"{model.name}+{adapter.resolve().name}"
     progress(Message(f"Merging the adapter {adapter}."))
     merged = write_converted(with_adapter(model.checkpoint, adapter), None, folder / name, Provenance(model.source, command))
@@ -198,5 +198,5 @@ def _default_output(model: Model, plan: Plan | Point | float) -> Path:
 def _costs(model: Model, plan: Plan | None) -> PrefillCost:
     """The plan's cost, or that of the dense model where there is none."""
     if plan is None:
-        return PrefillCost.of_dense(dense_plan(model.checkpoint.sizes, (model.checkpoint.grid,)))
+        return PrefillCost.of_dense(dense_plan(model.checkpoint.sizes, model.checkpoint.grids))
     return PrefillCost.of(plan)

@@ -168,7 +168,7 @@ def plan_from(
     sizes = model.checkpoint.sizes
     cuts = Cuts(window, depth, ffn_ratio).filled(Cuts.of(model.config))
     mask = config_headmask(model.config, sizes) if str(file) == OWN_PLAN else read_headmask(Path(file))
-    return check_plan(headmask_plan(mask, cuts, sizes, (model.checkpoint.grid,)), sizes)
+    return check_plan(headmask_plan(mask, cuts, sizes, model.checkpoint.grids), sizes)
 
 
 def smallest_budget(changes: Mapping[float, float], most: float) -> float:

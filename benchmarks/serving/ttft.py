@@ -41,7 +41,7 @@ def plan_of(model: Any, budget: float | None) -> Any:
     from converters.planning.search.search import reading_plan
     from converters.runtime.plan import dense_plan
 
-    dense = dense_plan(model.checkpoint.sizes, (model.checkpoint.grid,))
+    dense = dense_plan(model.checkpoint.sizes, model.checkpoint.grids)
     if budget is None:
         return reading_plan(dense)
     return make_plan("interlaced", None, dense.sizes, dense.grids, budget, windows=False)

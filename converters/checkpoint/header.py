@@ -69,6 +69,11 @@ class TensorInfo:
         return prod(self.shape) * DTYPES[self.dtype].itemsize
 
     @property
+    def read_dtype(self) -> str:
+        """The dtype of what reading it gives: a quantised weight is read as the numbers that it stands for."""
+        return str(getattr(self.change, "dtype", self.dtype))
+
+    @property
     def offset(self) -> int | None:
         """Where its bytes begin in a safetensors file, None in another."""
         return self.extent.offset if self.file.suffix == ".safetensors" else None
@@ -133,11 +138,20 @@ def _read_bytes(file: Path, offset: int, target: memoryview) -> None:
         raise YopoError(f"{file} cannot be read: {error.strerror}.", DOWNLOAD_AGAIN) from None
 
 
-def _header_json(file: Path) -> tuple[dict[str, Any], int]:
+def regular_size(file: Path) -> int:
+    """The bytes of a file of weights. Raises YopoError where it cannot be read, and for a pipe or a device, which would never end."""
     try:
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise YopoError(f"{file} is not a regular file.", DOWNLOAD_AGAIN)
-        size = file.stat().st_size
+        status = file.stat()
+    except OSError as error:
+        raise YopoError(f"{file} cannot be read: {error.strerror}.", DOWNLOAD_AGAIN) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise YopoError(f"{file} is not a regular file.", DOWNLOAD_AGAIN)
+    return status.st_size
+
+
+def _header_json(file: Path) -> tuple[dict[str, Any], int]:
+    size = regular_size(file)
+    try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
             text = stream.read(length) if size >= LENGTH_BYTES and length <= MAX_HEADER_BYTES else b""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import YopoError
-from .header import DTYPE_NAMES, Extent, TensorInfo
+from .header import DTYPE_NAMES, Extent, TensorInfo, regular_size
 
 AGAIN = "Fetch it again; a .bin older than PyTorch 1.6 must be saved anew as safetensors."
 ANOTHER = "Use safetensors, or a .bin that has weights only."
@@ -18,8 +18,8 @@ ANOTHER = "Use safetensors, or a .bin that has weights only."
 
 def pickled_header(file: Path) -> dict[str, TensorInfo]:
     """What `read_header` gives, for a `.bin` file. Raises YopoError for a damaged file, one with code in it, and other dtypes."""
+    size = regular_size(file)
     tensors = _announced(file)
-    size = file.stat().st_size
     return {name: _tensor_info(file, size, name, tensor) for name, tensor in tensors.items()}
 
 

@@ -1,12 +1,13 @@
 """Gates: what each task must keep, as one answer each, and all of them as JUnit's XML."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from ..errors import YopoError
+from ..json_files import object_of
 from .schema import EvaluationPart, TaskPart
 
 
@@ -34,10 +35,13 @@ class Gate:
 
 
 def results_of(answers: Path) -> dict[str, Any]:
-    """What an evaluation came to, from the file of its answers."""
-    with answers.open(encoding="utf-8") as lines:
-        results: dict[str, Any] = next(line["results"] for line in map(json.loads, lines) if "results" in line)
-        return results
+    """What an evaluation came to, from the file of its answers. Raises YopoError for a file without."""
+    hint = f"Remove {answers} and run again."
+    with answers.open("rb") as lines:
+        for line in lines:
+            if isinstance(results := object_of(line, f"A line of {answers}", hint).get("results"), dict):
+                return results
+    raise YopoError(f"{answers} has no results.", hint)
 
 
 def gates(model: str, asked: EvaluationPart, results: Mapping[str, Any]) -> Iterator[Gate]:

@@ -8,6 +8,7 @@ from support.checkpoints import save_model
 
 from converters.checkpoint.card import licence
 from converters.checkpoint.config import check_config, read_config
+from converters.checkpoint.reader import open_checkpoint
 from converters.errors import YopoError
 from converters.json_files import MAX_DEPTH, parse_json, read_bytes, read_json, read_object
 
@@ -74,6 +75,16 @@ def test_a_folder_of_pipes(tmp_path: Path) -> None:
     assert licence(tmp_path / "model") == {"license": "other", "license_link": "LICENSE.txt"}
     with pytest.raises(YopoError, match=r"config\.json is not a regular file"):
         read_config(tmp_path / "model")
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_weights_from_a_pipe(tmp_path: Path, binary: bool) -> None:
+    save_model(tmp_path / "model", binary=binary)
+    (weights,) = (file for file in (tmp_path / "model").iterdir() if file.suffix in (".bin", ".safetensors"))
+    weights.unlink()
+    os.mkfifo(weights)
+    with pytest.raises(YopoError, match="is not a regular file"):
+        open_checkpoint(tmp_path / "model")
 
 
 @pytest.mark.parametrize(

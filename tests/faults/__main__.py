@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from multiprocessing import get_context
+from threading import RLock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -16,6 +17,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 
 from . import checkpoints, disks, hub, inputs, kills, plans
 from .cases import KINDS, Tally
@@ -39,6 +41,7 @@ def main() -> int:
     parser.add_argument("areas", nargs="*", choices=[*AREAS, []], help="only these")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    tqdm.set_lock(RLock())  # its usual one is shared between processes, and stays locked when its holder is killed
     asked = [(name, options.seed, options.share) for name in options.areas or AREAS]
     gc.freeze()
     with get_context("fork").Pool(options.jobs) as pool:

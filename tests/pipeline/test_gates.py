@@ -4,7 +4,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from converters.pipeline.gates import gates, junit
+from converters.errors import YopoError
+from converters.pipeline.gates import gates, junit, results_of
 from converters.pipeline.schema import EvaluationPart
 
 
@@ -53,3 +54,13 @@ def test_junit() -> None:
     assert (first.get("name"), first.get("classname")) == ("ours: retention at least 0.95", "one")
     assert first[0].get("message") == "one, ours: retention is 0.9000, at least 0.95 is asked for"
     assert not len(second)
+
+
+def test_answers_that_tell_no_results(tmp_path):
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text('{"settings": {}}\n{"question": "1"}\n{"results": {"tasks": {}}}\n')
+    assert results_of(answers) == {"tasks": {}}
+    for text, sentence in (('{"settings": {}}\n', "has no results"), ('{"results": \n', "is not JSON")):
+        answers.write_text(text)
+        with pytest.raises(YopoError, match=sentence):
+            results_of(answers)

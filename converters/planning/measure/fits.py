@@ -56,7 +56,7 @@ class Fits:
 
     def _normalised(self, index: int, number: int, rows: Tensor) -> Tensor:
         """What a layer makes K and V from, of a batch's visual rows without padding."""
-        norm = self.adapter.model.model.language_model.layers[index].input_layernorm
+        norm = self.adapter.model.get_decoder().layers[index].input_layernorm
         normalised: Tensor = norm(rows[self.questions[number].visual_rows])
         return normalised
 

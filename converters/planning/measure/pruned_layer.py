@@ -22,7 +22,7 @@ class PrunedLayer:
     def __init__(self, adapter: DenseAdapter, index: int, plan: Plan, compensation: LinearCompensation | None = None) -> None:
         self.index = index
         self.layout, self.locality, size = layer_layout(plan.layers[index], plan.sizes), plan.locality, plan.sizes.head_dim
-        layer = adapter.model.model.language_model.layers[index]
+        layer = adapter.model.get_decoder().layers[index]
         linear = _permuted(adapter.projections(index), self.layout, size)
         norms = layer.input_layernorm, layer.post_attention_layernorm
         visual = _visual(linear, self.layout, size, compensation)

@@ -249,7 +249,7 @@ class Trials:
             states = [self.cache.get(first, number) for number in numbers]
             for number, state in zip(numbers, self._through(plan, first, numbers, states, keep, compensations), strict=True):
                 batch = self.questions[number]
-                rows = self.model.model.language_model.norm(state.text[batch.predicts])
+                rows = self.model.get_decoder().norm(state.text[batch.predicts])
                 pruned, dense = (self.model.lm_head(values).float().log_softmax(-1) for values in (rows, batch.dense))
                 yield number, batch, pruned, dense
 
