@@ -26,7 +26,6 @@ from converters.checkpoint.source import Source
 from converters.errors import YopoError
 from converters.healing.heal import HealingRequest, Tune, heal_model
 from converters.loading import Dtype, load, locate
-from converters.planning.search.search import thorough_effort
 from converters.progress import unheard
 
 BUDGETS = (0.06, 0.03, 0.12)
@@ -64,7 +63,7 @@ def healed(subject: Subject, budget: float, seed: int, options: argparse.Namespa
     setting = subject.setting
     place = options.scratch / f"{Path(setting.model).name}-{setting.questions_from}-{seed}"
     place.mkdir(parents=True, exist_ok=True)
-    found = subject.frontier(OURS, seed, thorough_effort(subject.sizes.num_hidden_layers), setting.samples)
+    found = subject.frontier(OURS, seed, setting.search_effort(subject.sizes.num_hidden_layers), setting.samples)
     point = found.at(budget)
     refits = subject.refits(point.plan, seed, setting.samples) if found.compensated else {}
     base = locate(setting.place).path
@@ -85,7 +84,7 @@ def healed(subject: Subject, budget: float, seed: int, options: argparse.Namespa
 def run(options: argparse.Namespace) -> None:
     """Answer what the record lacks."""
     budgets, seeds = tuple(map(float, options.budgets.split(","))), tuple(map(int, options.seeds.split(",")))
-    setting = Setting(options.model, options.set, options.questions, options.samples, budgets, options.record)
+    setting = Setting(options.model, options.set, options.questions, options.samples, budgets, options.record, effort=options.effort)
     subject, done = Subject(setting), known(options.record, setting)
     if ("dense", None, None) not in done:
         began = time.process_time()
@@ -141,6 +140,7 @@ def main() -> None:
     cell.add_argument("--seeds", default="0,1,2")
     cell.add_argument("--samples", type=int, default=128, help="questions that the plans are searched on")
     cell.add_argument("--questions", type=int, default=2000)
+    cell.add_argument("--effort", default="thorough", help="of searches: quick, usual, thorough, or forward passes")
     cell.add_argument("--steps", type=int, default=345)
     cell.add_argument("--lessons", type=int, default=3000, help="questions to learn from")
     cell.add_argument("--tune", choices=list(NAMES), default="projector")

@@ -44,7 +44,7 @@ from converters.planning.frontier import Frontier
 from converters.planning.measure.answers import Answered, language_model_pass
 from converters.planning.measure.trials import Trials
 from converters.planning.recipes import RECIPES, make_plan
-from converters.planning.search.search import Effort, search, thorough_effort
+from converters.planning.search.search import Effort, effort_of, search
 from converters.runtime.plan import Plan, Sizes, dense_plan
 
 BATCH = 16
@@ -66,6 +66,7 @@ class Setting:
     budgets: tuple[float, ...]
     record: Path
     planned_on: str = ""
+    effort: str = "thorough"
 
     @property
     def place(self) -> str:
@@ -82,6 +83,10 @@ class Setting:
             "samples": self.samples,
         }
         return found | ({"planned_on": self.planned_on} if self.planned_on else {})
+
+    def search_effort(self, layers: int) -> Effort:
+        """How much a search may measure for all budgets."""
+        return effort_of(self.effort, layers, len(self.budgets))
 
     def frontier_file(self, variant: str, seed: int) -> Path:
         """Where a search's result is kept, beside the record."""
@@ -272,13 +277,14 @@ def answer(subject: Subject, method: str, budget: float | None, seed: int | None
         right, reached, note = subject.pruner_right(method, budget, seed or 0)
         return {"right": right, "reached": reached, "note": note}
     assert seed is not None
-    variants = searches(thorough_effort(subject.sizes.num_hidden_layers), subject.setting.samples)
+    setting = subject.setting
+    variants = searches(setting.search_effort(subject.sizes.num_hidden_layers), setting.samples)
     if method in variants:
         effort, samples = variants[method]
         found = subject.frontier(method, seed, effort, samples)
         point = found.at(budget)
         refits = subject.refits(point.plan, seed, samples) if found.compensated else None
-        facts = {"logit_drift": point.logit_drift, "origin": point.origin, "forwards": found.forwards}
+        facts = {"logit_drift": point.logit_drift, "origin": point.origin, "forwards": found.forwards, "effort": setting.effort}
         return {"right": subject.plan_right(point.plan, refits), "reached": point.share, **facts}
     if method in ABLATIONS:
         ablation, questions = ABLATIONS[method], partial(subject.questions, subject.setting.samples, seed)
@@ -306,7 +312,7 @@ def run(options: argparse.Namespace) -> None:
     """Answer what the record lacks."""
     setting = Setting(
         options.model, options.set, options.questions, options.samples, tuple(map(float, options.budgets.split(","))), options.record,
-        options.planned_on,
+        options.planned_on, options.effort,
     )  # fmt: skip
     done = known(options.record, setting)
     methods, seeds = re.split(r",(?! )", options.methods), tuple(map(int, options.seeds.split(",")))  # names may have a comma and a space
@@ -349,6 +355,7 @@ def main() -> None:
     cell.add_argument("--model", default="demo", help="demo, the name of an evidence model, or a folder")
     cell.add_argument("--set", default="demo", help="the question set: demo, harder, sizes, english, easy-vqa")
     cell.add_argument("--planned-on", default="", help="the set that plans are made on, if it is another")
+    cell.add_argument("--effort", default="thorough", help="of searches: quick, usual, thorough, or forward passes")
     cell.add_argument("--record", type=Path, required=True)
     cell.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
     cell.add_argument("--methods", default=",".join(("auto", *RECIPES, *SCHEDULES)))
