@@ -76,7 +76,8 @@ def answers(llm: Any, asked: list[dict[str, Any]]) -> tuple[list[str], int]:
 
 def check(folder: Path, found: dict[str, Any], plan: str, step: int, caching: bool) -> dict[str, Any]:
     """What an engine of this process answers under one plan: once, and with caching once again."""
-    expected, dense = found["plans"][plan], found["plans"]["dense"]
+    _, quantised, kind = plan.partition("-W")
+    expected, dense = found["plans"][plan], found["plans"][f"dense{quantised}{kind}"]
     options = {"max_num_batched_tokens": step, "max_num_seqs": min(step, 128), "enable_prefix_caching": caching}
     limit = {"image": 2} | ({"video": 1} if "videos" in expected else {})
     llm = engine(folder / plan, limit_mm_per_prompt=limit, **options)
