@@ -123,7 +123,7 @@ def example_plan(opened: Any) -> Any:
         else LayerPlan(tuple(heads), tuple(sorted(chance.sample(heads, 2))), tuple(sorted(chance.sample(neurons, 200))), None, 2)
         for index in range(sizes.num_hidden_layers)
     ]
-    return Plan(sizes, tuple(layers), (opened.grid,))
+    return Plan(sizes, tuple(layers), opened.grids)
 
 
 def _parse() -> argparse.Namespace:

@@ -34,7 +34,7 @@ def main() -> None:
     asked = _parse()
     torch.set_num_threads(asked.threads)
     grid = Grid(asked.side, asked.side)
-    what = given(grid, asked.text_tokens, 1, asked.hidden, multimodal=False)
+    what = given((grid,), asked.text_tokens, 1, asked.hidden, multimodal=False)
     with TemporaryDirectory(dir=asked.folder) as folder:
         sides, shares = _sides(asked, grid, what, Path(folder))
         found = times(sides, "dense", asked.rounds, asked.steps)

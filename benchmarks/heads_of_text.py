@@ -21,7 +21,7 @@ from converters.api import calibrate
 from converters.calibration.statistics import Statistics
 from converters.data.samples import BUNDLED
 from converters.evaluation.answering import generate
-from converters.evaluation.benchmarks import EvaluationRequest, evaluate_sides, names_of
+from converters.evaluation.benchmarks import EvaluationRequest, asked_by, evaluate_sides, names_of
 from converters.evaluation.planned import planned
 from converters.evaluation.sides import EvaluatedModel, Group, Side, model_group, subject_of
 from converters.families import family_of
@@ -103,7 +103,7 @@ def main() -> None:
         names_of(options.task), options.protocol, options.samples, save=options.output.with_suffix(".answers.jsonl")
     )
     subject = subject_of(model)
-    evaluation = evaluate_sides(model, request, subject, list(groups(subject, kept)))
+    evaluation = evaluate_sides(model, request, asked_by(request), subject, list(groups(subject, kept)))
     options.output.write_text(json.dumps(evaluation, indent=2))
     for name, task in evaluation["tasks"].items():
         for side, one in task["sides"].items():

@@ -27,7 +27,7 @@ from converters.data.demo.sets import samples as questions_of
 from converters.errors import YopoError
 from converters.healing.heal import HealingRequest, Tune, heal_model
 from converters.loading import Dtype, load, locate
-from converters.planning.search.search import usual_effort
+from converters.planning.search.search import thorough_effort
 from converters.progress import unheard
 
 BUDGETS = (0.06, 0.03, 0.12)
@@ -65,7 +65,7 @@ def healed(subject: Subject, budget: float, seed: int, options: argparse.Namespa
     setting = subject.setting
     place = options.scratch / f"{Path(setting.model).name}-{setting.questions_from}-{seed}"
     place.mkdir(parents=True, exist_ok=True)
-    found = subject.frontier(OURS, seed, usual_effort(subject.sizes.num_hidden_layers), setting.samples)
+    found = subject.frontier(OURS, seed, thorough_effort(subject.sizes.num_hidden_layers), setting.samples)
     point = found.at(budget)
     refits = subject.refits(point.plan, seed, setting.samples) if found.compensated else {}
     base = locate(str(folder(setting.model)) if setting.model in MODELS else setting.model).path

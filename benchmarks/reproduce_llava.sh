@@ -12,15 +12,16 @@
 # 6. report.html.
 #
 # Everything goes on where it was when the script is started again. What can be set:
-#   RECIPE (auto: the search; interlaced: plans at once, from statistics alone), MODEL, TASKS, SWEEP_TASKS, CALIBRATION (questions to plan on), SAMPLES (of each task; default all), PROTOCOL, BATCH, DROP (heads),
-#   TOKENS (visual tokens of step 5; none: leave it out), AGAINST, PYTHON.
+#   RECIPE (auto: the search; interlaced: plans at once, from statistics alone), MODEL, TASKS, SWEEP_TASKS, CALIBRATION (questions to plan
+#   on), PLAN_SAMPLES (how many of them), SAMPLES (of each task; default all), PROTOCOL, BATCH, DROP (heads), TOKENS (visual tokens of step 5;
+#   none: leave it out), AGAINST, CARD (whose hours are told: H100, A100, "RTX 4090", ...), PYTHON.
 set -euo pipefail
 
 OUTPUT=${1:-reproduction}
 MODEL=${MODEL:-llava-1.5-7b}
 TASKS=${TASKS:-gqa,scienceqa,textvqa-ocr,pope,mme,mmbench,mmbench-cn}
 SWEEP_TASKS=${SWEEP_TASKS:-gqa,pope,scienceqa}
-AGAINST=${AGAINST:-fastv,pyramiddrop,sparsevlm,visionzip,divprune,random,downsample}
+AGAINST=${AGAINST:-fastv,pyramiddrop,sparsevlm,visionzip,divprune,cdpruner,dart,scope,random,downsample}
 RECIPE=${RECIPE:-auto}
 PROTOCOL=${PROTOCOL:-llava}
 BATCH=${BATCH:-16}
@@ -34,7 +35,8 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 yopo() { "$PYTHON" -m yopo_cli "$@"; }
 
 mkdir -p "$OUTPUT"
-"$PYTHON" "$HERE/reproduction_cost.py" "$MODEL" "$TASKS" "$SWEEP_TASKS" "$AGAINST" ${SAMPLES:+--samples "$SAMPLES"}
+"$PYTHON" "$HERE/reproduction_cost.py" "$MODEL" "$TASKS" "$SWEEP_TASKS" "$AGAINST" ${SAMPLES:+--samples "$SAMPLES"} \
+    --plan-samples "$PLAN_SAMPLES" --card "${CARD:-H100}" $([[ $RECIPE == auto ]] && echo --search)
 if [[ -z ${CALIBRATION} && $MODEL != demo ]]; then
     echo "CALIBRATION=FILE names no questions: plans are made on bundled shapes, which are unlike what this model is used for." >&2
 fi

@@ -28,8 +28,10 @@ import transformers
 from benchmarks.evidence import MODELS, folder
 from benchmarks.study_ablations import ABLATIONS, searches
 from benchmarks.study_report import report
-from converters.baselines.forward import generate
+from converters.baselines.forward import generate, generate_each
+from converters.baselines.pictures import refusals
 from converters.baselines.schedule import SCHEDULES, schedule
+from converters.baselines.smaller import Smaller
 from converters.calibration.statistics import Statistics, calibrate
 from converters.data.demo.sets import samples as questions_of
 from converters.errors import YopoError
@@ -42,7 +44,7 @@ from converters.planning.frontier import Frontier
 from converters.planning.measure.answers import Answered, language_model_pass
 from converters.planning.measure.trials import Trials
 from converters.planning.recipes import RECIPES, make_plan
-from converters.planning.search.search import Effort, search, usual_effort
+from converters.planning.search.search import Effort, search, thorough_effort
 from converters.runtime.plan import Plan, Sizes, dense_plan
 
 BATCH = 16
@@ -85,7 +87,7 @@ class Subject:
         found = list(questions_of(self.setting.questions_from, count, seed, split))
         for start in range(0, count, BATCH):
             part = found[start : start + BATCH]
-            texts = [self._chat(one.question, one.answer if answers else None) for one in part]
+            texts = [self.chat(one.question, one.answer if answers else None) for one in part]
             inputs = self.processor(text=texts, images=[one.image for one in part], return_tensors="pt", padding=True)
             yield inputs, [one.answer for one in part]
 
@@ -93,7 +95,7 @@ class Subject:
         """What plans are calibrated on: left-padded processor outputs of questions."""
         return (inputs for inputs, _ in self.batches(samples, seed, "calibration"))
 
-    def _chat(self, question: str, answer: str | None) -> str:
+    def chat(self, question: str, answer: str | None = None) -> str:
         turns: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
         if answer is not None:
             turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
@@ -158,15 +160,29 @@ class Subject:
 
     def pruner_right(self, method: str, budget: float, seed: int) -> tuple[list[bool], float, str]:
         """The same for a token pruner, the share of FLOPs that it reaches, and its note."""
-        if self.model.config.model_type != "llava":
-            raise YopoError("The token pruners are written for LLaVA.", "Leave them out.")
-        made = schedule(method, self.sizes, self.dense.grids, budget)
+        for _, reason in refusals(self.model, (method,)):
+            raise YopoError(reason)
+        grids = self.dense.grids
+        made = schedule(method, self.sizes, grids, budget)
+        if method == "downsample" and (smaller := Smaller.of(self.processor, self.sizes, grids[0], budget)):
+            return self._smaller_right(smaller), budget, smaller.note
         right: list[bool] = []
         for inputs, expected in zip(*self.exam, strict=True):
-            produced = generate(self.model, inputs, made, NEW_TOKENS, seed)
-            answers = self.processor.batch_decode(produced, skip_special_tokens=True)
-            right += [answer.strip() == one for answer, one in zip(answers, expected, strict=True)]
+            produced = generate_each(self.model, inputs, lambda grids: schedule(method, self.sizes, grids, budget), NEW_TOKENS, seed)
+            right += self._equal(produced, expected)
         return right, made.share, made.note
+
+    def _smaller_right(self, smaller: Smaller) -> list[bool]:
+        right: list[bool] = []
+        for one in questions_of(self.setting.questions_from, self.setting.questions, 0, "eval"):
+            encode = partial(self.processor, text=[self.chat(one.question)], images=[one.image], return_tensors="pt")
+            inputs, made = smaller.encoded([(one.image.height, one.image.width)], encode)
+            right += self._equal(generate(self.model, inputs, made, NEW_TOKENS), [one.answer])
+        return right
+
+    def _equal(self, produced: Any, expected: list[str]) -> list[bool]:
+        answers = self.processor.batch_decode(list(produced), skip_special_tokens=True)
+        return [answer.strip() == one for answer, one in zip(answers, expected, strict=True)]
 
 
 def continued(model: Any, processor: Any, batch: Any, expected: list[str]) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
@@ -226,7 +242,7 @@ def answer(subject: Subject, method: str, budget: float | None, seed: int | None
         right, reached, note = subject.pruner_right(method, budget, seed or 0)
         return {"right": right, "reached": reached, "note": note}
     assert seed is not None
-    variants = searches(usual_effort(subject.sizes.num_hidden_layers), subject.setting.samples)
+    variants = searches(thorough_effort(subject.sizes.num_hidden_layers), subject.setting.samples)
     if method in variants:
         effort, samples = variants[method]
         found = subject.frontier(method, seed, effort, samples)

@@ -15,10 +15,11 @@ from .bench.exports import ExportBenchmark, ExportBenchRequest, bench_export
 from .conversion import convert
 from .data.prompts import encode, prompt
 from .data.sample import open_image
-from .data.samples import SamplesLike, samples_of
+from .data.samples import SamplesLike
 from .errors import YopoError
 from .evaluation.answering import generate
-from .evaluation.evaluate import Evaluation, evaluate_samples
+from .evaluation.benchmarks import Evaluation, EvaluationRequest, evaluate_benchmarks
+from .evaluation.tasks.wording import CHECKPOINT
 from .evaluation.verification import Verification, checks
 from .export import TARGETS, exporter
 from .export.preparation import Wanted, request_of
@@ -28,7 +29,7 @@ from .inspection import inspect
 from .loading import Dtype, locate
 from .model import Model, load, opened
 from .planner import calibrate, plan
-from .progress import Listener, Message, unheard
+from .progress import Listener, unheard
 from .runtime.plan import Grid
 
 __all__ = ["ask", "bench", "calibrate", "convert", "evaluate", "export", "heal", "inspect", "load", "plan", "verify"]
@@ -53,53 +54,26 @@ def evaluate(
     count: int | None = None,
     seed: int = 0,
     batch_size: int = 16,
-    max_new_tokens: int = 16,
+    max_new_tokens: int | None = None,
+    against: Sequence[str] = (),
+    recipes: Sequence[str] = (),
+    budget: float | None = None,
+    protocol: str = CHECKPOINT,
+    save: Path | None = None,
     progress: Listener = unheard,
 ) -> Evaluation:
-    """Compare a pruned model with the dense one (itself, its plan switched off) on samples with answers; of a dense one score that alone.
+    """Compare a pruned model with the dense one (itself, its plan switched off) on samples with answers, or on a published benchmark by
+    its name; of a dense model score that alone.
 
-    `count` of the samples, drawn with `seed`, are asked: all by default, 500 of a bundled set. Where healing changed the language model
-    the dense one is not in the files any more, and `retention` is None. Raises YopoError.
+    `count` of the questions, drawn with `seed`, are asked: all by default, 500 of a bundled set. `against` (token pruners) and `recipes`
+    (other plans) answer too, at `budget` of the dense visual FLOPs, by default the model's own. Answers are kept in the file `save`,
+    and an interrupted run goes on from it. Where healing changed the language model the dense one is not in the files any more, and
+    `retention` is None. Raises YopoError.
     """
-    asked: dict[str, Any] = {"count": count, "seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
-    return next(iter(evaluate_tasks(model, [samples], **asked, progress=progress).values()))
-
-
-def evaluate_tasks(
-    model: Model | str | Path,
-    tasks: Sequence[SamplesLike],
-    *,
-    count: int | None = None,
-    seed: int = 0,
-    batch_size: int = 16,
-    max_new_tokens: int = 16,
-    for_retention: bool = False,
-    progress: Listener = unheard,
-) -> dict[str, Evaluation]:
-    """The same for several sets of samples, by name; all are read before the first is asked.
-
-    `for_retention` refuses a model of which no retention can be measured. Raises YopoError.
-    """
-    chosen = [samples_of(samples, answers=True, count=count, seed=seed) for samples in tasks]
-    names = [samples.name for samples in chosen]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise YopoError(f"Two tasks are named {', '.join(twice)}.", "A task is named after its file: rename one.")
-    model = opened(model)
-    missing = model.missing_dense_side()
-    if for_retention:
-        _check_retention(model, missing)
-    if missing:
-        progress(Message(f"{missing} Evaluate the base model beside it."))
-    progress(Message(f"Path: {model.loaded.path_report()}"))
-    how: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "progress": progress}
-    return {samples.name: evaluate_samples(model.loaded, samples, dense_side=missing is None, **how) for samples in chosen}
-
-
-def _check_retention(model: Model, missing: str | None) -> None:
-    if not model.loaded.pruned:
-        raise YopoError(f"{model.name} is dense: it has no retention to demand.", "Leave --min-retention out, or give a converted model.")
-    if missing:
-        raise YopoError(missing, "Leave --min-retention out, and evaluate the base model beside it.")
+    request = EvaluationRequest(
+        (samples,), protocol, count, seed, batch_size, max_new_tokens, tuple(against), tuple(recipes), budget, save=save
+    )
+    return next(Evaluation.of(*task) for task in evaluate_benchmarks(opened(model), request, progress)["tasks"].items())
 
 
 def ask(model: Model | str | Path, question: str, images: Sequence[Any] = (), *, max_new_tokens: int = 256) -> Answer:

@@ -20,12 +20,13 @@ from .data.split import SampleSplit
 from .healing.heal import HealingRequest, heal_model
 from .model import Model, opened
 from .plan_choice import SEARCHED, PlanChoice, PlanRequest, choose_plan
-from .planner import SAMPLES
+from .planner import DEFAULT_EFFORT, SAMPLES
 from .planning.compensation import LinearCompensation
 from .planning.cost import cost
 from .planning.fitting import fit_compensations
 from .planning.frontier import Point
 from .planning.prefill import PrefillCost
+from .planning.search.search import Effort
 from .processes import only_first
 from .progress import Listener, Message, Progress, unheard
 from .runtime.plan import Grid, Plan, dense_plan, to_json
@@ -78,6 +79,7 @@ def convert(
     grid: Grid | None = None,
     refit: bool | None = None,
     served_by: str | None = None,
+    effort: Effort | str | float = DEFAULT_EFFORT,
     heal: int | None = None,
     adapter: Path | str | None = None,
     dry_run: bool = False,
@@ -91,6 +93,7 @@ def convert(
     interlaced (from statistics, at once), yopo, shortv, opskip or vica; a budget of 1 prunes nothing and writes the native form.
     `refit` gives visual tokens K and V of their own, fitted on `samples` (default: those that the frontier was planned on): None does so
     where the plan was measured so or needs it, where the recipe is auto or interlaced, and where samples come with a `Plan`.
+    `effort` is that of the search, as `plan` takes it.
     `served_by` vllm: a plan that its plugin does not serve is not made, or is refused where it is given.
     `adapter`, the folder of a LoRA adapter of the model, is merged into it first, in a folder beside the output that is gone in the end.
     The weights are unloaded before the new ones are written. `dry_run` decides all and writes nothing; `force` replaces an existing
@@ -106,9 +109,9 @@ def convert(
             if not dry_run:
                 check_output(target, force)
             if adapter is not None:
-                model = _merged(model, Path(adapter), stack.enter_context(scratch(target)), command, progress)
+                model = merged_model(model, Path(adapter), stack.enter_context(scratch(target)), command, progress)
             split = None if samples is None else SampleSplit.of(samples, count, seed)
-            choice = choose_plan(model, PlanRequest(plan, recipe, split, seed, statistics, grid, refit, served_by), progress)
+            choice = choose_plan(model, PlanRequest(plan, recipe, split, seed, statistics, grid, refit, served_by, effort), progress)
             if served_by is not None and choice.plan is not None:
                 check_served(choice.plan)
             compensations: dict[int, LinearCompensation] = {}
@@ -136,8 +139,8 @@ def convert(
         return replace(conversion, healing=heal_model(folder, healing, target, force, progress))
 
 
-def _merged(model: Model, adapter: Path, folder: Path, command: str, progress: Listener) -> Model:
-    """The dense model with an adapter merged into its weights, in a folder of its own below `folder`."""
+def merged_model(model: Model, adapter: Path, folder: Path, command: str, progress: Listener) -> Model:
+    """The dense model with an adapter merged into its weights, in a folder of its own below `folder`. Raises YopoError."""
     name = f"{model.name}+{adapter.resolve().name}"
     progress(Message(f"Merging the adapter {adapter}."))
     merged = write_converted(with_adapter(model.checkpoint, adapter), None, folder / name, Provenance(model.source, command))
@@ -195,5 +198,5 @@ def _default_output(model: Model, plan: Plan | Point | float) -> Path:
 def _costs(model: Model, plan: Plan | None) -> PrefillCost:
     """The plan's cost, or that of the dense model where there is none."""
     if plan is None:
-        return PrefillCost.of_dense(dense_plan(model.checkpoint.sizes, (model.checkpoint.grid,)))
+        return PrefillCost.of_dense(dense_plan(model.checkpoint.sizes, model.checkpoint.grids))
     return PrefillCost.of(plan)

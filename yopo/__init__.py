@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from converters.checkpoint.push import push as push
     from converters.conversion import Conversion as Conversion
     from converters.conversion import convert as convert
+    from converters.data.footage import Video as Video
+    from converters.data.footage import video as video
     from converters.data.sample import Sample as Sample
-    from converters.evaluation.evaluate import Evaluation as Evaluation
+    from converters.evaluation.benchmarks import Evaluation as Evaluation
     from converters.evaluation.verification import Verification as Verification
     from converters.healing.heal import Healing as Healing
     from converters.inspection import Inspection as Inspection
@@ -66,8 +68,9 @@ _MODULES = {
     "converters.bench.exports": ["ExportBenchmark", "ExportBenchRequest"],
     "converters.calibration.statistics": ["Statistics"],
     "converters.conversion": ["Conversion", "convert"],
+    "converters.data.footage": ["Video", "video"],
     "converters.data.sample": ["Sample"],
-    "converters.evaluation.evaluate": ["Evaluation"],
+    "converters.evaluation.benchmarks": ["Evaluation"],
     "converters.evaluation.verification": ["Verification"],
     "converters.healing.heal": ["Healing"],
     "converters.inspection": ["Inspection", "inspect"],

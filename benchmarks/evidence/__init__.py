@@ -8,6 +8,7 @@ MODELS = {
     "weak-tower": ("demo",),
     "harder": ("harder", "demo"),
     "internvl": ("demo",),
+    "llava-next": ("sizes", "demo"),
 }
 
 

@@ -15,11 +15,14 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
     PreTrainedTokenizerFast,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
 )
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from converters.data.demo import harder
@@ -44,6 +47,8 @@ INTERNVL_TOKENS = {
     "video_token": "<video>",
 }
 TILE = CANVAS_SIZE // 2
+NEXT_TILE = CANVAS_SIZE // 3
+NEXT_RESOLUTIONS = [[2 * NEXT_TILE] * 2, [3 * NEXT_TILE] * 2]
 # The part of the demo's tower that LLaVA reads.
 VISION = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 8, "num_hidden_layers": 4}
 MERGED = 1  # patches on a side of a visual token; published models merge 2x2, but so towers can start from the demo's
@@ -112,6 +117,27 @@ def internvl() -> Untrained:
     )
 
 
+def llava_next() -> Untrained:
+    """The demo's tower for tiles of 32 pixels, of which a picture has two or three in a row and a column, some of it padding."""
+    processor = build_processor()
+    demo = build_config(processor.tokenizer).to_dict()
+    config = LlavaNextConfig(
+        text_config=demo["text_config"],
+        vision_config=demo["vision_config"] | {"image_size": NEXT_TILE},
+        image_token_index=demo["image_token_index"],
+        image_grid_pinpoints=NEXT_RESOLUTIONS,
+        projector_hidden_act=demo["projector_hidden_act"],
+    )
+    pictures = LlavaNextImageProcessorPil(
+        size={"shortest_edge": NEXT_TILE}, crop_size={"height": NEXT_TILE, "width": NEXT_TILE}, image_grid_pinpoints=NEXT_RESOLUTIONS,
+        image_mean=list(IMAGE_MEAN), image_std=list(IMAGE_STD),
+    )  # fmt: skip
+    words = {"processor_class": "LlavaNextProcessor", "patch_size": PATCH_SIZE, "num_additional_image_tokens": 1}
+    words |= {"vision_feature_select_strategy": "default", "image_processor": _settings(pictures)}
+    model = LlavaNextForConditionalGeneration(config)
+    return Untrained(model, processor.tokenizer, {"processor_config.json": words}, CHAT_TEMPLATE, pictures)
+
+
 def weak_tower() -> Untrained:
     """The demo with a vision tower that only embeds its patches, and four layers more in the language model."""
     processor = build_processor()
@@ -143,7 +169,13 @@ def _settings(image_processor: Any) -> dict[str, Any]:
     return dict(json.loads(image_processor.to_json_string()))
 
 
-ARCHITECTURES = {"qwen2-vl": qwen2_vl, "weak-tower": weak_tower, "harder": larger_vocabulary, "internvl": internvl}
+ARCHITECTURES = {
+    "qwen2-vl": qwen2_vl,
+    "weak-tower": weak_tower,
+    "harder": larger_vocabulary,
+    "internvl": internvl,
+    "llava-next": llava_next,
+}
 
 
 def save(untrained: Untrained, folder: Path) -> None:

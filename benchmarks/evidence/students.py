@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tools.demo.architecture import IMAGE_MEAN, IMAGE_STD, PATCH_SIZE
 
-from .architectures import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD, INTERNVL_TOKENS, QWEN_TOKENS, TILE, VISION, Untrained
+from .architectures import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD, INTERNVL_TOKENS, NEXT_TILE, QWEN_TOKENS, TILE, VISION, Untrained
 
 START = ("<s>", "USER:")
 GRID = 12  # visual tokens in a row and a column of the demo's pictures
@@ -24,7 +24,7 @@ def normalised(pixels: Tensor, mean: Any = IMAGE_MEAN, std: Any = IMAGE_STD) -> 
 
 @dataclass
 class Student:
-    """A LLaVA. `order` gives the places in the demo's 12x12 grid of the first visual tokens, one after the other."""
+    """A LLaVA. `order` gives the places in the demo's 12x12 grid of some visual tokens, `slots` where these are among all of them."""
 
     untrained: Untrained
 
@@ -52,6 +52,9 @@ class Student:
         return list(self.untrained.tokenizer.convert_tokens_to_ids(list(tokens)))
 
     def order(self) -> Tensor:
+        return torch.arange(GRID * GRID)
+
+    def slots(self) -> Tensor:
         return torch.arange(GRID * GRID)
 
     def visual(self, pixels: Tensor) -> Tensor:
@@ -129,16 +132,39 @@ class InternvlStudent(Student):
         return 5 * (TILE // PATCH_SIZE) ** 2
 
 
-def thumbnails(pixels: Tensor) -> Tensor:
+class NextStudent(Student):
+    """Pictures of several sizes: the whole, then tiles side by side without their padding and an end after every row."""
+
+    def slots(self) -> Tensor:
+        rows = torch.arange(GRID)[:, None] * (GRID + 1)
+        return (NEXT_TILE // PATCH_SIZE) ** 2 + (rows + torch.arange(GRID)).flatten()
+
+    def visual(self, pixels: Tensor) -> Tensor:
+        count, _, height, width = pixels.shape
+        side = max(height, width) // NEXT_TILE
+        across, down = (side * NEXT_TILE - width) // 2, (side * NEXT_TILE - height) // 2
+        cut = nn.functional.pad(pixels, (across, across, down, down)).view(count, 3, side, NEXT_TILE, side, NEXT_TILE)
+        tiles = cut.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+        values = normalised(torch.cat([thumbnails(pixels, NEXT_TILE).unsqueeze(1), tiles], dim=1).flatten(0, 1))
+        sizes = torch.tensor([[height, width]] * count)
+        seen = self.model.model.get_image_features(values.unflatten(0, (count, -1)), image_sizes=sizes, return_dict=True)
+        return torch.stack(list(seen.pooler_output))
+
+    def visual_tokens(self, pixels: Tensor) -> int:
+        rows, columns = (size // PATCH_SIZE for size in pixels.shape[2:])
+        return (NEXT_TILE // PATCH_SIZE) ** 2 + rows * (columns + 1)
+
+
+def thumbnails(pixels: Tensor, side: int = TILE) -> Tensor:
     """Pictures reduced to the size of a tile, as the processor does it; bytes."""
-    pictures = (Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((TILE, TILE), Image.Resampling.BICUBIC) for picture in pixels)
+    pictures = (Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((side, side), Image.Resampling.BICUBIC) for picture in pixels)
     return torch.from_numpy(numpy.stack([numpy.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
 
 
 def student(name: str, seed: int) -> Student:
     """An untrained student."""
     torch.manual_seed(seed)
-    kind = {"qwen2-vl": QwenStudent, "internvl": InternvlStudent}.get(name, Student)
+    kind = {"qwen2-vl": QwenStudent, "internvl": InternvlStudent, "llava-next": NextStudent}.get(name, Student)
     return kind(ARCHITECTURES[name]())
 
 

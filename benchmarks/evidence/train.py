@@ -79,7 +79,7 @@ def diet(name: str, count: int, seed: int) -> list[Pictures]:
     if name == "harder":
         hard = drawn(SETS["harder"], SETS["harder"].scene, count, seed, 0.85, False)
         return [hard, drawn(demo, demo.scene, count // 4, seed + 1, 0.15, True)]
-    if name != "qwen2-vl":
+    if name not in ("qwen2-vl", "llava-next"):
         return [drawn(demo, demo.scene, count, seed, 1.0, True)]
     known = drawn(demo, demo.scene, count, seed, 0.55, True)
     other = [canvas for canvas in CANVASES if canvas != (3, 3)]
@@ -153,13 +153,13 @@ class Lesson:
 
     def __init__(self, learner: Student, teacher: Student) -> None:
         self.learner, self.teacher = learner, teacher
-        self.order = learner.order()
+        self.order, self.slots = learner.order(), learner.slots()
 
     def visual(self, pixels: Tensor) -> Tensor:
         """How unlike the demo's the visual tokens are."""
         with torch.no_grad():
             target = self.teacher.visual(pixels)[:, self.order]
-        own = self.learner.visual(pixels)[:, : len(self.order)]
+        own = self.learner.visual(pixels)[:, self.slots]
         return likeness(own, target, objects(target))
 
     @torch.no_grad()
@@ -176,7 +176,7 @@ class Lesson:
         weight = objects(taught[0][0])
         errors = []
         for state, (visual, words) in zip(states[-len(taught) :], taught, strict=True):
-            own = state[:, start : start + len(self.order)]
+            own = state[:, start + self.slots]
             errors += [likeness(own, visual, weight), likeness(state[:, prefix:], words, present)]
         return torch.stack(errors).mean()
 

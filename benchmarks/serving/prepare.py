@@ -187,7 +187,7 @@ def prepare(folder: Path, name: str, samples: Any, asked: Callable[[Any], dict[s
     processor = model.loaded.processor
     given = asked(processor)
     found: dict[str, Any] = {"asked": {part: one.save(folder / part) for part, one in given.items()}, "plans": {}}
-    for plan_name, (plan, refit) in plans(dense_plan(model.checkpoint.sizes, (model.checkpoint.grid,))).items():
+    for plan_name, (plan, refit) in plans(dense_plan(model.checkpoint.sizes, model.checkpoint.grids)).items():
         if names and plan_name not in names:
             continue
         out, how = folder / plan_name, {"refit": refit, "force": True, "command": f"prepare.py: {plan_name}"}

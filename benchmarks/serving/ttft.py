@@ -40,7 +40,7 @@ def config(kv_heads: int) -> dict[str, Any]:
 def dense_of(model: Any) -> Any:
     from converters.runtime.plan import dense_plan
 
-    return dense_plan(model.checkpoint.sizes, (model.checkpoint.grid,))
+    return dense_plan(model.checkpoint.sizes, model.checkpoint.grids)
 
 
 def plan_of(model: Any, budget: float | None) -> Any:

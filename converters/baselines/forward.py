@@ -4,7 +4,8 @@ The decoder layers are transformers' own, SDPA attention included. Scores are co
 that ranks; the keys are those that the layer left in the cache.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +13,18 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from ..calibration.batch import Layout, TokenMasks, grids_of, on_model
+from ..families import family_of
+from ..planning.measure.answers import isin, placeholders_of
 from ..runtime.layer_parts import head_norms
 from ..runtime.outputs import CACHE
-from .pictures import entering, pictures
-from .rows import PADDING, TEXT, VISUAL, Rows, insert
+from .pictures import BY_CLASS_TOKEN, Tower, entered, look
+from .rows import PADDING, TEXT, VISUAL, Rows, axes, insert
 from .schedule import Schedule, Stage, recycled
-from .selection import attention_of, most_attended, raters, recycle
+from .selection import attention_of, least_duplicate, most_attended, raters, recycle
 
-KEEPS_POSITIONS = frozenset({"fastv"})
-"""Methods whose published code keeps the positions of the tokens that stay; the others number them anew."""
+KEEPS_POSITIONS = frozenset({"fastv", "dart"})
+"""Methods whose published code keeps the positions of the tokens that stay; the others number them anew, but for multimodal ones."""
 
 
 @dataclass
@@ -48,55 +52,97 @@ class Decoding:
 
 
 def generate(model: Any, inputs: Any, schedule: Schedule, max_new_tokens: int, seed: int = 0) -> Tensor:
-    """Greedy answer of a dense LLaVA under a schedule: new tokens `[batch, up to max_new_tokens]`, padded after the end of each."""
+    """Greedy answer of a dense model under a schedule: new tokens `[batch, up to max_new_tokens]`, padded after the end of each.
+
+    All samples have the schedule's grids, or no picture.
+    """
+    with torch.inference_mode():
+        return generated(model, prompt(model, inputs, schedule, seed), schedule, max_new_tokens)
+
+
+def generate_each(model: Any, inputs: Any, made: Callable[[Layout], Schedule], max_new_tokens: int, seed: int = 0) -> list[Tensor]:
+    """The same for samples of any grids, each under the schedule that is `made` for its own; those of the same ones go together."""
+    config = model.config.to_dict()
+    visuals = family_of(config).visuals(config)
+    layouts = grids_of(inputs, TokenMasks.of(inputs, visuals), visuals)
+    owner = torch.tensor([place for place, layout in enumerate(layouts) for _ in layout])
+    answers: dict[int, Tensor] = {}
+    with torch.inference_mode():
+        rows = whole(model, inputs)
+        for grids in dict.fromkeys(layouts):
+            same = [place for place, layout in enumerate(layouts) if layout == grids]
+            schedule = made(grids)
+            seen = tower(model, inputs, schedule, torch.isin(owner, torch.tensor(same)))
+            entering = entered(model, rows.of(same), schedule, seed, seen)
+            answers |= dict(zip(same, generated(model, entering, schedule, max_new_tokens), strict=True))
+    return [answers[place] for place in range(len(layouts))]
+
+
+def generated(model: Any, rows: Rows, schedule: Schedule, max_new_tokens: int) -> Tensor:
+    """Greedy tokens that follow what enters the language model."""
     end = model.generation_config.eos_token_id
     ends = torch.tensor(end if isinstance(end, list) else [] if end is None else [end], device=model.device)
-    with torch.inference_mode():
-        decoding = prefill(model, prompt(model, inputs, schedule, seed), schedule)
-        done = torch.zeros(len(decoding.logits), dtype=torch.bool, device=model.device)
-        tokens: list[Tensor] = []
-        while True:
-            token = decoding.logits.argmax(-1)
-            pad = model.generation_config.pad_token_id
-            tokens.append(token.where(~done, pad if pad is not None else ends[0] if len(ends) else 0))
-            done |= torch.isin(token, ends)
-            if len(tokens) == max_new_tokens or bool(done.all()):
-                return torch.stack(tokens, 1)
-            advance(model, decoding, token)
+    decoding = prefill(model, rows, schedule)
+    done = torch.zeros(len(decoding.logits), dtype=torch.bool, device=model.device)
+    tokens: list[Tensor] = []
+    while True:
+        token = decoding.logits.argmax(-1)
+        pad = model.generation_config.pad_token_id
+        tokens.append(token.where(~done, pad if pad is not None else ends[0] if len(ends) else 0))
+        done |= torch.isin(token, ends)
+        if len(tokens) == max_new_tokens or bool(done.all()):
+            return torch.stack(tokens, 1)
+        advance(model, decoding, token)
 
 
 def prompt(model: Any, inputs: Any, schedule: Schedule, seed: int = 0) -> Rows:
     """What the language model reads: the processor's `inputs`, with the visual tokens that the schedule lets in."""
-    given = pictures(model, inputs["pixel_values"].to(model.dtype), schedule, seed) if "pixel_values" in inputs else None
-    return embedded(model, inputs["input_ids"], inputs.get("attention_mask"), given, schedule)
+    return entered(model, whole(model, inputs), schedule, seed, tower(model, inputs, schedule))
 
 
-def embedded(model: Any, ids: Tensor, mask: Tensor | None, given: Tensor | None, schedule: Schedule) -> Rows:
-    """Rows of a prompt `[batch, length]` whose placeholders stand for whole pictures; `given` `[pictures, tokens, hidden]` enter."""
-    mask = torch.ones_like(ids) if mask is None else mask
-    kinds = torch.where(mask == 0, PADDING, torch.where(ids == model.config.image_token_id, VISUAL, TEXT))
-    rows = Rows(model.get_input_embeddings()(ids), (mask.cumsum(1) - 1).clamp(min=0), kinds, mask.sum(1))
-    whole = schedule.tokens // len(schedule.grids)
-    if given is None:
-        return rows
-    if entering(schedule) < whole or rows.padded:
-        rows = rows.take([_entering(kind, whole, given.shape[1]) for kind in rows.kinds])
-    if given.shape[1] < whole:
-        rows = rows.renumbered()
-    visual = (rows.kinds == VISUAL)[..., None]
-    return Rows(rows.hidden.masked_scatter(visual, given.to(rows.hidden.dtype)), rows.positions, rows.kinds, rows.seen)
+def tower(model: Any, inputs: Any, schedule: Schedule, which: Tensor | None = None) -> Tower | None:
+    """What a method of the class token needs of the pictures, or of those that `which` `[pictures]` tells."""
+    if schedule.method not in BY_CLASS_TOKEN or "pixel_values" not in inputs or not schedule.grids:
+        return None
+    pixels = inputs["pixel_values"].to(model.device, model.dtype)
+    return look(model, pixels if which is None else pixels[which.to(pixels.device)])
 
 
-def _entering(kinds: Tensor, whole: int, count: int) -> Tensor:
-    """Places of a sample's text and of the first `count` of each `whole` placeholders."""
-    visual = kinds == VISUAL
-    number = (visual.cumsum(0) - 1) % whole
-    return ((kinds == TEXT) | (visual & (number < count))).nonzero()[:, 0]
+class _KnownError(Exception):
+    """What the language model is called with is known."""
+
+
+def whole(model: Any, inputs: Any, **features: Any) -> Rows:
+    """A whole prompt as the model hands it to its language model, which does not run: nothing is left out.
+
+    `features` (transformers' `mm_encoder_outputs`) may stand in the pixels' place.
+    """
+    given: dict[str, Any] = {}
+
+    def look_on(_: Any, __: Any, keywords: dict[str, Any]) -> None:
+        given.update(keywords)
+        raise _KnownError
+
+    hook = model.get_decoder().register_forward_pre_hook(look_on, with_kwargs=True)
+    try:
+        with suppress(_KnownError):
+            model.model(**on_model(inputs, model), **features, use_cache=False)
+    finally:
+        hook.remove()
+    ids = inputs["input_ids"].to(model.device)
+    mask = inputs.get("attention_mask")
+    mask = torch.ones_like(ids) if mask is None else mask.to(model.device)
+    visual = isin(ids, placeholders_of(model))
+    kinds = torch.where(mask == 0, PADDING, torch.where(visual, VISUAL, TEXT))
+    numbers, multimodal = (mask.cumsum(1) - 1).clamp(min=0), given.get("position_ids")
+    positions = numbers if multimodal is None or multimodal.dim() == 2 else multimodal[-3:].movedim(0, -1)
+    seen = positions.flatten(2).amax(-1) if positions.dim() > 2 else positions
+    return Rows(given["inputs_embeds"], positions, kinds, seen.masked_fill(mask == 0, 0).amax(1) + 1)
 
 
 def prefill(model: Any, rows: Rows, schedule: Schedule) -> Decoding:
     """Read a prompt, dropping tokens where the schedule says."""
-    text_model, cache, runs = model.model.language_model, DynamicCache(), []
+    text_model, cache, runs = model.get_decoder(), DynamicCache(), []
     whole = [len(rows.of_kind(sample, VISUAL)) for sample in range(len(rows.kinds))]
     rating = _rating(rows, schedule)
     first = 0
@@ -115,7 +161,7 @@ def prefill(model: Any, rows: Rows, schedule: Schedule) -> Decoding:
 
 def advance(model: Any, decoding: Decoding, ids: Tensor) -> None:
     """Read one more token `[batch]` after what was read."""
-    text_model = model.model.language_model
+    text_model = model.get_decoder()
     hidden = model.get_input_embeddings()(ids[:, None])
     for run in decoding.runs:
         if run.valid is not None:
@@ -131,11 +177,11 @@ def advance(model: Any, decoding: Decoding, ids: Tensor) -> None:
 
 def _through(text_model: Any, rows: Rows, first: int, last: int, cache: Any) -> tuple[Rows, Tensor]:
     """Rows after layers `first` to `last`, and the hidden states that the last of them was given."""
-    rotary, mask = text_model.rotary_emb(rows.hidden, rows.positions), rows.mask()
+    rotary, mask = text_model.rotary_emb(rows.hidden, rows.axes), rows.mask()
     hidden = before = rows.hidden
     for layer in text_model.layers[first:last]:
         before = hidden
-        hidden = _layer(layer, hidden, rows.positions, rotary, mask, cache)
+        hidden = _layer(layer, hidden, rows.axes, rotary, mask, cache)
     return Rows(hidden, rows.positions, rows.kinds, rows.seen), before
 
 
@@ -147,7 +193,7 @@ def _layer(layer: Any, hidden: Tensor, positions: Tensor, rotary: Any, mask: Ten
 
 
 def _logits(model: Any, hidden: Tensor) -> Tensor:
-    logits: Tensor = model.lm_head(model.model.language_model.norm(hidden[:, -1]))
+    logits: Tensor = model.lm_head(model.get_decoder().norm(hidden[:, -1]))
     return logits
 
 
@@ -174,7 +220,9 @@ def _dropped(
     for sample, ends in enumerate(rating):
         visual, stays = rows.of_kind(sample, VISUAL), rows.kinds[sample] == TEXT
         count = min(len(visual), max(1, stage.kept * whole[sample] // schedule.tokens)) if len(visual) else 0
-        if count:
+        if count and schedule.method == "dart":
+            stays[visual[_undoubled(text_model, rows, before, cache, stage, sample, count)]] = True
+        elif count:
             paid = _attention(text_model, rows, before, cache, stage, sample, rows.kinds.shape[1] - ends)[..., visual]
             kept = most_attended(paid, count)
             stays[visual[kept]] = True
@@ -191,7 +239,7 @@ def _attention(text_model: Any, rows: Rows, before: Tensor, cache: Any, stage: S
     """Attention `[heads, queries, length]` that the tokens at `places` of a sample pay in the layer that ranks."""
     layer = text_model.layers[stage.layer - (not stage.ranks_itself)]
     attention, size = layer.self_attn, layer.self_attn.head_dim
-    cosine, sine = text_model.rotary_emb(before, rows.positions[sample : sample + 1])
+    cosine, sine = text_model.rotary_emb(before, axes(rows.positions[sample : sample + 1]))
     normalised = layer.input_layernorm(before[sample] if stage.ranks_itself else before[sample, places])
     asking = normalised[places] if stage.ranks_itself else normalised
     query_norm, key_norm = head_norms(attention)
@@ -203,6 +251,18 @@ def _attention(text_model: Any, rows: Rows, before: Tensor, cache: Any, stage: S
     number = torch.arange(rows.kinds.shape[1], device=places.device)
     visible = (number <= places[:, None]) & (rows.kinds[sample] != PADDING)
     return attention_of(queries, keys, attention.scaling, visible)
+
+
+def _undoubled(text_model: Any, rows: Rows, before: Tensor, cache: Any, stage: Stage, sample: int, count: int) -> Tensor:
+    """Which `count` of a sample's visual tokens DART keeps, by keys of the layer that ranks and by the rows that come out of it."""
+    visual, text = rows.of_kind(sample, VISUAL), rows.of_kind(sample, TEXT)
+    if stage.ranks_itself:
+        layer = text_model.layers[stage.layer]
+        keys = layer.self_attn.k_proj(layer.input_layernorm(before[sample]))
+    else:
+        keys = cache.layers[stage.layer - 1].keys[sample].transpose(0, 1).flatten(1)
+    after = text[text > visual[-1]]
+    return least_duplicate(text_model.norm(rows.hidden[sample]), keys.abs().sum(-1), visual, after, count)
 
 
 def _rotated(rows: Tensor, norm: Any, cosine: Tensor, sine: Tensor, size: int) -> Tensor:
@@ -228,12 +288,12 @@ def _with_recycled(rows: Rows, places: list[Tensor], new: list[tuple[int, Tensor
     """Rows with the merged tokens at their end, and places that take them right after each sample's visual tokens."""
     batch, length, width = rows.hidden.shape
     most = max(len(merged) for _, merged, _ in new)
-    hidden, positions = rows.hidden.new_zeros(batch, most, width), rows.positions.new_zeros(batch, most)
+    hidden, positions = rows.hidden.new_zeros(batch, most, width), rows.positions.new_zeros(batch, most, *rows.positions.shape[2:])
     for sample, merged, where in new:
         hidden[sample, : len(merged)], positions[sample, : len(merged)] = merged, where
         last = int(rows.of_kind(sample, VISUAL)[-1])
         places[sample] = insert(places[sample], len(merged), last, length)
-    kinds = torch.full_like(positions, VISUAL)
+    kinds = rows.kinds.new_full((batch, most), VISUAL)
     extended = Rows(
         torch.cat([rows.hidden, hidden], 1), torch.cat([rows.positions, positions], 1), torch.cat([rows.kinds, kinds], 1), rows.seen
     )

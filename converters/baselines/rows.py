@@ -12,7 +12,8 @@ PADDING, TEXT, VISUAL = 0, 1, 2
 class Rows:
     """Hidden states `[batch, length, hidden]`, positions and kinds `[batch, length]`, padded on the left.
 
-    `seen` `[batch]` counts every token that a sample was given: where the next one stands while positions are kept.
+    Multimodal positions are `[batch, length, 3]`, and tokens keep them. `seen` `[batch]` is where the next token stands while positions
+    are kept: after every token that a sample was given.
     """
 
     hidden: Tensor
@@ -21,12 +22,22 @@ class Rows:
     seen: Tensor
 
     @property
+    def axes(self) -> Tensor:
+        """Positions as a language model takes them: `[batch, length]`, or `[3, batch, length]`."""
+        return axes(self.positions)
+
+    @property
     def padded(self) -> bool:
         return bool((self.kinds == PADDING).any())
 
     def of_kind(self, sample: int, kind: int) -> Tensor:
         """Where the tokens of a kind stand in a sample."""
         return (self.kinds[sample] == kind).nonzero()[:, 0]
+
+    def of(self, samples: list[int]) -> "Rows":
+        """Those of some samples, without padding that all of them have."""
+        first = int((self.kinds[samples] != PADDING).any(0).int().argmax())
+        return Rows(self.hidden[samples, first:], self.positions[samples, first:], self.kinds[samples, first:], self.seen[samples])
 
     def mask(self) -> Tensor | None:
         """Who sees whom, `[batch, 1, length, length]`; None for plain causal order. Padding sees itself, so that no row is empty."""
@@ -45,16 +56,27 @@ class Rows:
         present = torch.arange(width, device=index.device) >= width - lengths[:, None]
         return Rows(
             self.hidden.gather(1, index[..., None].expand(-1, -1, self.hidden.shape[2])),
-            self.positions.gather(1, index).where(present, 0),
+            torch.stack([one[place] for one, place in zip(self.positions, index, strict=True)]).where(_as(present, self.positions), 0),
             self.kinds.gather(1, index).where(present, PADDING),
             self.seen,
         )
 
     def renumbered(self) -> "Rows":
-        """The same tokens, as if those that left had never been there."""
+        """The same tokens, as if those that left had never been there, where positions are numbers."""
+        if self.positions.dim() > 2:
+            return self
         present = self.kinds != PADDING
         positions = (present.cumsum(1) - 1).clamp(min=0)
         return Rows(self.hidden, positions, self.kinds, present.sum(1))
+
+
+def axes(positions: Tensor) -> Tensor:
+    """Positions `[batch, length]` or `[batch, length, 3]` as a language model takes them."""
+    return positions if positions.dim() == 2 else positions.movedim(-1, 0)
+
+
+def _as(present: Tensor, positions: Tensor) -> Tensor:
+    return present if positions.dim() == 2 else present[..., None]
 
 
 def insert(places: Tensor, new: int, after: int, length: int) -> Tensor:

@@ -6,10 +6,10 @@ tokens than a quarter of what the budget pays for on average were left at the en
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from math import floor, isqrt
 
 from ..errors import YopoError
@@ -76,12 +76,19 @@ class Schedule:
         key = 2 * self.sizes.hidden_size * self.sizes.num_key_value_heads * self.sizes.head_dim
         before = [self.entering, *(stage.left for stage in self.stages)]
         ranking = sum(key * tokens for tokens, stage in zip(before, self.stages, strict=False) if stage.ranks_itself)
-        return sum(dense_flops(layer, tokens) for tokens in self.by_layer) + ranking
+        return sum(dense_flops(layer, part) for tokens in self.by_layer for part in split(tokens, self.grids)) + ranking
 
     @property
     def share(self) -> float:
         """Visual FLOPs as a share of the dense model's, comparable with a plan's budget."""
         return self.flops / dense_visual_flops(self.sizes, self.grids)
+
+
+def split(count: int, grids: Sequence[Grid]) -> list[int]:
+    """`count` visual tokens over grids by their size, what is left over to the first ones."""
+    tokens = sum(grid.tokens for grid in grids)
+    counts = [count * grid.tokens // tokens for grid in grids]
+    return [part + (place < count - sum(counts)) for place, part in enumerate(counts)]
 
 
 @dataclass(frozen=True)
@@ -110,14 +117,20 @@ class PrunerTarget:
         return schedule.by_layer[-1] >= ENOUGH * Fraction(self.share) * self.tokens
 
 
-def fastv(target: PrunerTarget) -> Schedule:
-    """FastV (arXiv 2403.06764): all tokens in the first K = 2 layers, from then on those that layer K attended to most."""
+def after(method: str) -> Callable[[PrunerTarget], Schedule]:
+    """The schedule of a method that ranks once: all tokens in the first K = 2 layers, from then on those that it keeps.
 
-    def at(first: int, kept: int) -> Schedule:
-        moved = f"K = {first} instead of 2" + (", ranked by layer 0 before it runs" if first == 0 else "")
-        return target.make("fastv", [Stage(first, kept, ranks_itself=first == 0)], PUBLISHED if first == 2 else moved)
+    FastV (arXiv 2403.06764) keeps those that layer K attended to most, DART (arXiv 2502.11494) those least like others.
+    """
 
-    return _latest(target, at, range(min(2, target.layers - 1), -1, -1), "fastv")
+    def schedule(target: PrunerTarget) -> Schedule:
+        def at(first: int, kept: int) -> Schedule:
+            moved = f"K = {first} instead of 2" + (", ranked by layer 0 before it runs" if first == 0 else "")
+            return target.make(method, [Stage(first, kept, ranks_itself=first == 0)], PUBLISHED if first == 2 else moved)
+
+        return _latest(target, at, range(min(2, target.layers - 1), -1, -1), method)
+
+    return schedule
 
 
 def pyramiddrop(target: PrunerTarget) -> Schedule:
@@ -130,7 +143,7 @@ def pyramiddrop(target: PrunerTarget) -> Schedule:
     def at(first: int, last: int) -> Schedule:
         ratio = (last / target.tokens) ** (1 / 3)
         counts = [max(1, int(target.tokens * ratio)), max(1, int(target.tokens * ratio**2)), last]
-        stages = [Stage(first * place, kept, ranks_itself=True) for place, kept in enumerate(counts, 1)]
+        stages = [Stage(first * place, kept, ranks_itself=True) for place, kept in enumerate(counts, 1) if first * place < target.layers]
         where = f"stages before layers {first}, {2 * first}, {3 * first}" if first else "one stage before layer 0"
         moved = "" if first == published else f"{where} instead of {published}, {2 * published}, {3 * published}; "
         return target.make("pyramiddrop", stages if first else stages[-1:], f"{moved}ratio {ratio:.3f}")
@@ -172,7 +185,7 @@ def _interpolated(last: float) -> list[float]:
 
 
 def _recycling(tokens: int, counts: list[int], layers: list[int]) -> Iterator[Stage]:
-    for layer, count in zip(layers, counts, strict=True):
+    for layer, count in dict(zip(layers, counts, strict=True)).items():  # of several in one layer, as a shallow model has, the last
         kept = min(max(1, count), tokens - 1)
         yield Stage(layer, kept, recycled(tokens - kept)[1], ranks_itself=layer == 0)
         tokens = kept + recycled(tokens - kept)[1]
@@ -184,19 +197,33 @@ def recycled(leaving: int) -> tuple[int, int]:
     return worth, worth // 10 + 1
 
 
-def before(method: str) -> Callable[[PrunerTarget], Schedule]:
+def before(method: str, note: str = PUBLISHED) -> Callable[[PrunerTarget], Schedule]:
     """The schedule of a method that hands fewer tokens to the language model: as many as the budget pays for."""
 
     def schedule(target: PrunerTarget) -> Schedule:
-        return _latest(target, lambda _, kept: Schedule(method, target.sizes, target.grids, kept), [0], method)
+        return _latest(target, lambda _, kept: Schedule(method, target.sizes, target.grids, kept, note=note), [0], method)
 
     return schedule
 
 
+def by_tower(method: str, name: str) -> Callable[[PrunerTarget], Schedule]:
+    """The same for a method that goes by the vision tower's attention: pictures of one tile each."""
+
+    def schedule(target: PrunerTarget) -> Schedule:
+        _check_grids(target, name)
+        return before(method)(target)
+
+    return schedule
+
+
+def _check_grids(target: PrunerTarget, method: str) -> None:
+    if len(set(target.grids)) != 1 or target.grids[0].frames != 1:
+        raise YopoError(f"{method} takes pictures of one size.", "Give one grid.")
+
+
 def downsample(target: PrunerTarget) -> Schedule:
     """A coarser grid of the same shape, as a smaller picture would have."""
-    if len(set(target.grids)) != 1 or target.grids[0].frames != 1:
-        raise YopoError("Downsampling takes pictures of one size.", "Give one grid.")
+    _check_grids(target, "Downsampling")
     grid, pictures = target.grids[0], len(target.grids)
 
     def at(_: int, kept: int) -> Schedule:
@@ -208,16 +235,20 @@ def downsample(target: PrunerTarget) -> Schedule:
 
 
 SCHEDULES: dict[str, Callable[[PrunerTarget], Schedule]] = {
-    "fastv": fastv,
+    "fastv": after("fastv"),
     "pyramiddrop": pyramiddrop,
     "sparsevlm": sparsevlm,
-    "visionzip": before("visionzip"),
+    "visionzip": by_tower("visionzip", "VisionZip"),
     "divprune": before("divprune"),
+    "cdpruner": before("cdpruner", "relevance by the language model's word embeddings"),
+    "dart": after("dart"),
+    "scope": by_tower("scope", "SCOPE"),
     "downsample": downsample,
     "random": before("random"),
 }
 
 
+@cache
 def schedule(method: str, sizes: Sizes, grids: tuple[Grid, ...], share: float) -> Schedule:
     """The method's schedule of at most this share of the dense visual FLOPs. Raises YopoError for an unknown method, or when it cannot."""
     if method not in SCHEDULES:

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+TINY = 1e-6
+PIVOTS = 4  # DART's, of each kind
+
 
 def most_attended(attention: Tensor, kept: int) -> Tensor:
     """The `kept` tokens with the most attention `[heads, queries, tokens]`, averaged over heads and queries."""
@@ -48,6 +51,70 @@ def most_diverse(features: Tensor, kept: int) -> Tensor:
         chosen[place] = nearest.argmax()
         torch.minimum(nearest, distances[chosen[place]], out=nearest)
     return chosen.sort().values
+
+
+def relevance(features: Tensor, words: Tensor) -> Tensor:
+    """CDPruner's relevance of features `[tokens, hidden]` to what is asked, `words` `[text, hidden]`, within 0..1.
+
+    Its code takes the negative of the mean cosine, and for models whose tower has no text encoder beside it the language model's own
+    word embeddings.
+    """
+    cosine = functional.normalize(features.float(), dim=-1) @ functional.normalize(words.float(), dim=-1).T
+    unlike = -cosine.mean(-1)
+    return (unlike - unlike.min() + TINY) / (unlike.max() - unlike.min()).clamp(min=TINY)
+
+
+def conditionally_diverse(features: Tensor, relevant: Tensor, kept: int) -> Tensor:
+    """CDPruner (arXiv 2506.10967): the greedy subset with the largest determinant of the kernel relevance x cosine x relevance.
+
+    `relevant` `[tokens]`. Each step takes the token that multiplies the determinant most (Chen et al., arXiv 1709.05135).
+    """
+    unit = functional.normalize(features.float(), dim=-1)
+    kernel = relevant[:, None] * (unit @ unit.T) * relevant
+    gains, factors = kernel.diagonal().clone(), kernel.new_zeros(kept, len(kernel))
+    chosen = torch.empty(kept, dtype=torch.long, device=features.device)
+    for place in range(kept):
+        chosen[place] = best = gains.argmax()
+        row = (kernel[best] - factors[:place, best] @ factors[:place]) / gains[best].clamp(min=TINY**2).sqrt()
+        factors[place] = row
+        gains -= row.square()
+        gains[chosen[: place + 1]] = -torch.inf
+    return chosen.sort().values
+
+
+def most_covering(features: Tensor, saliency: Tensor, kept: int) -> Tensor:
+    """SCOPE (arXiv 2510.24214): greedily the token with the largest saliency x coverage gained.
+
+    A set covers a token by its largest cosine to it, at least 0; features `[tokens, width]`, `saliency` `[tokens]` is the attention of
+    the class token.
+    """
+    unit = functional.normalize(features.float(), dim=-1)
+    cosine = unit @ unit.T
+    covered = cosine.new_zeros(len(cosine))
+    chosen = torch.empty(kept, dtype=torch.long, device=features.device)
+    for place in range(kept):
+        gains = (cosine - covered[:, None]).clamp(min=0).sum(0) * saliency
+        gains[chosen[:place]] = -torch.inf
+        chosen[place] = best = gains.argmax()
+        covered = torch.maximum(covered, cosine[best])
+    return chosen.sort().values
+
+
+def least_duplicate(states: Tensor, norms: Tensor, visual: Tensor, text: Tensor, kept: int) -> Tensor:
+    """DART (arXiv 2502.11494): the visual tokens with the largest keys, and for each pivot those least like it; indices among `visual`.
+
+    Pivots are PIVOTS of `visual` and PIVOTS of `text`, places in `states` `[length, hidden]`, by the L1 norm of their keys, `norms`
+    `[length]`. Each takes an equal share of what is kept beside the visual ones, in turn, what is left over the first ones.
+    """
+    first = norms[visual].topk(min(PIVOTS, kept, len(visual))).indices
+    pivots = torch.cat([visual[first], text[norms[text].topk(min(PIVOTS, len(text))).indices]])
+    free = torch.ones(len(visual), dtype=torch.bool, device=visual.device)
+    free[first] = False
+    each, over = divmod(kept - len(first), len(pivots))
+    for number, pivot in enumerate(pivots):
+        alike = functional.cosine_similarity(states[pivot].float(), states[visual].float(), dim=-1).masked_fill(~free, torch.inf)
+        free[alike.topk(each + (number < over), largest=False).indices] = False
+    return (~free).nonzero()[:, 0]
 
 
 def dominant(attention: Tensor, kept: int) -> Tensor:

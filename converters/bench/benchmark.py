@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from ..baselines.pictures import refusals
 from ..baselines.schedule import SCHEDULES, schedule
 from ..checkpoint.config import is_converted, read_config
 from ..checkpoint.reader import open_checkpoint, open_converted
 from ..errors import YopoError
 from ..families import family_of
-from ..families.llava import LLAVA
 from ..loading import Dtype, load, locate, locate_config, pick_device, quiet
 from ..planning.cost import cost
 from ..planning.recipes import RECIPES, make_plan
@@ -155,7 +155,7 @@ class Bench:
         """What is timed together: everything at one budget."""
         if self.subject.plan is not None:
             plan = replace(self.subject.plan, grids=grids)
-            share, refitted = cost(plan).share, self.subject.pruned.model.language_model.refitted
+            share, refitted = cost(plan).share, self.subject.pruned.get_decoder().refitted
             yield [Contender("plan", round(share, 4), plan, refitted=refitted), *self._pruners(grids, share, progress)]
             return
         for budget in self.request.budgets or DEFAULT_BUDGETS:
@@ -192,8 +192,8 @@ def _check(request: BenchRequest) -> None:
 def _subject(request: BenchRequest) -> BenchmarkModel:
     """The model that is timed. Raises YopoError."""
     subject = _random_subject(request) if request.random_weights else _saved_subject(request)
-    if request.against and subject.dense.config.model_type != LLAVA.model_type:
-        raise YopoError(f"Token pruners run over {LLAVA.name} alone.", "Leave --against out.")
+    for _, reason in refusals(subject.dense, request.against):
+        raise YopoError(reason, "Leave it out of --against.")
     return subject
 
 
@@ -206,9 +206,9 @@ def _saved_subject(request: BenchRequest) -> BenchmarkModel:
             raise YopoError(f"{request.model} has a plan of its own.", "Leave --budget and --recipe out, or give the dense model.")
         opened = open_converted(source.path)
         pruned = load(source.path, request.device, request.dtype).model
-        return BenchmarkModel(native(pruned), opened.plan.sizes, opened.plan.grids[:1], pruned, opened.plan)
+        return BenchmarkModel(native(pruned), opened.plan.sizes, opened.family.first_picture(opened.plan.grids), pruned, opened.plan)
     checkpoint = open_checkpoint(source.path)
-    return BenchmarkModel(load(source.path, request.device, request.dtype).model, checkpoint.sizes, (checkpoint.grid,))
+    return BenchmarkModel(load(source.path, request.device, request.dtype).model, checkpoint.sizes, checkpoint.grids)
 
 
 def _random_subject(request: BenchRequest) -> BenchmarkModel:
@@ -222,7 +222,7 @@ def _random_subject(request: BenchRequest) -> BenchmarkModel:
     device = torch.device(pick_device(request.device))
     # Without weights there is no checkpoint's own dtype: what models of this size are run in.
     kind = request.dtype.value if request.dtype is not Dtype.AUTO else "float32" if device.type == "cpu" else "bfloat16"
-    return BenchmarkModel(random_model(config, device, getattr(torch, kind)), family.sizes(config), (family.grid(config),))
+    return BenchmarkModel(random_model(config, device, getattr(torch, kind)), family.sizes(config), family.grids(config))
 
 
 def _device_name(device: Any) -> str:

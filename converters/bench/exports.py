@@ -57,9 +57,9 @@ def bench_export(request: ExportBenchRequest, progress: Listener) -> ExportBench
     plan = open_converted(path).plan
     manifest = loaded.model.manifest
     grid = parse_grid(manifest.grids[0])
-    what = given(grid, request.text_tokens, request.batch, plan.sizes.hidden_size, manifest.multimodal_positions)
+    what = given(manifest.whole(grid), request.text_tokens, request.batch, plan.sizes.hidden_size, manifest.multimodal_positions)
     sides = {"dense": export_side(loaded.model, what, dense=True), "pruned": export_side(loaded.model, what)}
-    share = cost(replace(plan, grids=(grid,)), request.text_tokens).total_share
+    share = cost(replace(plan, grids=manifest.whole(grid)), request.text_tokens).total_share
     shares = {"dense": 1.0, "pruned": share}
     if (model := _pytorch(path, request, progress)) is not None:
         sides |= {"PyTorch dense": torch_side(model, what, dense=True), "PyTorch pruned": torch_side(model, what)}

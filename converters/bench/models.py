@@ -109,19 +109,27 @@ def native(pruned: Any) -> Any:
 
 def _share(model: Any, source: Any) -> None:
     for name, module in source.model.named_children():
-        if name != "language_model":
+        if module is not source.get_decoder():
             setattr(model.model, name, module)
-    known = model.model.language_model.state_dict()
-    state = {name: tensor for name, tensor in source.model.language_model.state_dict().items() if name in known}
-    model.model.language_model.load_state_dict(state, assign=True)
-    model.model.language_model.rotary_emb = source.model.language_model.rotary_emb
+    for name, parameter in source.model.named_parameters(recurse=False):
+        setattr(model.model, name, parameter)
+    known = model.get_decoder().state_dict()
+    state = {name: tensor for name, tensor in source.get_decoder().state_dict().items() if name in known}
+    model.get_decoder().load_state_dict(state, assign=True)
+    model.get_decoder().rotary_emb = source.get_decoder().rotary_emb
     model.lm_head.load_state_dict(source.lm_head.state_dict(), assign=True)
     model.generation_config = source.generation_config
 
 
 def visual_grids(config: Mapping[str, Any], tokens: int) -> tuple[Grid, ...]:
     """`tokens` visual tokens of a model: as many of its tiles where it cuts pictures up, else one square picture. Raises YopoError."""
-    native, side = family_of(config).grid(config), isqrt(tokens)
+    family, side = family_of(config), isqrt(tokens)
+    native = family.grid(config)
+    if family.picture is not None:
+        side = isqrt(max(0, tokens - native.tokens))
+        if native.tokens + side * (side + 1) != tokens or not side:
+            raise YopoError(f"{tokens} visual tokens are no square picture.", f"It has {native.tokens} and n rows of n + 1 tokens.")
+        return native, Grid(side, side + 1)
     if _tiled(config):
         if tokens % native.tokens:
             raise YopoError(f"{tokens} visual tokens are no whole tiles.", f"A tile of this model has {native.tokens}.")
@@ -132,14 +140,15 @@ def visual_grids(config: Mapping[str, Any], tokens: int) -> tuple[Grid, ...]:
 
 
 def _tiled(config: Mapping[str, Any]) -> bool:
-    return "downsample_ratio" in config
+    return "downsample_ratio" in config or "scale_factor" in config
 
 
 @dataclass(frozen=True)
 class Prompt:
     """A batch of equal prompts: ids `[batch, length]` around pictures, features `[batch, visual tokens, hidden]` of these.
 
-    `pixels` are what the vision tower would have been given, `places` what else the model wants to know of the pictures.
+    `pixels` are what the vision tower would have been given, `places` what else the model wants to know of the pictures; `pictures` counts
+    those of a sample.
     """
 
     ids: Tensor
@@ -147,18 +156,22 @@ class Prompt:
     grids: tuple[Grid, ...]
     pixels: Tensor
     places: dict[str, Tensor]
+    pictures: int
 
 
 def random_prompt(dense: Any, grids: tuple[Grid, ...], text: int, batch: int, seed: int = 0) -> Prompt:
-    """Random text around random pictures of one grid, as the projector would have given them; the pixels are black."""
+    """Random text around random pictures, as the projector would have given them, of one grid, or one of several; the pixels are black."""
     config, generator = dense.config, torch.Generator().manual_seed(seed)
     tokens, image = sum(grid.tokens for grid in grids), config.image_token_id
     words = torch.randint(3, min(image, config.text_config.vocab_size), (batch, text), generator=generator)
     ids = torch.cat([words[:, : text // 2], torch.full((batch, tokens), image), words[:, text // 2 :]], 1).to(dense.device)
     features = torch.randn(batch, tokens, config.text_config.hidden_size, generator=generator) * STD
+    features = features.to(dense.device, dense.dtype)
+    if (newline := getattr(dense.model, "image_newline", None)) is not None:
+        features[:, grids[0].tokens :].unflatten(1, (grids[-1].rows, grids[-1].columns))[:, :, -1] = newline.detach()
     plain = config.to_dict()
-    places = {name: tensor.to(dense.device) for name, tensor in family_of(plain).black(plain, grids[0], len(grids) * batch).items()}
+    places = {name: tensor.to(dense.device) for name, tensor in family_of(plain).black(plain, grids, batch).items()}
     pixels = places.pop("pixel_values").to(dense.dtype)
-    if places:  # multimodal positions are made from both
+    if "image_grid_thw" in places:  # multimodal positions are made from both
         places["mm_token_type_ids"] = (ids == image).int()
-    return Prompt(ids, features.to(dense.device, dense.dtype), grids, pixels, places)
+    return Prompt(ids, features, grids, pixels, places, len(grids) if len(set(grids)) == 1 else 1)

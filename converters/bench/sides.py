@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ..baselines.forward import advance, embedded, prefill, prompt
-from ..baselines.pictures import Tower, chosen, merged
+from ..baselines.forward import advance, prefill, prompt, whole
+from ..baselines.pictures import BY_CLASS_TOKEN, Tower, entered
 from ..baselines.schedule import Schedule
 from ..runtime.outputs import CACHE
 from .models import Prompt
@@ -40,7 +40,7 @@ def model_side(name: str, model: Any, given: Prompt, compiled: bool = False) -> 
     """A whole model end to end through its `forward`; logits of the last token alone. Prefills run under torch.compile if `compiled`."""
     runs = model
 
-    pictures = PerPicture(given.features.unflatten(1, (len(given.grids), -1)).flatten(0, 1))
+    pictures = _per_picture(given)
 
     def read(**picture: Any) -> Any:
         return runs(input_ids=given.ids, use_cache=True, logits_to_keep=1, **given.places, **picture)
@@ -64,20 +64,25 @@ def model_side(name: str, model: Any, given: Prompt, compiled: bool = False) -> 
     return BenchmarkSide(name, prefill, lambda: read(pixel_values=given.pixels), step, kv_bytes)
 
 
+def _per_picture(given: Prompt) -> PerPicture:
+    return PerPicture(given.features.unflatten(1, (given.pictures, -1)).flatten(0, 1))
+
+
 def _layer_bytes(layer: Any) -> int:
     return int(layer.nbytes) if hasattr(layer, "rectangles") else layer.keys.nbytes + layer.values.nbytes
 
 
 def pruner_side(dense: Any, schedule: Schedule, given: Prompt, seed: int = 0) -> BenchmarkSide:
-    """A token pruner over the dense model, its choice of tokens included. VisionZip looks at a random vision tower."""
-    tower = _random_tower(dense, given, seed) if schedule.method == "visionzip" else None
+    """A token pruner over the dense model, its choice of tokens included. What goes by the vision tower sees a random one."""
+    tower = _random_tower(dense, given, seed) if schedule.method in BY_CLASS_TOKEN else None
+    asked = {"input_ids": given.ids, **given.places}
 
     def read() -> Any:
-        picture = chosen(given.features, schedule) if tower is None else merged(dense, tower, schedule)
-        return prefill(dense, embedded(dense, given.ids, None, picture, schedule), schedule)
+        encoded = {"image": BaseModelOutputWithPooling(pooler_output=_per_picture(given))}
+        return prefill(dense, entered(dense, whole(dense, asked, mm_encoder_outputs=encoded), schedule, seed, tower), schedule)
 
     def answer() -> Any:
-        return prefill(dense, prompt(dense, {"input_ids": given.ids, "pixel_values": given.pixels}, schedule), schedule)
+        return prefill(dense, prompt(dense, asked | {"pixel_values": given.pixels}, schedule, seed), schedule)
 
     return BenchmarkSide(
         schedule.method, read, answer, lambda state, token: advance(dense, state, token[:, 0]), lambda state: int(state.nbytes)
@@ -86,7 +91,7 @@ def pruner_side(dense: Any, schedule: Schedule, given: Prompt, seed: int = 0) ->
 
 def _random_tower(dense: Any, given: Prompt, seed: int) -> Tower:
     config = dense.config.vision_config
-    batch, tokens = given.features.shape[:2]
+    batch, tokens = len(given.features) * len(given.grids), given.grids[0].tokens
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(batch, 1 + tokens, config.hidden_size, generator=generator)
     attention = torch.rand(batch, config.num_attention_heads, tokens, generator=generator)

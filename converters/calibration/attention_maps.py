@@ -45,7 +45,7 @@ def attention_maps(model: Any, inputs: Iterable[Any]) -> AttentionMaps:
     family = family_of(config)
     visuals, sizes = family.visuals(config), family.sizes(config)
     meter, count = _Meter(sizes.num_hidden_layers, sizes.num_attention_heads), 0
-    language_model = model.model.language_model
+    language_model = model.get_decoder()
     with torch.inference_mode(), _measuring(language_model, meter):
         for batch in inputs:
             rows = TokenMasks.of(batch, visuals)

@@ -41,14 +41,17 @@ def layouts_of(batch: Any, rows: TokenMasks, visuals: Sequence[Visual], done: in
 
     Raises YopoError where there is nothing to read; `done` samples came before, for its message.
     """
-    grids = {kind.token: kind.grids(batch) for kind in visuals}
-    found = []
-    for place, (tokens, visual, reading) in enumerate(zip(batch["input_ids"], rows.visual, rows.reading, strict=True)):
+    for place, (visual, reading) in enumerate(zip(rows.visual, rows.reading, strict=True)):
         if not visual.any() or not reading.any():
             missing = "text after its image" if visual.any() else "image"
             raise YopoError(f"Calibration sample {done + place + 1} has no {missing}.", "Each needs an image and a question.")
-        found.append(_layout(tokens[visual].tolist(), grids))
-    return found
+    return grids_of(batch, rows, visuals)
+
+
+def grids_of(batch: Any, rows: TokenMasks, visuals: Sequence[Visual]) -> list[Layout]:
+    """The same, also of samples that have no picture."""
+    grids = {kind.token: kind.grids(batch) for kind in visuals}
+    return [_layout(tokens[visual].tolist(), grids) for tokens, visual in zip(batch["input_ids"], rows.visual, strict=True)]
 
 
 def _layout(placeholders: list[int], grids: Mapping[int, Iterator[Grid]]) -> Layout:
@@ -65,14 +68,9 @@ def hash_of(batch: Any, visuals: Sequence[Visual]) -> str:
     """A hash of the batch's samples, the same in any order and batch: tokens without padding, grids, and each one's share of the pixels."""
     rows = TokenMasks.of(batch, visuals)
     layouts = layouts_of(batch, rows, visuals)
-    pixels = [_shares(batch[kind.pixels], rows.visual & (batch["input_ids"] == kind.token)) for kind in visuals if kind.pixels in batch]
+    counts = {kind: (rows.visual & (batch["input_ids"] == kind.token)).sum(-1).tolist() for kind in visuals}
+    pixels = [kind.shares(batch[kind.pixels], batch, counts[kind]) for kind in visuals if kind.pixels in batch]
     return add_hashes(map(_digest, batch["input_ids"], rows.visual | rows.text, layouts, zip(*pixels, strict=True)))
-
-
-def _shares(pixels: Tensor, visual: Tensor) -> Sequence[Tensor]:
-    """Each sample's rows of pixels, which are as many as its visual tokens, up to a factor."""
-    counts = visual.sum(-1)
-    return torch.split(pixels, (counts * len(pixels) // counts.sum()).tolist())
 
 
 def _digest(tokens: Tensor, valid: Tensor, layout: Layout, pixels: Iterable[Tensor]) -> str:

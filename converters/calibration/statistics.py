@@ -202,7 +202,7 @@ def calibrate(
     config = model.config.to_dict()
     family = family_of(config)
     visuals = family.visuals(config)
-    language_model = model.model.language_model
+    language_model = model.get_decoder()
     recorder = Recorder(language_model.layers, family.layer, family.sizes(config), chunk_elements)
     layouts: Counter[Layout] = Counter()
     data, read_rows, visual_rows = "0", 0, 0

@@ -40,7 +40,7 @@ def decoded(source: "Path | BinaryIO", name: str) -> "Image":
     """The picture in a file or stream as RGB. Raises YopoError, which begins with `name`, where it cannot be."""
     from PIL import Image, ImageOps
 
-    with _explained(name), warnings.catch_warnings():
+    with reasons_told(name), warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(source) as image:
             _check_size(image.size)
@@ -49,16 +49,17 @@ def decoded(source: "Path | BinaryIO", name: str) -> "Image":
 
 def in_rgb(image: "Image", which: str = "The") -> "Image":
     """The same of a picture in memory. Raises YopoError."""
-    with _explained(f"{which} image"):
+    with reasons_told(f"{which} image"):
         _check_size(image.size)
         return _rgb(image)
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def reasons_told(name: str) -> Iterator[None]:
+    """Within, what goes wrong is a YopoError that begins with `name`."""
     try:
         yield
-    except MemoryError:
+    except (MemoryError, YopoError):
         raise
     except Exception as error:  # Pillow's decoders raise what they like on a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -1,7 +1,8 @@
 """Questions about pictures in the forms that people have them in: lines or a list of JSON, or tables of parquet.
 
 A record is one of ours ({image, question, answer}), a LLaVA conversation ({image, conversations}), a chat ({images, messages}) or a line of
-LLaVA's question files ({image, text}). Each turn of a conversation is a question of its own about its pictures.
+LLaVA's question files ({image, text}); `video` or `videos` may stand in the pictures' place, or beside them. Each turn of a conversation
+is a question of its own about its pictures.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,8 +11,9 @@ from typing import Any
 
 from ..errors import YopoError
 from ..json_files import conforming, parse_json, read_bytes
+from .footage import Video, video, video_of
 from .line import Line, Talk
-from .pictures import Picture, picture_base64
+from .pictures import Picture, bytes_of_base64, picture_base64
 from .sample import FORMAT_HINT, Sample
 
 MAX_FILE_BYTES, MAX_LINE_BYTES = 1 << 30, 1 << 20
@@ -19,7 +21,8 @@ HUB = "hub:"  # before a data set's name, where a file could be
 BOM = b"\xef\xbb\xbf"
 HEAD = 1000  # bytes that tell what a file is
 SPEAKERS = {"human": "user", "gpt": "assistant"}
-PLACES = ("<image>\n", "\n<image>", "<image>")
+PLACES = tuple(form.format(name) for name in ("image", "video") for form in ("<{}>\n", "\n<{}>", "<{}>"))
+VISUALS = ("image", "images", "video", "videos")
 QUESTION_FILE = frozenset({"question_id", "text", "category"})
 LOOKS_LIKE = {
     "questions": "the question file of VQAv2 (--task vqav2=FOLDER)",
@@ -102,14 +105,12 @@ def _object(data: Any, place: str) -> Record:
 
 def _samples(record: Record, folder: Path, place: str, *, strict: bool) -> Iterator[Sample]:
     """The questions of one record; with `strict`, one of ours may have no other keys than ours."""
-    if "video" in record or "videos" in record:
-        raise YopoError(f"{place} has a video, which is not read here.", "Give its frames as pictures: a list in image.")
-    images = _images(record, folder, place)
+    images = _visuals(record, folder, place)
     if turns := record.get("conversations") or record.get("messages"):
         talk = conforming(Talk, {"turns": turns, "kind": record.get("kind")}, place, FORMAT_HINT)
         yield from _conversation(talk, images, place)
         return
-    words = {name: value for name, value in record.items() if name not in ("image", "images")}
+    words = {name: value for name, value in record.items() if name not in VISUALS}
     if "text" in words and "question" not in words and words.keys() <= QUESTION_FILE:
         words = {"question": words["text"], "kind": words.get("category", "")}
     if not strict:
@@ -129,12 +130,27 @@ def _conversation(talk: Talk, images: Any, place: str) -> Iterator[Sample]:
             yield Sample(images, words.strip(), answer, talk.kind, place if len(said) <= 2 else f"{place}, turn {number // 2 + 1}")
 
 
-def _images(record: Record, folder: Path, place: str) -> Any:
-    """The only picture, or a tuple of none or several: files, base64, or pictures of a table."""
+def _visuals(record: Record, folder: Path, place: str) -> Any:
+    """The only picture or video, or a tuple of none or several: files, base64, or what a table holds."""
     given = record.get("images", record.get("image"))
     listed = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
-    pictures = tuple(_image(one, folder, place) for one in listed)
-    return pictures[0] if len(pictures) == 1 else pictures
+    film = record.get("video")
+    filmed = [*([] if film is None else [film]), *(record.get("videos") or [])]
+    visuals = (*(_image(one, folder, place) for one in listed), *(_video(one, folder, place) for one in filmed))
+    return visuals[0] if len(visuals) == 1 else visuals
+
+
+def _video(given: Any, folder: Path, place: str) -> Video:
+    """A file, a folder of frames, base64, what a table holds, or the frames in a list."""
+    if isinstance(given, Picture) and given.read is not None:
+        return video_of(given.place, given.read)
+    if isinstance(given, str) and given.startswith("data:video/"):
+        return video_of(f"{place}: the video", lambda: bytes_of_base64(given, f"{place}: the video"))
+    listed = list(given) if isinstance(given, list | tuple) else [given]
+    if strange := [one for one in listed if not isinstance(one, str)]:
+        raise YopoError(f"{place}: video is {strange[0]!r:.60}, but input should be a valid string, or a list of frames.", FORMAT_HINT)
+    files = [folder / one for one in listed]
+    return video(files if isinstance(given, list | tuple) else files[0], f"{place}: the video")
 
 
 def _image(given: Any, folder: Path, place: str) -> Path | Picture:

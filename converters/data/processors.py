@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..json_files import read_object
-from .videos import Frames, PairedFrames
+from .videos import Frames, NoFrames, PairedFrames, WholeFrames
 
 NOT_ARGUMENTS = ("processor_class", "image_processor", "video_processor", "tokenizer", "auto_map")
 
@@ -26,7 +26,8 @@ def _videos(path: Path, pictures: Any) -> Frames:
     """Frames as pictures, by the settings that the files have for videos, else for pictures."""
     from transformers.video_processing_utils import BaseVideoProcessor
 
-    kind = PairedFrames if hasattr(pictures, "temporal_patch_size") else Frames
+    settled = {"temporal_patch_size": PairedFrames, "image_grid_pinpoints": WholeFrames, "max_image_size": NoFrames}
+    kind = next((kind for setting, kind in settled.items() if hasattr(pictures, setting)), Frames)
     try:
         settings, _ = BaseVideoProcessor.get_video_processor_dict(path, local_files_only=True)
     except OSError:

@@ -1,4 +1,4 @@
-"""One question about pictures."""
+"""One question about pictures and videos."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,10 @@ from ..errors import YopoError
 if TYPE_CHECKING:  # the command line answers `--help` without it
     from PIL.Image import Image
 
+    from .footage import Footage, Video
     from .pictures import Picture
+
+    Visual = Path | str | Image | Picture | Video
 
 FORMAT_HINT = (
     'Each line is one object: {"image": "picture.jpg", "question": "...", "answer": "..."}; the answer, "kind" and "id" are optional. '
@@ -19,9 +22,12 @@ FORMAT_HINT = (
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one picture: a file, a PIL image or a `Picture`; a tuple of several, () for text alone. `place`: for messages."""
+    """One question about one picture: a file, a PIL image, a `Picture` or a `Video`; a tuple of several, () for text alone.
 
-    image: "Path | str | Image | Picture | tuple[Path | str | Image | Picture, ...]"
+    `place`: for messages.
+    """
+
+    image: "Visual | tuple[Visual, ...]"
     question: str
     answer: str | None = None
     kind: str | None = None
@@ -34,13 +40,31 @@ class Sample:
         return self.pictures()[0]
 
     @property
-    def images(self) -> "tuple[Path | str | Image | Picture, ...]":
+    def visuals(self) -> "tuple[Visual, ...]":
         """What was given as `image`, as a tuple."""
         return self.image if isinstance(self.image, tuple) else (self.image,)
+
+    @property
+    def images(self) -> "tuple[Path | str | Image | Picture, ...]":
+        """The pictures among it."""
+        from .footage import Video
+
+        return tuple(one for one in self.visuals if not isinstance(one, Video))
+
+    @property
+    def videos(self) -> "tuple[Video, ...]":
+        """The videos among it."""
+        from .footage import Video
+
+        return tuple(one for one in self.visuals if isinstance(one, Video))
 
     def pictures(self) -> "list[Image]":
         """All pictures in RGB, decoded. Raises YopoError where one cannot be."""
         return [open_image(image, f"{self.place}: the" if self.place else "The") for image in self.images]
+
+    def footage(self) -> "list[Footage]":
+        """All videos, decoded. Raises YopoError where one cannot be."""
+        return [video.open() for video in self.videos]
 
 
 def open_image(image: "Path | str | Image | Picture", which: str = "The") -> "Image":

@@ -55,8 +55,8 @@ def samples_of(given: SamplesLike, *, answers: bool, count: int | None = None, s
         name, origin, chosen = Path(given).stem, str(given), read_samples(given)
     else:
         name, origin, chosen = "samples", "memory", _checked(given)
-    left_out = 0 if answers else sum(not sample.images for sample in chosen)
-    chosen = [sample for sample in chosen if answers or sample.images]
+    left_out = 0 if answers else sum(not sample.visuals for sample in chosen)
+    chosen = [sample for sample in chosen if answers or sample.visuals]
     if not chosen:
         raise YopoError(f"{origin} has no question about a picture.", FORMAT_HINT)
     unanswered = next((sample for sample in chosen if answers and not sample.answer), None)
@@ -127,6 +127,6 @@ def samples_hash(samples: Samples) -> str:
     digest = hashlib.sha256()
     for sample in samples.stream():
         digest.update(json.dumps([sample.question, sample.answer]).encode())
-        for picture in sample.pictures():
+        for picture in (*sample.pictures(), *(frame for video in sample.videos for frame in video.open().frames)):
             digest.update(picture.tobytes())
     return digest.hexdigest()

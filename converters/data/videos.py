@@ -14,6 +14,7 @@ class Frames:
     """
 
     model_input_names: tuple[str, ...] = (NAME,)
+    num_frames = fps = None  # asked for by chat templates, also where there is no video
 
     def __init__(self, pictures: Any) -> None:
         self.pictures = pictures
@@ -38,6 +39,25 @@ class Frames:
             raise ValueError(f"The videos of a call have {', '.join(map(str, sorted(lengths)))} frames. Pass videos of one length.")
         frames = [self.pictures(list(video), crop_to_patches=False, return_tensors="np")["pixel_values"] for video in videos]
         return {NAME: np.stack(frames)}
+
+
+class WholeFrames(Frames):
+    """LLaVA-OneVision's: a frame is resized to a square, as the whole picture is that comes before its tiles."""
+
+    def encoded(self, videos: list[Any]) -> dict[str, Any]:
+        import numpy as np
+
+        size = self.pictures.size
+        whole = [[size["height"] or size["shortest_edge"], size["width"] or size["shortest_edge"]]]
+        frames = [self.pictures(list(video), image_grid_pinpoints=whole, return_tensors="np")["pixel_values"][:, 0] for video in videos]
+        return {NAME: np.stack(frames)}
+
+
+class NoFrames(Frames):
+    """SmolVLM's, whose frames are sampled and written about."""
+
+    def encoded(self, videos: list[Any]) -> dict[str, Any]:
+        raise ValueError("Videos of this model need torchvision.")
 
 
 class PairedFrames(Frames):

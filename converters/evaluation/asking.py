@@ -36,7 +36,7 @@ def ask(
             for batch in processes.share(batches(one.questions, batch_size)):
                 keys = [(one.task.name, question.id) for question in batch]
                 if opened.lack(keys):
-                    inputs = encode(processor, batch)
+                    inputs = (group.encode or encode)(processor, batch)
                     said = {side.name: side.answer(inputs, lengths[one.task.name]) for side in opened.sides()}
                     record.add({key: {name: texts[place] for name, texts in said.items()} for place, key in enumerate(keys)})
                 done += len(batch)

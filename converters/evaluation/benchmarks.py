@@ -1,15 +1,15 @@
 """One evaluation: tasks, a protocol, and all sides on the same questions; with `save`, it goes on where it was killed."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from ..data.prompts import encode_samples
-from ..data.samples import BUNDLED, batches, samples_of
+from ..data.prompts import check_videos, encode_samples
+from ..data.samples import BUNDLED, SamplesLike, batches, samples_of
 from ..errors import YopoError
 from ..loading import Loaded
 from ..model import Model
@@ -20,7 +20,7 @@ from .protocols import encoder
 from .record import Record
 from .results import lines, results
 from .samples_task import samples_task
-from .sides import EvaluatedModel, Group, check_names, model_group, pruner_group, recipe_groups, subject_of
+from .sides import EvaluatedModel, Group, check_names, model_group, pruner_groups, recipe_groups, subject_of
 from .sources import Asked, ask_for
 from .tasks import TASKS
 from .tasks.wording import CHECKPOINT
@@ -31,13 +31,14 @@ COMMA = re.compile(r",(?=[\w-]+(?:[@=,]|$))")
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What to evaluate. `tasks` are names of benchmarks (`NAME[@REVISION][=PLACE]`), files of questions or bundled sets.
+    """What to evaluate. `tasks` are names of benchmarks (`NAME[@REVISION][=PLACE]`), or samples: files, bundled sets, lists.
 
     `against` are token pruners and `recipes` are plans to compare with, all at `budget` of the dense visual FLOPs, by default the
     model's own; recipes are calibrated on `calibration` (a file; None: the bundled shapes). `max_new_tokens` None: each task's own.
+    `for_retention` refuses a model of which no retention can be measured.
     """
 
-    tasks: tuple[str, ...]
+    tasks: tuple[SamplesLike, ...]
     protocol: str = CHECKPOINT
     samples: int | None = None
     seed: int = 0
@@ -49,6 +50,46 @@ class EvaluationRequest:
     calibration: Path | None = None
     calibration_samples: int = 128
     save: Path | None = None
+    for_retention: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out of one task, overall or of one kind of question: `sides` as `results.results` has them, JSON-ready."""
+
+    name: str
+    sides: Mapping[str, Any]
+    kinds: "Mapping[str, Evaluation]"
+
+    @classmethod
+    def of(cls, name: str, task: Mapping[str, Any]) -> "Evaluation":
+        return cls(name, task["sides"], {kind: cls(kind, sides, {}) for kind, sides in task["kinds"].items()})
+
+    @property
+    def dense(self) -> float | None:
+        """The dense model's figure, of samples the percentage of right answers; None where there is no such model."""
+        return self.figure("dense")
+
+    @property
+    def pruned(self) -> float | None:
+        """The pruned model's."""
+        return self.figure("pruned")
+
+    @property
+    def retention(self) -> float | None:
+        """The pruned model's figure over the dense one's; None where the dense model has nothing right, or one of them is missing."""
+        kept = self.sides.get("pruned", {}).get("retention")
+        return None if kept is None else float(kept["value"])
+
+    def figure(self, side: str) -> float | None:
+        """A side's headline."""
+        figures = self.sides.get(side, {}).get("figures", {"": {"value": None}})
+        value: float | None = next(iter(figures.values()))["value"]
+        return value
+
+    def to_json(self) -> dict[str, Any]:
+        """The sides, and those of every kind, as the command's JSON has them."""
+        return {"sides": dict(self.sides), "kinds": {kind: dict(one.sides) for kind, one in self.kinds.items()}}
 
 
 def base_name(model: Model) -> str:
@@ -60,18 +101,36 @@ def base_name(model: Model) -> str:
 def evaluate_benchmarks(model: Model, request: EvaluationRequest, progress: Listener = unheard) -> dict[str, Any]:
     """Ask everything and return what came out, JSON-ready (`results.results` for each task). Raises YopoError."""
     check_names(request.against, request.recipes)
-    if missing := model.missing_dense_side():
+    missing = model.missing_dense_side()
+    if request.for_retention:
+        _check_retention(model, missing)
+    if missing:
         progress(Message(f"{missing} Evaluate the base model beside it."))
+    asked = asked_by(request)
     subject = subject_of(model)
     progress(Message(f"Path: {subject.loaded.path_report()}"))
-    return evaluate_sides(model, request, subject, list(_groups(request, subject)), progress)
+    return evaluate_sides(model, request, asked, subject, list(_groups(request, subject)), progress)
+
+
+def _check_retention(model: Model, missing: str | None) -> None:
+    if not model.pruned:
+        raise YopoError(f"{model.name} is dense: it has no retention to demand.", "Leave --min-retention out, or give a converted model.")
+    if missing:
+        raise YopoError(missing, "Leave --min-retention out, and evaluate the base model beside it.")
 
 
 def evaluate_sides(
-    model: Model, request: EvaluationRequest, subject: EvaluatedModel, groups: Sequence[Group], progress: Listener = unheard
+    model: Model,
+    request: EvaluationRequest,
+    asked: Sequence[Asked],
+    subject: EvaluatedModel,
+    groups: Sequence[Group],
+    progress: Listener = unheard,
 ) -> dict[str, Any]:
     """The same with sides of one's choice, in place of those that the request names."""
-    encode, processes, asked = encoder(request.protocol), joined(), _asked(request)
+    encode, processes = encoder(request.protocol), joined()
+    for question in (question for one in asked for question in one.questions):
+        check_videos(subject.loaded.processor, len(question.videos), f"Question {question.id}")
     lengths = {one.task.name: request.max_new_tokens or one.task.max_new_tokens[request.protocol] for one in asked}
     settings = _settings(request, subject, model.name, asked, lengths, [name for group in groups for name in group.names])
     record = Record.open(request.save, settings, processes.rank)
@@ -90,17 +149,17 @@ def names_of(text: str) -> tuple[str, ...]:
     return parts if all(is_benchmark(part) for part in parts) else (text,)
 
 
-def is_benchmark(text: str) -> bool:
-    """Whether a task is a published benchmark, not a file or a bundled set."""
-    return re.split("[@=]", text)[0] in TASKS
+def is_benchmark(task: SamplesLike) -> TypeGuard[str]:
+    """Whether a task is a published benchmark, not a file, a list or a bundled set."""
+    return isinstance(task, str) and re.split("[@=]", task)[0] in TASKS
 
 
-def _asked(request: EvaluationRequest) -> list[Asked]:
+def asked_by(request: EvaluationRequest) -> list[Asked]:
     """Every task's questions. Raises YopoError where two tasks have one name."""
     asked = []
-    for text in request.tasks:
+    for given in request.tasks:
         drawn = request.samples, request.seed
-        asked.append(ask_for(text, request.protocol, *drawn) if is_benchmark(text) else samples_task(text, *drawn))
+        asked.append(ask_for(given, request.protocol, *drawn) if is_benchmark(given) else samples_task(given, *drawn))
     names = [one.task.name for one in asked]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise YopoError(f"Two tasks are named {', '.join(twice)}.", "A task is named after its file: rename one.")
@@ -113,7 +172,7 @@ def _groups(request: EvaluationRequest, subject: EvaluatedModel) -> Iterator[Gro
     dense, budget = (_plain(subject.loaded), _budget(request, subject)) if compared else (None, 1.0)
     yield model_group(subject)
     if request.against:
-        yield pruner_group(subject, dense, request.against, budget, request.seed)
+        yield from pruner_groups(subject, dense, request.against, budget, encoder(request.protocol), request.seed)
     if request.recipes:
         answered, asked = (partial(calibration_inputs, request, subject.loaded, answers=answers) for answers in (True, False))
         yield from recipe_groups(subject, dense, request.recipes, budget, answered, asked)

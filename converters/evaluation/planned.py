@@ -47,10 +47,10 @@ def planned(dense: Any, plan: Plan, questions: Callable[[], Iterator[Any]] | Non
     with torch.device("meta"):
         pruned: Any = getattr(module, family.yopo_architecture)._from_config(config, dtype=dense.dtype)
     for name, part in dense.model.named_children():
-        if name != "language_model":
+        if part is not dense.get_decoder():
             setattr(pruned.model, name, part)
     pruned.load_state_dict(state, assign=True)
-    pruned.model.language_model.rotary_emb = dense.model.language_model.rotary_emb
+    pruned.get_decoder().rotary_emb = dense.get_decoder().rotary_emb
     pruned.generation_config = dense.generation_config
     return pruned.eval()
 

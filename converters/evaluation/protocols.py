@@ -16,8 +16,9 @@ Encoder = Callable[[Any, Sequence[Question]], Any]
 
 
 def _own(processor: Any, questions: Sequence[Question]) -> Any:
-    texts = [prompt(processor, one.prompt, len(one.images), place=f"Question {one.id}") for one in questions]
-    return encode(processor, texts, [image.open() for one in questions for image in one.images])
+    texts = [prompt(processor, one.prompt, len(one.images), place=f"Question {one.id}", videos=len(one.videos)) for one in questions]
+    pictures = [image.open() for one in questions for image in one.images]
+    return encode(processor, texts, pictures, [video.open() for one in questions for video in one.videos])
 
 
 def _llava(processor: Any, questions: Sequence[Question]) -> Any:

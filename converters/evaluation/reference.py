@@ -27,8 +27,8 @@ def masked_logits(model: Any, inputs: Any, plan: Plan | None = None, grids: list
     visual = sum((inputs["input_ids"] == token for token in placeholders if token is not None), start=torch.tensor(False))
     valid = inputs["attention_mask"].bool() if "attention_mask" in inputs else torch.ones_like(visual)
     rows, positions, deepstack = _entering(model, inputs)
-    where = _coordinates(visual, _default_grids(model, visual & valid, positions) if grids is None else grids)
-    text_model = model.model.language_model
+    where = _coordinates(visual, _default_grids(model, visual & valid, positions, rows) if grids is None else grids)
+    text_model = model.get_decoder()
     rotary = text_model.rotary_emb(rows, _rotary_positions(text_model, rows, positions))
     for index, (layer, kept) in enumerate(zip(text_model.layers, plan.layers, strict=True)):
         query_heads, neurons = _file_order(kept, plan.sizes) if converted else _dense_order(plan.sizes)
@@ -55,7 +55,7 @@ def _entering(model: Any, inputs: Any) -> tuple[Tensor, Tensor | None, Sequence[
             embeds = words.masked_scatter(keywords["visual_mask"][..., None], keywords["features"])
         raise _EnteredError(embeds, keywords.get("position_ids"), keywords.get("deepstack_visual_embeds") or ())
 
-    hook = model.model.language_model.register_forward_pre_hook(stop, with_kwargs=True)
+    hook = model.get_decoder().register_forward_pre_hook(stop, with_kwargs=True)
     try:
         model(**inputs)
     except _EnteredError as entered:
@@ -74,9 +74,9 @@ def _rotary_positions(text_model: Any, rows: Tensor, positions: Tensor | None) -
     return positions[-3:] if positions.dim() == 3 else positions[None].expand(3, -1, -1)
 
 
-def _default_grids(model: Any, visual: Tensor, positions: Tensor | None) -> list[list[Grid]]:
+def _default_grids(model: Any, visual: Tensor, positions: Tensor | None, rows: Tensor) -> list[list[Grid]]:
     if hasattr(model.model, "images"):
-        images = model.model.images(visual, positions) if visual.any() else ()
+        images = model.model.images(visual, positions, rows) if visual.any() else ()
         return [[image.grid for image in images if image.sample == sample] for sample in range(visual.shape[0])]
     side = model.config.vision_config.image_size // model.config.vision_config.patch_size
     return [[Grid(side, side)] * (count // side**2) for count in visual.sum(1).tolist()]

@@ -85,8 +85,8 @@ def lines(asked: Asked, record: Record) -> Iterator[dict[str, Any]]:
         said = record.answers[asked.task.name, question.id]
         scores = {side: asked.task.score(text, question) for side, text in said.items()}
         changed = {side: _change(side, said, scores) for side in said if side != DENSE and DENSE in said}
-        show = any(changed.values()) and shown < MOST_PICTURES and question.images
-        shown += bool(show)
+        show = any(changed.values()) and shown < MOST_PICTURES and bool(question.images or question.videos)
+        shown += show
         yield {
             "task": asked.task.name,
             "id": question.id,
@@ -102,8 +102,8 @@ def lines(asked: Asked, record: Record) -> Iterator[dict[str, Any]]:
 
 
 def _thumbnail(question: Question) -> str:
-    """The first picture as a small JPEG, in base64."""
-    image = question.images[0].open()
+    """The first picture, or the first video's first frame, as a small JPEG, in base64."""
+    image = question.images[0].open() if question.images else question.videos[0].open().frames[0].copy()
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     stream = BytesIO()
     image.save(stream, "JPEG", quality=80)

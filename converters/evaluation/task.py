@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..data.footage import Video
 from ..data.pictures import Picture
 
 Sums = Mapping[str, Any]
@@ -12,7 +13,7 @@ Sums = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about `images`, and what counts as right.
+    """What is asked about `images` and `videos`, and what counts as right.
 
     `picture` names what an interval draws: questions about one picture are not independent. Questions with the same `unit` are
     scored together (the rotations of a choice, the two questions of a pair). `accepted` is empty where the truth is not published.
@@ -26,6 +27,7 @@ class Question:
     unit: str
     kind: str | None = None
     options: tuple[str, ...] = ()
+    videos: tuple[Video, ...] = ()
 
 
 @dataclass(frozen=True)

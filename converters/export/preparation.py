@@ -11,10 +11,12 @@ from ..data.prompts import encode, prompt
 from ..data.sample import Sample
 from ..data.samples import bundled_samples
 from ..errors import YopoError
+from ..families import converted_family, family_of
 from ..loading import Dtype, Loaded, load, physical_memory
 from ..model import Model
 from ..progress import Listener, Message
 from ..runtime.plan import Grid, Plan
+from .onnx.onnxruntimes import onnxruntime
 from .request import ExportRequest
 
 # PyTorch's weights in float32, and a session's: the weights and what it packs them into, for two graphs.
@@ -37,6 +39,10 @@ class Wanted:
 def request_of(model: Model, wanted: Wanted, progress: Listener) -> ExportRequest:
     """The request of one export. Raises YopoError for what cannot be exported so."""
     checkpoint = model.checkpoint
+    if checkpoint.beside:
+        raise YopoError(
+            f"{model.name} is quantised, and graphs round weights themselves.", "Export an unquantised model with --int8 or --int4."
+        )
     base = model.converted.section.get("base", {}) if model.pruned else {}
     origin = (base.get("repository"), base.get("revision")) if model.pruned else (model.source.repository, model.source.revision)
     if wanted.output is None and not model.own_folder:
@@ -44,6 +50,7 @@ def request_of(model: Model, wanted: Wanted, progress: Listener) -> ExportReques
     grids = wanted.grids or _grids(checkpoint, model.plan)
     dtype = _dtype(wanted.dtype, checkpoint, wanted.bits)
     if wanted.parity:
+        onnxruntime()  # is told before the work, not after it
         _check_memory(checkpoint)
     return ExportRequest(
         checkpoint, model.plan, grids, wanted.output, origin[0], origin[1], opset=wanted.opset, dtype=dtype, bits=wanted.bits,
@@ -52,8 +59,9 @@ def request_of(model: Model, wanted: Wanted, progress: Listener) -> ExportReques
 
 
 def _grids(checkpoint: Checkpoint, plan: Plan | None) -> tuple[Grid, ...]:
-    """A tower of one resolution has one grid; for others those that the plan was made for."""
-    return (checkpoint.grid,) if plan is None or checkpoint.grid in plan.grids else tuple(dict.fromkeys(plan.grids))
+    """A tower of one resolution has one grid; for others those that the plan was made for, of pictures with several grids the last."""
+    grids = checkpoint.grids if plan is None or set(checkpoint.grids) <= set(plan.grids) else plan.grids
+    return tuple(dict.fromkeys(grids[len(checkpoint.grids) - 1 :: len(checkpoint.grids)]))
 
 
 def _dtype(asked: Dtype, checkpoint: Checkpoint, bits: int | None) -> str:
@@ -105,6 +113,12 @@ def _encoded(loaded: Loaded, samples: list[Sample], grid: Grid) -> Any:
 
 def _sized(model: Any, picture: Any, grid: Grid) -> Any:
     """For a tower that takes any size, the picture in the size whose grid is asked for."""
+    config = model.config.to_dict()
+    family = converted_family(config) or family_of(config)
+    if family.picture is not None:
+        plain = config | {"model_type": family.model_type}
+        height, width = family.black(plain, family.whole(plain, grid), 1)["image_sizes"][0].tolist()
+        return picture.resize((width, height))
     vision = model.config.vision_config
     side = getattr(vision, "spatial_merge_size", 0) * vision.patch_size if hasattr(vision, "spatial_merge_size") else 0
     return picture.resize((grid.columns * side, grid.rows * side)) if side else picture

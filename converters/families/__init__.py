@@ -9,7 +9,14 @@ from ..errors import YopoError
 from ..runtime.plan import Grid, Sizes, validate_grids, validate_sizes
 from .family import Config, Family, Folders, Layer, Visual
 
-__all__ = ["FAMILIES", "Config", "Family", "Folders", "Layer", "Visual", "converted_family", "described", "family_of", "sizes_and_grid"]
+__all__ = ["FAMILIES", "Config", "Family", "Folders", "Layer", "Visual", "converted_family", "described", "family_of", "sizes_and_grids"]
+
+
+REASONS = {
+    "gemma3": "tokens of a picture see each other in both directions, most layers see a window of text alone, norms stand behind products",
+    "qwen3_5": "three of four layers are linear attention, and text reads visual tokens through their state",
+}
+"""Why models that many people have cannot be pruned."""
 
 
 def _defined() -> Iterator[Family]:
@@ -37,7 +44,8 @@ def family_of(config: Config) -> Family:
         raise YopoError(f"The language model {inside} is a mixture of experts.", "yopo prunes dense models: use one of the same family.")
     supported = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
     language_model = f" (language model: {inside})" if inside else ""
-    raise YopoError(f"The architecture {what} is not supported{language_model}.", f"Supported: {supported}.")
+    reason = f": {REASONS[what]}" if what in REASONS else ""
+    raise YopoError(f"The architecture {what} is not supported{language_model}{reason}.", f"Supported: {supported}.")
 
 
 @contextmanager
@@ -52,13 +60,13 @@ def described(family: Family) -> Iterator[None]:
         raise YopoError(f"config.json does not describe a {family.name} model: {reason:.300}", "Is it complete and unchanged?") from error
 
 
-def sizes_and_grid(family: Family, config: Config) -> tuple[Sizes, Grid]:
-    """What the language model is, and the visual grid of one picture. Raises YopoError for a config that does not tell, or nonsense."""
+def sizes_and_grids(family: Family, config: Config) -> tuple[Sizes, tuple[Grid, ...]]:
+    """What the language model is, and the visual grids of one picture. Raises YopoError for a config that does not tell, or nonsense."""
     with described(family):
-        sizes, grid = family.sizes(config), family.grid(config)
+        sizes, grids = family.sizes(config), family.grids(config)
         validate_sizes(sizes)
-        validate_grids((grid,))
-        return sizes, grid
+        validate_grids(grids)
+        return sizes, grids
 
 
 def converted_family(config: Config) -> Family | None:

@@ -1,7 +1,7 @@
 """What a model family is: facts, as data. One file of facts a family; nothing else in the project asks for a model type."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import repeat
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # names of models are looked up without it, and it takes seco
     from torch import Tensor
 
 Config = Mapping[str, Any]
-SHARED_WIDTH = ("llama", "qwen2", "qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text")
+SHARED_WIDTH = ("llama", "mistral", "qwen2", "qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text")
 """Language models whose heads share the hidden size where config.json has no `head_dim`."""
 Shape = tuple[int, ...]
 
@@ -126,25 +126,35 @@ class Folders:
     tower: Path | None = None
 
 
+def by_tokens(pixels: "Tensor", batch: Mapping[str, Any], counts: Sequence[int]) -> Sequence["Tensor"]:
+    """Rows of pixels that are as many as their sample's visual tokens, up to a factor."""
+    shares: Sequence[Tensor] = pixels.split([count * len(pixels) // sum(counts) for count in counts])
+    return shares
+
+
 @dataclass(frozen=True)
 class Visual:
-    """A kind of visual input: its placeholder's id, what a processor calls its pixels, and a batch's grids of it, in order."""
+    """A kind of visual input: its placeholder's id, what a processor calls its pixels, and a batch's grids of it, in order.
+
+    `shares(pixels, batch, counts)` gives each sample's part of the pixels, without padding; `counts` are its visual tokens of this kind.
+    """
 
     token: int
     pixels: str
     grids: Callable[[Mapping[str, Any]], Iterator[Grid]]
+    shares: Callable[["Tensor", Mapping[str, Any], Sequence[int]], Sequence["Tensor"]] = by_tokens
 
 
 def _as_it_is(config: Config, folders: Folders) -> Mapping[str, Any]:
     return config
 
 
-def black_squares(config: Config, grid: Grid, count: int) -> dict[str, "Tensor"]:
+def black_squares(config: Config, grids: Sequence[Grid], count: int) -> dict[str, "Tensor"]:
     """Pixels of pictures or tiles of the tower's own size."""
     import torch
 
     size = config["vision_config"]["image_size"]
-    return {"pixel_values": torch.zeros(count, 3, *(size if isinstance(size, list | tuple) else (size, size)))}
+    return {"pixel_values": torch.zeros(count * len(grids), 3, *(size if isinstance(size, list | tuple) else (size, size)))}
 
 
 @dataclass(frozen=True)
@@ -155,8 +165,9 @@ class Family:
     `yopo_config` name the runtime's own, defined in `runtime/modeling_<yopo_model_type>.py`. `renamings` are tried in order on
     every tensor name, after those of `splits`, which depend on the config; the first match wins, and a name that none matches is
     an error. `sizes` reads the language model's sizes, `grid` the visual grid of one default-resolution image, `image_token` the
-    placeholder's id; `kinds` what it sees where that is pictures of any grid and videos, None: pictures or tiles of that grid.
-    `black` makes a processor's outputs for so many black pictures of a grid: pixels, and grids where they differ.
+    placeholder's id; `picture` the grids of one such image where it has several, None: that one. `kinds` tells what it sees where that is
+    pictures of any grid and videos, None: pictures or tiles of that grid. `black` makes a processor's outputs for so many samples of
+    black pictures of these grids each: pixels, and grids where they differ.
     `projector` names the tensors that healing may change. `native` gives the config in transformers' words, with what the other
     files of the folders know; `tower` tells which model the vision tower is taken from where it is not in the files. `adapt` writes
     tokenizer, processor, chat template and generation config into a folder; None: the checkpoint's own are transformers' and are
@@ -174,8 +185,9 @@ class Family:
     sizes: Callable[[Config], Sizes]
     grid: Callable[[Config], Grid]
     image_token: Callable[[Config], int]
+    picture: Callable[[Config], tuple[Grid, ...]] | None = None
     kinds: Callable[[Config], tuple[Visual, ...]] | None = None
-    black: Callable[[Config, Grid, int], dict[str, "Tensor"]] = black_squares
+    black: Callable[[Config, Sequence[Grid], int], dict[str, "Tensor"]] = black_squares
     text_prefix: str = "model.language_model."
     projector: str = "model.multi_modal_projector."
     layer: Layer = Layer()
@@ -185,12 +197,28 @@ class Family:
     adapt: Callable[[Config, Folders, Path], None] | None = None
     packages: tuple[tuple[str, str], ...] = ()
 
+    def grids(self, config: Config) -> tuple[Grid, ...]:
+        """Of one default-resolution image."""
+        return (self.grid(config),) if self.picture is None else self.picture(config)
+
+    def whole(self, config: Config, grid: Grid) -> tuple[Grid, ...]:
+        """The grids of a picture of which `grid` is the last."""
+        return (grid,) if self.picture is None else (self.grid(config), grid)
+
+    def first_picture(self, grids: tuple[Grid, ...]) -> tuple[Grid, ...]:
+        """Of the grids of pictures, those of the first."""
+        return grids[: 1 if self.picture is None else 2]
+
     def visuals(self, config: Config) -> tuple[Visual, ...]:
         """What the model sees, by placeholder."""
         if self.kinds is not None:
             return self.kinds(config)
         grid = self.grid(config)
         return (Visual(self.image_token(config), "pixel_values", lambda batch: repeat(grid)),)
+
+    def placeholders(self, config: Config) -> tuple[int, ...]:
+        """The tokens in whose places visual features stand."""
+        return tuple(kind.token for kind in self.visuals(config))
 
     def pieces(self, name: str, config: Config) -> tuple[ModelTensor, ...]:
         """What a tensor on disk is in the model, () for one that it does not use. Raises YopoError if unknown."""
@@ -201,6 +229,14 @@ class Family:
             f"The tensor {name!r} does not belong to a {self.name} checkpoint.",
             "Only unquantised checkpoints of this architecture can be read; was an adapter or another model saved with it?",
         )
+
+
+def parsed(config: Config) -> Any:
+    """The config as transformers understands it, defaults filled in: of the Hub's forms too, flat or in older words."""
+    # Imported here, since names of models are looked up without it and it takes seconds.
+    from transformers import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
 
 
 def stated_sizes(text: Mapping[str, Any]) -> Sizes | None:

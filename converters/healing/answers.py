@@ -5,7 +5,8 @@ What enters the projector is kept, not the picture: the vision tower is never tr
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from ..checkpoint.private import whole_file
 from ..errors import YopoError
 from ..json_files import read_object
-from ..planning.measure.answers import MAX_ANSWER_TOKENS, continued, language_model_pass
+from ..planning.measure.answers import MAX_ANSWER_TOKENS, continued, language_model_pass, placeholders_of
 
 FACTS = "facts.json"
 
@@ -27,21 +28,25 @@ class TeacherAnswer:
     """One question with the dense model's answer.
 
     `ids` `[length]` are its tokens, the answer's last; `positions` `[..., length]` what the language model was given with them (None:
-    nothing); `seen` `[visual tokens, width]` what the projector was given; `dense` `[answer tokens, hidden]` the dense model's final
-    (normalised) rows that predict the answer.
+    nothing); `seen` `[visual tokens, width]`, or `[visual tokens, patches, width]`, what the projector was given; `dense` `[answer tokens,
+    hidden]` the dense model's final (normalised) rows that predict the answer. `ends` `[visual tokens]` tells which visual tokens are the
+    learned end of a row, and nothing of the projector's; `deepstack` `[layers, visual tokens, hidden]` is what is added to them after the
+    first layers (None: neither).
     """
 
     ids: Tensor
     positions: Tensor | None
     seen: Tensor
     dense: Tensor
+    ends: Tensor | None = None
+    deepstack: Tensor | None = None
 
     @property
     def bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        named = {"ids": self.ids, "positions": self.positions, "seen": self.seen, "dense": self.dense}
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: tensor.contiguous() for name, tensor in named.items() if tensor is not None}
 
 
@@ -74,9 +79,9 @@ class Answers(Sequence[TeacherAnswer]):
     def __getitem__(self, index: Any) -> Any:
         """The record of a sample. Raises YopoError for a file that is damaged."""
         try:
-            tensors = load_file(self._file(index))
-            return TeacherAnswer(tensors["ids"], tensors.get("positions"), tensors["seen"], tensors["dense"])
-        except (OSError, SafetensorError, KeyError) as error:
+            tensors: dict[str, Any] = {"positions": None} | load_file(self._file(index))
+            return TeacherAnswer(**tensors)
+        except (OSError, SafetensorError, TypeError) as error:
             raise YopoError(f"The answer {self._file(index)} cannot be read: {error}.", "Remove the file: it is made again.") from None
 
     @property
@@ -96,20 +101,67 @@ def records(model: Any, projector: str, batch: Any, max_new_tokens: int = MAX_AN
     seen: list[Tensor] = []
     hook = model.get_submodule(projector).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].flatten(0, -2)))
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), _packing(model) as numbers:
             rows, given = language_model_pass(model, found.inputs)
     finally:
         hook.remove()
-    if given.get("deepstack_visual_embeds"):
-        raise YopoError("Healing does not know visual features that are added between layers.", "Models with deepstack are pruned without.")
-    parts = torch.cat(seen).split(found.visual.sum(1).tolist())
+    counts = found.visual.sum(1).tolist()
+    places = by_placeholder(found.inputs["input_ids"][found.visual], placeholders_of(model))
+    parts, ends = _by_token(torch.cat(seen), numbers, counts, places)
+    deepstack = torch.stack(added).split(counts, 1) if (added := list(given.get("deepstack_visual_embeds") or ())) else None
     for sample, part in enumerate(parts):
         valid = found.mask[sample]
         positions = given.get("position_ids")
         if positions is not None:
             positions = positions.expand(*positions.shape[:-2], len(parts), -1)[..., sample, valid]
         tensors = (found.inputs["input_ids"][sample, valid], positions, part, rows[sample, found.predicts[sample]])
-        yield TeacherAnswer(*(None if tensor is None else tensor.cpu() for tensor in tensors))  # type: ignore[arg-type]
+        more = (None if ends is None else ends[sample], None if deepstack is None else deepstack[sample])
+        yield TeacherAnswer(*(None if tensor is None else tensor.cpu() for tensor in (*tensors, *more)))  # type: ignore[arg-type]
+
+
+def _by_token(rows: Tensor, numbers: list[Tensor], counts: list[int], places: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor] | None]:
+    """The rows that the projector was given by samples and visual tokens; with `numbers`, which tokens are none of its rows.
+
+    Without, row `places[i]` is visual token `i`'s.
+    """
+    if not numbers:
+        together = len(rows) // sum(counts)  # patches that the projector itself merges
+        return (rows if together == 1 else rows.unflatten(0, (-1, together)))[places].split(counts), None
+    number = torch.cat(numbers)
+    if not number.equal(number.round()):
+        raise YopoError("Healing does not know visual tokens that are made of several.", "Heal on pictures that the model does not shrink.")
+    return rows[number.long().clamp(min=0)].split(counts), (number < 0).split(counts)
+
+
+@contextmanager
+def _packing(model: Any) -> Iterator[list[Tensor]]:
+    """For each call, which of the projector's rows the visual tokens are, -1 for the end of a row; nothing where they are all in order."""
+    numbers: list[Tensor] = []
+    pack = getattr(model.model, "pack_image_features", None)
+    if pack is None:
+        yield numbers
+        return
+
+    def numbered(image_features: Sequence[Tensor], *arguments: Any, **keywords: Any) -> Any:
+        count = sum(part.shape[0] * part.shape[1] for part in image_features)
+        order = torch.arange(count, dtype=torch.float64, device=image_features[0].device)
+        split = order.split([part.shape[0] * part.shape[1] for part in image_features])
+        parts = [one.view(*part.shape[:2], 1) for one, part in zip(split, image_features, strict=True)]
+        packed, _ = pack(parts, *arguments, **keywords | {"image_newline": order.new_full((1,), -1)})
+        numbers.append(torch.cat(packed)[:, 0])
+        return pack(image_features, *arguments, **keywords)
+
+    model.model.pack_image_features = numbered
+    try:
+        yield numbers
+    finally:
+        del model.model.pack_image_features
+
+
+def by_placeholder(ids: Tensor, placeholders: Sequence[int]) -> Tensor:
+    """Where each of the visual tokens `ids` is among rows that come by placeholder: the tower is given pictures first and then videos."""
+    kinds = (ids[:, None] == ids.new_tensor(placeholders)).int().argmax(1)
+    return kinds.argsort(stable=True).argsort()
 
 
 def write_whole(file: Path, data: bytes) -> None:

@@ -88,19 +88,24 @@ def heal_model(path: Path, request: HealingRequest, output: Path, force: bool, p
     """Heal the converted model in `path`, and write it to `output`. Returns the record of it. Raises YopoError."""
     if not all(map(find_spec, ("accelerate", "peft", "tensorboard"))):
         raise YopoError("Healing needs accelerate, peft and tensorboard.", "Install them: pip install 'yopo[heal]'")
+    from ..checkpoint.config import method_of
     from ..checkpoint.folder import check_output
     from ..checkpoint.reader import open_converted
 
     check_output(output, force)
     processes = joined()
     converted = open_converted(path)
+    if method_of(converted.config) is not None:
+        raise YopoError(
+            f"{path} is quantised, and healing teaches weights.", "Heal an unquantised model, and quantise it when you load it."
+        )
     settings = _settings(request, converted.refitted, processes)
     _check_memory(converted, request, settings.micro, progress)
     _check_base(converted)
     samples = _samples(request)
     held_out = _held_out(samples, request)
     loaded = load(path, request.device, request.dtype)
-    loaded.model.model.language_model.recomputing = request.recompute
+    loaded.model.get_decoder().recomputing = request.recompute
     progress(Message(f"Path: {loaded.path_report()}"))
     data = samples_hash(samples)
     answers = _answered(loaded, converted, samples, data, request, output, processes, progress)
@@ -150,9 +155,9 @@ def _trained(
     checkpoint = converted.open_tensors()
     language = request.tune is Tune.LANGUAGE
     tuned = tuned_language(loaded.model, checkpoint, request.seed) if language else tuned_projector(loaded.model, checkpoint)
-    image_token = checkpoint.family.image_token(checkpoint.config)
+    placeholders = checkpoint.family.placeholders(checkpoint.config)
     listener = _training(progress, request.steps)
-    outcome = train(loaded.model, tuned.part, image_token, answers, held_out, settings, folder, facts, tuned.finish, listener)
+    outcome = train(loaded.model, tuned.part, placeholders, answers, held_out, settings, folder, facts, tuned.finish, listener)
     return tuned, outcome
 
 

@@ -14,7 +14,6 @@ from ..runtime.plan import Plan
 
 FLOAT32 = 4
 TRAINED_COPIES = 4  # of a tuned weight, in float32: itself, its gradient, Adam's two moments
-LAYERS = "model.language_model.layers."
 LIBRARIES = 700_000_000  # torch, transformers and the process itself
 
 
@@ -39,7 +38,9 @@ def needed(checkpoint: Checkpoint, plan: Plan, element: int, micro: int, recompu
     tensors = checkpoint.stored
     sizes = {name: prod(info.shape) for name, info in tensors.items()}
     projector = sum(size for name, size in sizes.items() if name.startswith(checkpoint.family.projector))
-    matrices = [info.shape for name, info in tensors.items() if name.startswith(LAYERS) and len(info.shape) == 2]
+    matrices = [
+        info.shape for name, info in tensors.items() if name.startswith(f"{checkpoint.family.text_prefix}layers.") and len(info.shape) == 2
+    ]
     tuned = projector + rank * sum(map(sum, matrices))
     by_layer = [micro * element * _values(layout, plan, index < plan.visual_depth) for index, layout in enumerate(layouts(plan))]
     entering = micro * element * plan.sizes.hidden_size * (REFERENCE_TEXT_TOKENS + plan.visual_tokens)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..planning.measure.answers import isin
 from .answers import TeacherAnswer
 
 IGNORED = -100  # a row whose next token is not one of the answer's
@@ -14,7 +15,7 @@ IGNORED = -100  # a row whose next token is not one of the answer's
 def collate(records: Sequence[TeacherAnswer], padding: int = 0) -> dict[str, Tensor]:
     """A left-padded batch. `labels` `[batch, length]` are the answers' tokens at the rows that predict them.
 
-    `seen` and `dense` of all samples follow each other.
+    `seen`, `dense`, `ends` and `deepstack` of all samples follow each other.
     """
     width = max(len(record.ids) for record in records)
     batch = {
@@ -24,6 +25,10 @@ def collate(records: Sequence[TeacherAnswer], padding: int = 0) -> dict[str, Ten
         "seen": torch.cat([record.seen for record in records]),
         "dense": torch.cat([record.dense for record in records]),
     }
+    if records[0].ends is not None:
+        batch["ends"] = torch.cat([record.ends for record in records if record.ends is not None])
+    if records[0].deepstack is not None:
+        batch["deepstack"] = torch.cat([record.deepstack for record in records if record.deepstack is not None], 1)
     if records[0].positions is not None:
         # Multimodal positions tell pictures apart by where they begin, so padding repeats nobody's.
         batch["position_ids"] = torch.stack([_left(record.positions, width, 1) for record in records if record.positions is not None], -2)
@@ -40,19 +45,24 @@ def _labels(record: TeacherAnswer) -> Tensor:
     return labels
 
 
-def answer_rows(model: Any, image_token: int, batch: dict[str, Tensor]) -> Tensor:
+def answer_rows(model: Any, placeholders: Sequence[int], batch: dict[str, Tensor]) -> Tensor:
     """The language model's final rows `[answer tokens, hidden]` that predict the answers of a collated batch, in order."""
-    language_model = model.model.language_model
+    language_model = model.get_decoder()
     ids, mask = batch["input_ids"], batch["attention_mask"]
-    visual = (ids == image_token) & mask.bool()
+    visual = isin(ids, placeholders) & mask.bool()
     embeds = language_model.embed_tokens(ids)
-    projected = model.get_submodule(model.projector)(batch["seen"].to(embeds.dtype)).to(embeds.dtype)
+    projected = model.get_submodule(model.projector)(batch["seen"].flatten(0, -2).to(embeds.dtype)).to(embeds.dtype)
+    if "ends" in batch:
+        projected = model.model.image_newline.to(projected).where(batch["ends"][:, None], projected)
+    deepstack = [part.to(embeds.dtype) for part in batch["deepstack"]] if "deepstack" in batch else None
     rows: Tensor = language_model(
         inputs_embeds=embeds.masked_scatter(visual[..., None], projected),
         attention_mask=mask,
         position_ids=batch.get("position_ids"),
         visual_mask=visual,
         images=model.model.images,
+        visual_pos_masks=visual,
+        deepstack_visual_embeds=deepstack,
         use_cache=False,
     ).last_hidden_state
     return rows[batch["labels"] != IGNORED]
@@ -63,10 +73,10 @@ class Student(nn.Module):
 
     accepts_loss_kwargs = True
 
-    def __init__(self, model: Any, tuned: nn.Module, image_token: int) -> None:
+    def __init__(self, model: Any, tuned: nn.Module, placeholders: Sequence[int]) -> None:
         super().__init__()
         self.tuned = tuned
-        self.image_token = image_token
+        self.placeholders = placeholders
         self._frozen = [model]  # in a list, which modules do not look into
 
     @property
@@ -78,7 +88,7 @@ class Student(nn.Module):
 
         `divergence` and `tokens` `[batch]` are each sample's sum and count. The rest of the batch is as `collate` makes it.
         """
-        rows = answer_rows(self.model, self.image_token, batch | {"labels": labels})
+        rows = answer_rows(self.model, self.placeholders, batch | {"labels": labels})
         pruned, wanted = (self.model.lm_head(part).float().log_softmax(-1) for part in (rows, dense.to(rows.dtype)))
         by_token = (wanted.exp() * (wanted - pruned)).sum(-1)
         answers = labels != IGNORED

@@ -71,7 +71,7 @@ def accumulation(settings: Settings, processes: int) -> int:
 def train(
     model: Any,
     tuned: nn.Module,
-    image_token: int,
+    placeholders: Sequence[int],
     records: Sequence[TeacherAnswer],
     held_out: frozenset[int],
     settings: Settings,
@@ -89,7 +89,7 @@ def train(
     _claim(folder, {**facts, "settings": asdict(settings)})
     last = last_checkpoint(folder)
     trainer, measuring = (
-        _trainer(Student(model, tuned, image_token), records, held_out, settings, folder, callbacks)
+        _trainer(Student(model, tuned, placeholders), records, held_out, settings, folder, callbacks)
         for callbacks in ([_ReportSteps(progress), _log(folder)], [])
     )
     state = folder / "before.json"

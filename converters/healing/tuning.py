@@ -54,13 +54,13 @@ def tuned_projector(model: Any, checkpoint: Checkpoint) -> Tuned:
 def tuned_language(model: Any, checkpoint: Checkpoint, seed: int) -> Tuned:
     """The projector, and what peft's LoRA adds to every linear layer of the language model."""
     projector = tuned_projector(model, checkpoint)
-    language_model = model.model.language_model
+    language_model = model.get_decoder()
     linear = sorted(name for name, module in language_model.named_modules() if isinstance(module, nn.Linear))
     torch.manual_seed(seed)
     inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=linear), language_model, ADAPTER)
     added = [module for module in language_model.modules() if isinstance(module, LoraLayer)]
     learning = nn.ModuleList(part for layer in added for part in (layer.lora_A, layer.lora_B))
-    names = projector.names | {f"model.language_model.{name}.weight" for name in linear}
+    names = projector.names | {f"{checkpoint.family.text_prefix}{name}.weight" for name in linear}
     return Tuned(model, checkpoint, nn.ModuleList([projector.part, learning.float().requires_grad_(True)]), names)
 
 

@@ -1,7 +1,7 @@
 """The steps of a pipeline, in order: statistics, plans, and for each model converting, healing, exporting and evaluating."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from ..evaluation.benchmarks import EvaluationRequest, evaluate_benchmarks
 from ..healing.heal import BUNDLED_SAMPLES
 from ..model import load
 from ..plan_choice import SEARCHED
-from ..planner import SAMPLES, plan_from
+from ..planner import DEFAULT_EFFORT, SAMPLES, plan_from
 from ..planning.cost import REFERENCE_TEXT_TOKENS, dense_flops
 from ..planning.frontier import Frontier, Point
-from ..planning.search.search import usual_effort
+from ..planning.search.search import effort_of
 from ..progress import Listener
 from ..runtime.plan import Grid, Plan
 from .file import OWN_PLAN, Pipeline
@@ -89,15 +89,15 @@ class Chain:
         assert calibration is not None
         if plan.recipe != SEARCHED:
             return None
-        effort = usual_effort(self.subject.sizes.num_hidden_layers)
-        effort = effort if plan.passes is None else replace(effort, forwards=plan.passes)
+        asked = DEFAULT_EFFORT if plan.effort is None else plan.effort
+        effort = effort_of(asked, self.subject.sizes.num_hidden_layers, len(self.parts.budgets))
         data = self.pipeline.data(calibration.data)
 
         def make(path: Path) -> None:
             frontier = api.plan(
                 self.subject.model, data, self.parts.budgets, count=calibration.samples, seed=self.parts.seed,
                 statistics=statistics.path, grid=grid_of(plan.grid), refit=plan.compensation != "none", effort=effort,
-                state=path.with_suffix(".search"), progress=self.progress,
+                served_by=plan.served_by, state=path.with_suffix(".search"), progress=self.progress,
             )  # fmt: skip
             frontier.save(path)
 
@@ -122,7 +122,8 @@ class Chain:
             api.convert(
                 self.subject.model, chosen, path, samples=data or default_samples(self.subject.model, chosen, self.progress),
                 count=calibration.samples if calibration else SAMPLES, seed=self.parts.seed, refit=refit, force=True,
-                command=self.pipeline.command, progress=self.progress, **(made if isinstance(chosen, float) else {}),
+                served_by=plan.served_by, command=self.pipeline.command, progress=self.progress,
+                **(made if isinstance(chosen, float) else {}),
             )  # fmt: skip
 
         inputs: dict[str, Any] = {"model": self.subject.sha256, "budget": budget, "command": self.pipeline.command, **self.where}
@@ -204,7 +205,7 @@ class Chain:
     @property
     def _forward(self) -> float:
         """FLOPs of the dense language model for one question about one picture."""
-        return float(dense_flops(self.subject.sizes, self.subject.grid.tokens + REFERENCE_TEXT_TOKENS))
+        return float(dense_flops(self.subject.sizes, sum(grid.tokens for grid in self.subject.grids) + REFERENCE_TEXT_TOKENS))
 
 
 def grid_of(text: str | None) -> Grid | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..checkpoint.convert import COPIED, copied_files
 from ..checkpoint.manifest import file_sha256
+from ..data.footage import Video
 from ..data.sample import open_image
 from ..data.samples import is_bundled, samples_of
 from ..evaluation.benchmarks import is_benchmark
@@ -78,11 +79,13 @@ def data_sha256(data: str) -> str:
         return f"bundled {data}"
     digest = hashlib.sha256(file_sha256(Path(data)).encode() if Path(data).is_file() else b"")
     for sample in samples_of(data, answers=False).stream():
-        digest.update(json.dumps([sample.question, sample.answer, sample.kind, [*map(_picture_sha256, sample.images)]]).encode())
+        digest.update(json.dumps([sample.question, sample.answer, sample.kind, [*map(_visual_sha256, sample.visuals)]]).encode())
     return digest.hexdigest()
 
 
-def _picture_sha256(image: Any) -> str:
+def _visual_sha256(image: Any) -> str:
+    if isinstance(image, Video):
+        return json_sha256([*map(file_sha256, image.files)] or [*map(_visual_sha256, image.open().frames)])
     return file_sha256(Path(image)) if isinstance(image, str | Path) else hashlib.sha256(open_image(image).tobytes()).hexdigest()
 
 

@@ -6,11 +6,10 @@ from typing import Any
 import torch
 
 from ..calibration.batch import on_model
-from ..families import Family, family_of
 from ..runtime.call import Call
 from ..runtime.plan import Plan, dense_plan, normalise
 from .compensation import LeastSquares, LinearCompensation, visual_keys
-from .measure.answers import Answered, language_model_pass
+from .measure.answers import Answered, isin, language_model_pass, placeholders_of
 from .measure.batches import open_batch
 from .measure.dense_adapter import DenseAdapter
 from .measure.pruned_layer import PrunedLayer
@@ -44,14 +43,13 @@ def fit_compensations(model: Any, batches: Iterable[Any], plan: Plan) -> dict[in
 
 def _calls(model: Any, adapter: DenseAdapter, batches: Iterable[Any]) -> list[tuple[Call, Call]]:
     """Each batch twice at the input of the first layer: for the plan, and for the dense model."""
-    config = model.config.to_dict()
-    family: Family = family_of(config)
+    placeholders = placeholders_of(model)
     pairs, rows = [], 0
     for batch in batches:
         given = on_model(batch, model)
         given.setdefault("attention_mask", torch.ones_like(given["input_ids"]))
         _, inputs = language_model_pass(model, given)
-        mask, visual = given["attention_mask"].bool(), given["input_ids"] == family.image_token(config)
+        mask, visual = given["attention_mask"].bool(), isin(given["input_ids"], placeholders)
         embeds = inputs["inputs_embeds"]
         nothing = torch.zeros_like(mask)
         answered = Answered(embeds, inputs.get("position_ids"), mask, mask & visual, nothing, embeds[nothing])
@@ -64,7 +62,7 @@ def _calls(model: Any, adapter: DenseAdapter, batches: Iterable[Any]) -> list[tu
 
 
 def _fit(adapter: DenseAdapter, index: int, pairs: list[tuple[Call, Call]], rank: int | None) -> LinearCompensation:
-    norm = adapter.model.model.language_model.layers[index].input_layernorm
+    norm = adapter.model.get_decoder().layers[index].input_layernorm
     fitting = LeastSquares()
     for pruned, dense in pairs:
         assert pruned.split is not None

@@ -21,13 +21,14 @@ class DenseSide:
     model: Any
     config: Any
     get_submodule: Any
+    get_decoder: Any
 
     def keep_base_projector(self) -> None:
         """Make the place of the base projector in a model whose projector was healed; its weights are in the files."""
         if (self.config.yopo or {}).get("base_projector"):
             healed = self.get_submodule(self.projector)
             self.model.base_projector = deepcopy(healed)
-            healed.register_forward_hook(BaseProjector(self.model.language_model, self.model.base_projector))
+            healed.register_forward_hook(BaseProjector(self.get_decoder(), self.model.base_projector))
 
     @contextmanager
     def dense(self) -> Iterator[None]:
@@ -35,7 +36,7 @@ class DenseSide:
 
         For this thread alone; contexts may be nested.
         """
-        with self.model.language_model.dense():
+        with self.get_decoder().dense():
             yield
 
     def prepare_inputs_for_generation(
@@ -60,7 +61,7 @@ class DenseSide:
                 kwargs["shift_labels"] = labels_with_logits(shift_labels, logits, shifted=True)
             return whole(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
 
-        return whole if is_off(self.model.language_model) else loss
+        return whole if is_off(self.get_decoder()) else loss
 
     @loss_function.setter
     def loss_function(self, value: Any) -> None:
@@ -76,7 +77,7 @@ class DenseSide:
 
     @peft_config.setter
     def peft_config(self, adapters: Any) -> None:
-        language_model = self.model.language_model
+        language_model = self.get_decoder()
         for adapter in adapters.values():
             refuse_other_orders(adapter, language_model.plan, (self.config.yopo or {}).get("base") or {})
         self.__dict__["_peft_config"] = adapters
@@ -87,7 +88,7 @@ class DenseSide:
 
     def path_report(self) -> str:
         """Which path runs, and what the last call did, in one line."""
-        report: str = self.model.language_model.report()
+        report: str = self.get_decoder().report()
         return report
 
 

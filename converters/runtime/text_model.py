@@ -22,10 +22,12 @@ from .cache import SparseLayer, refuse_other_caches, sparse_layers
 from .call import Call, Rotary, open_call
 from .chunking import in_place
 from .layer import run_layer
-from .layer_parts import LayerParts, Projections, layer_parts, separate
+from .layer_parts import LayerParts, Projections, layer_parts, separate, whole_layers
 from .layout import LayerLayout, layouts
 from .outputs import CACHE, output_of, refuse_other_outputs
 from .plan import Plan, factored, from_json, normalise, ranges
+from .projection import Called, own_projection
+from .quantised import Quantised
 from .switch import is_off, switched_off
 from .token_split import TokenSplit, flat_index
 from .windows import prepare_windows
@@ -55,12 +57,12 @@ class SparseTextModel(nn.Module):
         for index in self.refitted:
             width, inner = self.layouts[index].visual_kv_heads * self.plan.sizes.head_dim, self.plan.sizes.hidden_size
             if rank := self.layouts[index].kv_rank:
-                self.layers[index].self_attn.visual_kv_proj, inner = nn.Linear(inner, rank), rank
+                self.layers[index].self_attn.visual_kv_proj, inner = own_projection(inner, rank), rank
             for name in ("visual_k_proj", "visual_v_proj"):
-                setattr(self.layers[index].self_attn, name, nn.Linear(inner, width))
+                setattr(self.layers[index].self_attn, name, own_projection(inner, width))
             if self.layouts[index].ranked_queries:
                 queries = len(self.layouts[index].computing) * self.plan.sizes.head_dim
-                self.layers[index].self_attn.visual_q_proj = nn.Linear(inner, queries)
+                self.layers[index].self_attn.visual_q_proj = own_projection(inner, queries)
 
     def dense(self) -> AbstractContextManager[None]:
         """Within this context, and in this thread, the plan is switched off: the dense model of the same weights runs."""
@@ -77,7 +79,16 @@ class SparseTextModel(nn.Module):
         )
         refitted = [f"K and V of visual rows are refitted in layers {ranges(self.refitted)}"] if self.refitted else []
         last = [f"the last call {self.last_call}"] if self.last_call else []
-        return "; ".join([path, *refitted, *last, *([f"fastest here: {chosen}"] if (chosen := choices()) else [])])
+        return "; ".join(
+            [path, *refitted, *self._layers_that_are_not_plain(), *last, *([f"fastest here: {chosen}"] if (chosen := choices()) else [])]
+        )
+
+    def _layers_that_are_not_plain(self) -> list[str]:
+        """How many projections are quantised, and how many are called whole."""
+        found = [whole for layer in self.layers for whole in whole_layers(self.projections(layer))]
+        cut, called = (sum(isinstance(one, kind) for one in found) for kind in (Quantised, Called))
+        said = [f"{cut} weights are quantised, and visual rows go through parts of them"] if cut else []
+        return said + ([f"{called} projections are called whole, which skips none of their work"] if called else [])
 
     @staticmethod
     def projections(layer: Any) -> Projections:
@@ -109,7 +120,8 @@ class SparseTextModel(nn.Module):
     ) -> BaseModelOutputWithPast:
         """`inputs_embeds` `[batch, length, hidden]`, or `input_ids` with the `features` `[visual tokens, hidden]` of their pictures.
 
-        `visual_mask` `[batch, length]` marks visual tokens, `images(mask, positions)` tells which images they make up.
+        `visual_mask` `[batch, length]` marks visual tokens, `images(mask, positions, inputs_embeds)` tells which images they make
+        up.
         `cache` is what newer releases of transformers call `past_key_values`. `deepstack_visual_embeds` `[visual tokens, hidden]` each
         are added to visual tokens, which `visual_pos_masks` marks, after the first layers.
         """
@@ -178,7 +190,7 @@ class SparseTextModel(nn.Module):
         timeline = cached[0].timeline
         rotary = self.rotary(embeds, positions, timeline.seen)
         call = open_call(
-            embeds, rotary, mask, visual, lambda mask: images(mask, positions), timeline, changed_in_place, rows_of_call, deepstack
+            embeds, rotary, mask, visual, lambda mask: images(mask, positions, embeds), timeline, changed_in_place, rows_of_call, deepstack
         )
         if call.split is not None:
             prepare_windows(call.split, (layout.window for layout in self.layouts), self.plan.locality)

@@ -147,9 +147,9 @@ class TestConvert:
 
 
 def test_two_tasks_of_one_name(tmp_path: Path):
-    from converters.api import evaluate_tasks
+    from converters.evaluation.benchmarks import EvaluationRequest, evaluate_benchmarks
 
-    assert refused(evaluate_tasks, "demo", ["demo", "demo"], count=2) == "Two tasks are named demo."
+    assert refused(evaluate_benchmarks, yopo.load("demo"), EvaluationRequest(("demo", "demo"), samples=2)) == "Two tasks are named demo."
 
 
 def test_no_export_target_of_that_name():

@@ -2,21 +2,41 @@
 
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from support.published import LAYOUTS
 from support.tiny import tiny_inputs, tiny_llava
-from support.tiny_families import internvl_inputs, tiny_internvl
+from support.tiny_families import internvl_inputs, next_inputs, qwen_inputs, tiny_internvl, tiny_next, tiny_qwen
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from converters.baselines.forward import _attention, advance, generate, prefill, prompt
-from converters.baselines.pictures import Tower, chosen, entering, look, merged, pictures
+from converters.baselines.forward import _attention, advance, generate, generate_each, prefill, prompt, whole
+from converters.baselines.pictures import Tower, coarser, entered, look, merged, refusals
 from converters.baselines.rows import VISUAL
-from converters.baselines.schedule import SCHEDULES, Schedule, Stage, recycled, schedule
-from converters.baselines.selection import contextual, most_attended, most_diverse, pooled, raters, recycle
+from converters.baselines.schedule import SCHEDULES, Schedule, Stage, recycled, schedule, split
+from converters.baselines.selection import (
+    at_random,
+    conditionally_diverse,
+    contextual,
+    least_duplicate,
+    most_attended,
+    most_covering,
+    most_diverse,
+    pooled,
+    raters,
+    recycle,
+    relevance,
+)
+from converters.baselines.smaller import Smaller
+from converters.data.prompts import encode
+from converters.data.prompts import prompt as prompt_of
 from converters.errors import YopoError
+from converters.families import family_of
+from converters.loading import load_processor
 from converters.runtime.plan import Grid, Sizes
 
 LLAVA_7B = Sizes(4096, 11008, 32, 32, 32, 128)
@@ -203,7 +223,8 @@ def test_visionzip_keeps_what_the_class_token_sees_and_merges_the_rest() -> None
         seen = look(model, inputs["pixel_values"])
         torch.testing.assert_close(seen.attention, tower.attentions[-2][:, :, 0, 1:])
         torch.testing.assert_close(seen.hidden, tower.hidden_states[-2])
-        features = pictures(model, inputs["pixel_values"], made)
+        rows = prompt(model, inputs, made)
+        features = rows.hidden[:, rows.of_kind(0, VISUAL)]
         best = sorted(int(place) + 1 for place in tower.attentions[-2][0, :, 0, 1:].sum(0).topk(26).indices)
         expected = model.model.multi_modal_projector(tower.hidden_states[-2][0, [0, *best]])
         torch.testing.assert_close(features[0, :27], expected)  # 54 of 64 are dominant, the class token among them
@@ -222,7 +243,7 @@ def test_downsampling_averages_cells() -> None:
     features = torch.arange(16.0)[:, None]
     assert pooled(features, (4, 4), (2, 2)).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
     made = Schedule("downsample", LLAVA_7B, (Grid(4, 4),), 4, coarse=Grid(2, 2))
-    assert chosen(features[None], made).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert coarser(features, made).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
 
 
 def test_most_attended_stay_in_order() -> None:
@@ -238,18 +259,19 @@ def test_visionzip_needs_attention_before_the_projector(place: int) -> None:
         look(model, tiny_inputs(config, (1, 2))["pixel_values"])
 
 
-@pytest.mark.parametrize("method", ["visionzip", "divprune", "downsample", "random"])
+@pytest.mark.parametrize("method", ["visionzip", "divprune", "cdpruner", "scope", "downsample", "random"])
 def test_before_the_language_model_it_is_a_shorter_prompt(method: str) -> None:
     model, config = tiny_llava(layers=2)
-    made = replace(Schedule(method, tiny_sizes(config), TINY, 4), coarse=Grid(2, 2))
+    made = Schedule(method, tiny_sizes(config), TINY, 4, coarse=Grid(2, 2) if method == "downsample" else None)
     inputs = tiny_inputs(config, (3, 5))
     with torch.inference_mode():
         ids = inputs["input_ids"]
         short = torch.cat([ids[:, :3], ids[:, 3:7], ids[:, 19:]], 1)
         embeds = model.get_input_embeddings()(short)
-        embeds[:, 3:7] = pictures(model, inputs["pixel_values"], made)
+        rows = prompt(model, inputs, made)
+        embeds[:, 3:7] = rows.hidden[:, rows.of_kind(0, VISUAL)]
         expected = model.generate(inputs_embeds=embeds, max_new_tokens=5, do_sample=False)
-    assert entering(made) == 4
+    assert rows.kinds.tolist() == [[1] * 3 + [2] * 4 + [1] * 5]
     assert generate(model, inputs, made, 5).equal(expected)
 
 
@@ -293,3 +315,158 @@ def test_a_tower_of_random_numbers_is_enough_to_time_visionzip() -> None:
     model, config = tiny_llava()
     tower = Tower(torch.randn(1, 17, 16), torch.rand(1, 2, 16), torch.randn(1, 17, 8))
     assert merged(model, tower, Schedule("visionzip", tiny_sizes(config), TINY, 6)).shape == (1, 6, 32)
+
+
+def test_cdpruner_takes_the_subset_of_the_largest_determinant_step_by_step() -> None:
+    """Against determinants as they are defined; of two equal tokens one is enough, and what is asked decides which is first."""
+    generator = torch.Generator().manual_seed(0)
+    features, words = torch.randn(9, 12, generator=generator), torch.randn(3, 12, generator=generator)
+    relevant = relevance(features, words)
+    assert (float(relevant.min()), float(relevant.max())) == pytest.approx((0, 1), abs=1e-5)
+    unit = torch.nn.functional.normalize(features, dim=-1)
+    kernel = relevant[:, None] * (unit @ unit.T) * relevant
+    greedy: list[int] = []
+    for _ in range(5):
+        gains = {token: torch.linalg.det(kernel[[*greedy, token]][:, [*greedy, token]]) for token in set(range(9)) - set(greedy)}
+        greedy.append(max(gains, key=lambda token: float(gains[token])))
+    assert conditionally_diverse(features, relevant, 5).tolist() == sorted(greedy)
+    doubled = torch.tensor([[1.0, 0], [1, 0], [0, 1]])
+    assert conditionally_diverse(doubled, torch.tensor([0.9, 1, 0.5]), 2).tolist() == [1, 2]
+    assert conditionally_diverse(doubled, torch.tensor([0.9, 1, 0.5]), 3).tolist() == [0, 1, 2]  # more than there are directions
+
+
+def test_scope_takes_what_covers_most() -> None:
+    """Coverage as it is defined: the sum over tokens of the largest cosine to a chosen one."""
+    generator = torch.Generator().manual_seed(0)
+    features, saliency = torch.randn(8, 6, generator=generator), torch.rand(8, generator=generator)
+    unit = torch.nn.functional.normalize(features, dim=-1)
+
+    def coverage(tokens: list[int]) -> float:
+        return sum(max(0.0, *(float(one @ unit[token]) for token in tokens)) for one in unit) if tokens else 0.0
+
+    greedy: list[int] = []
+    for _ in range(4):
+        left = [token for token in range(8) if token not in greedy]
+        greedy.append(max(left, key=lambda token: (coverage([*greedy, token]) - coverage(greedy)) * float(saliency[token])))
+    assert most_covering(features, saliency, 4).tolist() == sorted(greedy)
+    # Three alike and one apart: one of the three first, then the other kind, although its class token looks at the three.
+    alike = torch.tensor([[1.0, 0], [1, 0], [1, 0], [0, 1]])
+    assert most_covering(alike, torch.tensor([0.3, 0.4, 0.3, 0.1]), 2).tolist() == [1, 3]
+
+
+def test_dart_keeps_pivots_and_what_is_least_like_them() -> None:
+    """Published for LLaVA-1.5-7B: 4 and 4 pivots, and 128 of 576 tokens beside the visual ones, 16 for each pivot."""
+    states = torch.eye(14)
+    states[1:8] = states[0]  # all visual pivots are alike, and four more tokens
+    norms = torch.tensor([9.0, 8, 7, 6, 1, 1, 1, 1, 1, 1, 3, 3, 3, 3])
+    visual, text = torch.arange(10), torch.arange(10, 14)
+    assert least_duplicate(states, norms, visual, text, 4).tolist() == [0, 1, 2, 3]
+    assert least_duplicate(states, norms, visual, text, 6).tolist() == [0, 1, 2, 3, 8, 9]
+    generator = torch.Generator().manual_seed(0)
+    kept = least_duplicate(
+        torch.randn(640, 16, generator=generator), torch.rand(640, generator=generator), torch.arange(35, 611), torch.arange(611, 640), 132
+    )
+    assert len(kept.unique()) == 132
+
+
+NEXT = next_inputs([(24, 32)], [(16, 16)])
+FAMILIES: dict[str, tuple[Any, Any, tuple[tuple[Grid, ...], ...]]] = {
+    "qwen2_vl": (lambda: tiny_qwen(), qwen_inputs([(1, 4, 6)], [(1, 6, 4), (1, 2, 3)])[0], ((Grid(4, 6),), (Grid(6, 4), Grid(2, 3)))),
+    "qwen2_5_vl": (lambda: tiny_qwen(kind="qwen2_5_vl"), qwen_inputs([(1, 4, 6)], [(1, 6, 4)])[0], ((Grid(4, 6),), (Grid(6, 4),))),
+    "internvl": (lambda: tiny_internvl("qwen2"), internvl_inputs(1, 3), ((Grid(4, 4),), (Grid(4, 4),) * 3)),
+    "llava_next": (lambda: tiny_next(), NEXT[0], tuple(map(tuple, NEXT[1]))),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def other(request: pytest.FixtureRequest) -> Any:
+    make, inputs, grids = FAMILIES[request.param]
+    return make(), inputs, grids
+
+
+def sizes_of_other(model: Any) -> Sizes:
+    config = model.config.to_dict()
+    return family_of(config).sizes(config)
+
+
+class TestOtherFamilies:
+    def test_without_a_stage_it_is_the_dense_model(self, other: Any) -> None:
+        model, inputs, _ = other
+        found = generate_each(model, inputs, lambda grids: Schedule("random", sizes_of_other(model), (), 0), 4)
+        expected = model.generate(**inputs, max_new_tokens=4, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+        for tokens, one in zip(found, expected, strict=True):
+            assert tokens.equal(one[: len(tokens)])
+
+    @pytest.mark.parametrize("method", ["random", "divprune", "cdpruner", "fastv", "pyramiddrop", "sparsevlm", "dart"])
+    def test_a_sample_answers_as_it_does_alone(self, other: Any, method: str) -> None:
+        """Under the schedule of its own grids, whatever else is in the batch."""
+        model, inputs, grids = other
+        asked: list[tuple[Grid, ...]] = []
+
+        def made(found: tuple[Grid, ...]) -> Schedule:
+            asked.append(found)
+            return schedule(method, sizes_of_other(model), found, 0.5)
+
+        both = generate_each(model, inputs, made, 4)
+        assert tuple(asked) == grids
+        of_first = {"image_grid_thw": lambda: qwen_inputs([(1, 4, 6)])[0], "image_sizes": lambda: next_inputs([(24, 32)])[0]}
+        lone = next((make() for name, make in of_first.items() if name in inputs), None) or internvl_inputs(1)
+        pixels = inputs["pixel_values"][tuple(map(slice, lone["pixel_values"].shape[:2]))]
+        alone = generate_each(model, lone | {"pixel_values": pixels}, made, 4)[0]
+        assert both[0].equal(alone)
+
+    def test_multimodal_positions_stay(self, other: Any) -> None:
+        """What is left of a picture keeps its rows and columns; where positions are numbers, they are numbered anew."""
+        model, inputs, both = other
+        rows = whole(model, inputs).of([0])
+        grids = both[0]
+        left = entered(model, rows, Schedule("random", sizes_of_other(model), grids, 5), seed=1)
+        assert len(left.of_kind(0, VISUAL)) == 5
+        blocks = rows.of_kind(0, VISUAL).split([grid.tokens for grid in grids])
+        visual = torch.cat([block[at_random(len(block), count, 1)] for block, count in zip(blocks, split(5, grids), strict=True)])
+        assert left.hidden[0, left.of_kind(0, VISUAL)].equal(rows.hidden[0, visual])
+        if rows.positions.dim() == 3:
+            assert left.positions[0, left.of_kind(0, VISUAL)].equal(rows.positions[0, visual])
+            assert left.seen.equal(rows.seen)
+        else:
+            assert left.positions[0].tolist() == list(range(left.hidden.shape[1]))
+
+
+@pytest.mark.parametrize(
+    ("model", "methods", "reason"),
+    [
+        (lambda: tiny_qwen(kind="qwen3_vl"), ("random",), "do not know visual features that are added between layers"),
+        (lambda: tiny_qwen(), ("scope", "visionzip", "divprune"), "goes by the class token of LLaVA's vision tower"),
+        (lambda: tiny_internvl("phi3"), ("fastv", "dart", "cdpruner"), "this model's projections are fused"),
+    ],
+)
+def test_what_a_model_is_not_for(model: Any, methods: tuple[str, ...], reason: str) -> None:
+    refused = dict(refusals(model(), methods))
+    assert list(refused) == list(methods[: 2 if len(methods) > 1 else 1])
+    assert all(reason in told for told in refused.values())
+
+
+DOWNSAMPLED = {"Qwen2-VL": (112, [(66, 0), (32, 0), (8, 0)]), "InternVL native": (144, [(80, 0), (32, 0), (32, 8)])}
+"""Placeholders of both pictures, then for each share those that are left, and how many enter where tiles are averaged."""
+
+
+@pytest.mark.parametrize("layout", DOWNSAMPLED)
+def test_downsampling_asks_the_processor_for_less(layout: str, tmp_path: Path) -> None:
+    """The most pixels, or tiles, with which the picture stays within the share of its own FLOPs."""
+    LAYOUTS[layout](tmp_path / "base")
+    processor, tokens = load_processor(tmp_path / "base"), 62
+    tile = Grid(4, 4)
+    pictures = [Image.new("RGB", (96, 32)), Image.new("RGB", (64, 64))]
+    text = [prompt_of(processor, "hello", len(pictures))]
+
+    def count(share: float) -> tuple[int, int]:
+        smaller = Smaller.of(processor, LLAVA_7B, tile, share)
+        assert smaller is not None
+        inputs, made = smaller.encoded([(one.height, one.width) for one in pictures], lambda: encode(processor, text, pictures))
+        return int((inputs["input_ids"] == tokens).sum()), made.entering
+
+    settings = {name: vars(processor.image_processor).get(name) for name in ("size", "max_patches")}
+    dense = int((encode(processor, text, pictures)["input_ids"] == tokens).sum())
+    found = [count(share) for share in (0.6, 0.3, 0.12)]
+    assert {name: vars(processor.image_processor).get(name) for name in ("size", "max_patches")} == settings
+    assert (dense, found) == DOWNSAMPLED[layout]

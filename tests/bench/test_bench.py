@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from support.tiny import tiny_llava
-from support.tiny_families import tiny_internvl, tiny_qwen
+from support.tiny_families import tiny_internvl, tiny_next, tiny_qwen, tiny_smol
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
@@ -207,10 +207,12 @@ def test_what_cannot_be_timed_is_told(arguments: list[str], message: str) -> Non
         (tiny_internvl("llama"), (GRID,) * 3),
         (tiny_internvl("qwen3"), (GRID,) * 2),
         (tiny_internvl("phi3"), (GRID,)),
+        (tiny_next(), (GRID, Grid(6, 9))),
+        (tiny_smol(), (GRID,) * 2),
     ],
 )
 def test_other_families_through_the_same_figures(model: Any, grids: tuple[Grid, ...]) -> None:
-    """Any grid with its positions, features added between layers, several tiles, norms of heads, fused projections."""
+    """Any grid with its positions, features added between layers, several tiles, norms of heads, fused projections, ends of rows."""
     sizes = sizes_of(model)
     contenders = [Contender(recipe, 0.4, plan=make_plan(recipe, None, sizes, grids, 0.4)) for recipe in ("yopo", "interlaced")]
     contenders.append(Contender("everything", 1, plan=normalise(dense_plan(sizes, grids))))

@@ -34,7 +34,7 @@ def test_every_layout_reads_to_the_same_names(layout: str, shards: int, binary: 
     checkpoint = open_checkpoint(tmp_path)
     assert_holds(checkpoint, model)
     assert checkpoint.sizes == Sizes(32, 48, 2, 4, 4, 8)
-    assert checkpoint.grid == Grid(4, 4)
+    assert checkpoint.grids == (Grid(4, 4),)
     assert checkpoint.bytes == sum(tensor.nbytes for tensor in model.state_dict().values())
 
 

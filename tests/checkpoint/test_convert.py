@@ -216,7 +216,7 @@ def test_weights_that_are_not_finite(name: str, value: float, tmp_path: Path) ->
     write_checkpoint(tmp_path / "base", config_of(config), tensors)
     checkpoint = open_checkpoint(tmp_path / "base")
     with pytest.raises(YopoError, match=f"'{name}' holds 1 values that are NaN or infinite"):
-        convert(checkpoint, dense_plan(checkpoint.sizes, (checkpoint.grid,)), tmp_path / "out", provenance(tmp_path / "base"))
+        convert(checkpoint, dense_plan(checkpoint.sizes, checkpoint.grids), tmp_path / "out", provenance(tmp_path / "base"))
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 

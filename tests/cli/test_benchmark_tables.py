@@ -4,7 +4,8 @@ from typing import Any
 
 from support.report_inputs import EVALUATION, KEPT, TASK, side
 
-from yopo_cli.ui.benchmarks import benchmark_tables, executed_lines, retention_of
+from converters.evaluation.benchmarks import Evaluation
+from yopo_cli.ui.benchmarks import benchmark_tables, executed_lines
 
 
 def test_tables() -> None:
@@ -44,5 +45,5 @@ def test_what_was_executed() -> None:
         "gqa: 4 of 12 questions about 4 pictures; lmms-lab/GQA@0123456789ab",
         "gqa: 100.00 dense here, 62 published for demo (protocol llava)",
     ]
-    assert retention_of(TASK) == KEPT["retention"]["value"]
-    assert retention_of(TASK | {"sides": {}}) is None
+    assert Evaluation.of("gqa", TASK).retention == KEPT["retention"]["value"]
+    assert Evaluation.of("gqa", TASK | {"sides": {}}).retention is None

@@ -48,6 +48,11 @@ def fails(*arguments: object) -> str:
     return " ".join(result.stderr.split())
 
 
+def accuracy(side: dict[str, Any]) -> float:
+    """The percentage of right answers."""
+    return float(side["figures"]["accuracy"]["value"])
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
@@ -326,27 +331,30 @@ class TestEval:
     def test_demo_task(self, converted_demo: Path) -> None:
         data = json.loads(run("eval", converted_demo, "--task", "demo", "--samples", 14, "--json").stdout)
         task = data["tasks"]["demo"]
-        assert task["samples"] == 14
-        assert 0 <= task["pruned"]["accuracy"] <= 1
-        assert task["retention"] is None or task["retention"] == task["pruned"]["accuracy"] / task["dense"]["accuracy"]
-        assert 0 <= task["answer_flips"] <= 1
-        assert {kind: result["samples"] for kind, result in task["kinds"].items()} == dict.fromkeys(
+        dense, pruned = task["sides"]["dense"], task["sides"]["pruned"]
+        assert pruned["questions"] == 14
+        assert 0 <= accuracy(pruned) <= 100
+        assert pruned["retention"]["value"] == pytest.approx(accuracy(pruned) / accuracy(dense))
+        assert 0 <= pruned["changed"] <= 1
+        assert {kind: result["pruned"]["questions"] for kind, result in task["kinds"].items()} == dict.fromkeys(
             ["color", "shape", "count", "presence", "extreme", "where", "relation"], 2
         )
 
     def test_file_and_demo_together(self, converted_demo: Path, task: Path) -> None:
         shown = run("eval", converted_demo, "--task", "demo", "--task", task, "--samples", 4, "--batch-size", 3).stdout
-        assert re.search(r"^demo +4 ", shown, re.MULTILINE)
-        assert re.search(r"^shapes +4 ", shown, re.MULTILINE)
+        for name in ("demo", "shapes"):
+            assert re.search(rf"^{name} +accuracy .*\ndense .*\npruned ", shown, re.MULTILINE)
+            assert f"{name}: 4 of 4 questions about 4 pictures" in shown
 
     def test_a_file_of_the_demo_scores_as_the_demo_does(self, converted_demo: Path, task: Path) -> None:
         data = json.loads(run("eval", converted_demo, "-t", "demo", "-t", task, "--samples", 4, "--json").stdout)
-        assert data["tasks"]["demo"] == data["tasks"]["shapes"]
+        assert data["tasks"]["demo"]["sides"] == data["tasks"]["shapes"]["sides"]
+        assert data["tasks"]["demo"]["kinds"] == data["tasks"]["shapes"]["kinds"]
 
     def test_dense_model_has_one_side(self) -> None:
-        task = json.loads(run("eval", "demo", "--samples", 7, "--json").stdout)["tasks"]["demo"]
-        assert task["pruned"] is task["retention"] is task["answer_flips"] is None
-        assert 0 <= task["dense"]["accuracy"] <= 1
+        sides = json.loads(run("eval", "demo", "--samples", 7, "--json").stdout)["tasks"]["demo"]["sides"]
+        assert list(sides) == ["dense"]
+        assert 0 <= accuracy(sides["dense"]) <= 100
 
     def test_gate(self, converted_demo: Path) -> None:
         result = run("eval", converted_demo, "--samples", 7, "--min-retention", 100, "--json", code=3)
@@ -489,7 +497,7 @@ class TestPlan:
         plots = ("--plot", folder / "f.png", "--plot", folder / "f.svg")
         asked = ("plan", "demo", "--budgets", "0.3,0.1", "--samples", 4, "--max-drop", 1, "-o", folder / "f.json", *plots, "--json")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("converters.planner.usual_effort", lambda layers: Effort(30.0, grain=0.1))
+            patch.setattr("converters.planner.effort_of", lambda *asked: Effort(30.0, grain=0.1))
             patch.setattr("converters.data.split.BUNDLED_UNSEEN", 8)
             return folder, run(*asked)
 
@@ -528,7 +536,7 @@ class TestPlan:
         assert "of another model" in fails("convert", "demo", "-b", 0.2, "--frontier", tmp_path / "f.json", "--dry-run")
 
     def test_convert_searches_by_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("converters.planner.usual_effort", lambda layers: Effort(10.0, grain=0.2))
+        monkeypatch.setattr("converters.planner.effort_of", lambda *asked: Effort(10.0, grain=0.2))
         result = run("convert", "demo", "-b", 0.5, "--samples", 2, "--dry-run", "--json")
         assert 0.49 < json.loads(result.stdout)["budget"]["reached"] <= 0.5
         assert "forward passes of 2 questions" in result.stderr
@@ -562,7 +570,7 @@ class TestHeal:
         assert "healed: projector, 2 steps" in run("inspect", out).stdout
         assert len(list((tmp_path / "answers").glob("*.safetensors"))) == 20
         before, after = (
-            json.loads(run("eval", path, "--samples", 6, "--max-new-tokens", 4, "--json").stdout)["tasks"]["demo"]["dense"]
+            json.loads(run("eval", path, "--samples", 6, "--max-new-tokens", 4, "--json").stdout)["tasks"]["demo"]["sides"]["dense"]
             for path in (converted_demo, out)
         )
         assert after == before
@@ -587,9 +595,10 @@ class TestHeal:
         assert checks["base"] == "the language model was healed: the dense side is not demo any more"
         found = run("eval", out, "--samples", 6, "--max-new-tokens", 4, "--json")
         assert "the dense model is not in it any more" in found.stderr
-        task = json.loads(found.stdout)["tasks"]["demo"]
-        assert (task["dense"], task["retention"], task["answer_flips"]) == (None, None, None)
-        assert task["pruned"]["accuracy"] >= 0
+        (side,) = json.loads(found.stdout)["tasks"]["demo"]["sides"].items()
+        assert side[0] == "pruned"
+        assert not {"retention", "changed"} & side[1].keys()
+        assert accuracy(side[1]) >= 0
         assert "Leave --min-retention out" in fails("eval", out, "--samples", 6, "--min-retention", 0.5)
         assert "The language model of" in fails("heal", out, "--data", "demo", "--samples", 20, "-o", tmp_path / "again")
 

@@ -1,8 +1,16 @@
 """VQAv2's normalisation against cases worked out by hand from the evaluation server's rules, and the scores."""
 
-import pytest
+from collections.abc import Mapping, Sequence
 
-from converters.evaluation.scores import ComparedAnswer, Score, by_kind, normalise, score
+import pytest
+from PIL import Image
+
+from converters.data.sample import Sample
+from converters.evaluation.benchmarks import Evaluation
+from converters.evaluation.metrics.vqa import short_form
+from converters.evaluation.record import Record
+from converters.evaluation.results import results
+from converters.evaluation.samples_task import samples_task
 
 
 @pytest.mark.parametrize(
@@ -37,23 +45,36 @@ from converters.evaluation.scores import ComparedAnswer, Score, by_kind, normali
     ],
 )
 def test_normalisation(answer: str, expected: str) -> None:
-    assert normalise(answer) == expected
+    assert short_form(answer) == expected
 
 
-def test_score_of_four_questions() -> None:
-    answered = [
-        ComparedAnswer("red", "red", "Red.", "color"),  # both right, not changed
-        ComparedAnswer("2", "two", "3", "count"),  # lost, changed
-        ComparedAnswer("yes", "no", "yes", "presence"),  # won, changed
-        ComparedAnswer("4", "5", "5", "count"),  # both wrong, not changed
-    ]
-    assert score(answered) == Score(samples=4, dense=0.5, pruned=0.5, retention=1.0, answer_flips=0.5)
-    kinds = by_kind(answered)
-    assert list(kinds) == ["color", "count", "presence"]
-    assert kinds["count"] == Score(2, 0.5, 0.0, 0.0, 0.5)
-    assert kinds["presence"] == Score(1, 0.0, 1.0, None, 1.0)
+def evaluated(answers: Mapping[str, Sequence[str]]) -> Evaluation:
+    """Four questions about as many pictures; what each side said to them."""
+    truths = ["red", "2", "yes", "4"]
+    kinds = ["color", "count", "presence", "count"]
+    picture = Image.new("RGB", (8, 8))
+    samples = [Sample(picture, "?", truth, kind) for truth, kind in zip(truths, kinds, strict=True)]
+    asked = samples_task(samples, None, 0)
+    said = {
+        ("samples", question.id): {side: words[place] for side, words in answers.items()} for place, question in enumerate(asked.questions)
+    }
+    record = Record(None, {"sides": [*answers]}, answers=said, facts={side: {} for side in answers})
+    return Evaluation.of("samples", results(asked, record, None))
 
 
-def test_score_of_a_dense_model() -> None:
-    assert score([ComparedAnswer("red", "red"), ComparedAnswer("red", "blue")]) == Score(2, 0.5, None, None, None)
-    assert by_kind([ComparedAnswer("red", "red")]) == {}
+def test_four_questions() -> None:
+    found = evaluated({"dense": ["red", "two", "no", "5"], "pruned": ["Red.", "3", "yes", "5"]})
+    # Right as before (in other words), lost, won, wrong as before.
+    assert (found.dense, found.pruned, found.retention) == (50, 50, 1.0)
+    pruned = found.sides["pruned"]
+    assert (pruned["questions"], pruned["lost"], pruned["won"], pruned["changed"]) == (4, 1, 1, 0.75)
+    assert list(found.kinds) == ["color", "count", "presence"]
+    count, presence = found.kinds["count"], found.kinds["presence"]
+    assert (count.dense, count.pruned, count.retention, count.sides["pruned"]["changed"]) == (50, 0, 0, 0.5)
+    assert (presence.dense, presence.pruned, presence.retention) == (0, 100, None)
+
+
+def test_a_dense_model_has_one_side() -> None:
+    found = evaluated({"dense": ["red", "3", "no", "5"]})
+    assert (found.dense, found.pruned, found.retention) == (25, None, None)
+    assert list(found.sides) == ["dense"]

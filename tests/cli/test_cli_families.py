@@ -14,10 +14,16 @@ from converters.bench.ceiling import Ceiling
 from yopo_cli.app import app
 
 SIZES = ((32, 32), (64, 32), (24, 72), (40, 56), (64, 64))  # width, height
-# The median picture's: Qwen's 64 x 32 in squares of 8 pixels; InternVL's two to four tiles of it, thumbnail included.
-MEDIANS = {"Qwen2-VL": [[4, 8, 1]], "Qwen2.5-VL": [[4, 8, 1]], "Qwen3-VL": [[4, 8, 1]], "InternVL native": [[4, 4, 1]] * 3} | {
-    layout: [[4, 4, 1]] * 4 for layout in ("InternVL2, InternLM2", "InternVL2, Phi-3", "InternVL3.5, Qwen3")
-}
+# The median picture's: Qwen's 64 x 32 in squares of 8 pixels; InternVL's two to four tiles of it, thumbnail included; LLaVA-NeXT's 24 x 72.
+MEDIANS = (
+    {"Qwen2-VL": [[4, 8, 1]], "Qwen2.5-VL": [[4, 8, 1]], "Qwen3-VL": [[4, 8, 1]], "InternVL native": [[4, 4, 1]] * 3}
+    | {
+        "LLaVA-NeXT": [[4, 4, 1], [12, 5, 1]],
+        "LLaVA-OneVision": [[4, 4, 1], [8, 9, 1]],
+        "Idefics3": [[4, 4, 1]] * 5,
+    }
+    | {layout: [[4, 4, 1]] * 4 for layout in ("InternVL2, InternLM2", "InternVL2, Phi-3", "InternVL3.5, Qwen3")}
+)
 
 
 def run(*words: object) -> Any:
@@ -53,7 +59,7 @@ def test_from_the_published_folder_to_answers(layout: str, tmp_path: Path, monke
     assert answer["path"].startswith("pruned")
     assert answer["answer"]
     scores = json.loads(run("eval", out, "--task", samples, "--max-new-tokens", "2", "--batch-size", "3", "--json").stdout)
-    assert scores["tasks"]["samples"]["samples"] == len(SIZES)
+    assert scores["tasks"]["samples"]["sides"]["pruned"]["questions"] == len(SIZES)
     timed = run("bench", out, "--rounds", "1", "--steps", "1", "--text-tokens", "4", "--json").stdout
     dense, plan = json.loads(timed.splitlines()[-1])["runs"][0]["sides"]
     assert dense["visual_share"] == 1

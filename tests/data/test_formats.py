@@ -57,6 +57,29 @@ def test_chats(folder: Path) -> None:
     assert len(found.pictures()) == 2
 
 
+def test_videos(folder: Path) -> None:
+    """Of conversations, chats and lines of ours: a file, frames in a list, several, beside a picture, in the line itself."""
+    frames = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (0, 100, 200)]
+    frames[0].save(folder / "v.gif", save_all=True, append_images=frames[1:], duration=500)
+    coded = "data:video/gif;base64," + base64.b64encode((folder / "v.gif").read_bytes()).decode()
+    asked = [{"from": "human", "value": "<video>\nWhat moves?"}, {"from": "gpt", "value": "Nothing."}]
+    lines = [
+        {"id": 1, "video": "v.gif", "conversations": asked},
+        {"video": ["a.png", "b.png"], "question": "b?"},
+        {"videos": ["v.gif", ["a.png"]], "image": "a.png", "question": "c?"},
+        {"video": coded, "question": "d?"},
+    ]
+    found = read_samples(written(folder, lines))
+    assert [one.question for one in found] == ["What moves?", "b?", "c?", "d?"]
+    assert [([len(video.frames) for video in one.footage()], len(one.pictures())) for one in found] == [
+        ([8], 0), ([2], 0), ([8, 1], 1), ([8], 0)
+    ]  # fmt: skip
+    shades = [frame.getpixel((0, 0))[0] for frame in found[0].footage()[0].frames]
+    assert shades == [frame.getpixel((0, 0))[0] for frame in found[3].footage()[0].frames]
+    assert shades[0] < shades[4] < shades[7]
+    assert samples_of(folder / "questions.json", answers=False).count == 4
+
+
 def test_llavas_question_files(folder: Path) -> None:
     (found,) = read_samples(written(folder, [{"question_id": 1, "image": "a.png", "text": "Is it red?", "category": "color"}]))
     assert (found.question, found.answer, found.kind) == ("Is it red?", None, "color")
@@ -109,6 +132,11 @@ def test_parquet(folder: Path) -> None:
         found = read_samples(place)
         assert [(one.question, one.answer) for one in found] == [("0?", "0"), ("1?", "1"), ("2?", "2")]
         assert found[2].picture().getpixel((0, 0)) == (255, 0, 0)
+    Image.new("RGB", (8, 8)).save(folder / "v.gif", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
+    filmed = {"video": {"bytes": (folder / "v.gif").read_bytes(), "path": None}, "question": "what moves?"}
+    parquet.write_table(pyarrow.Table.from_pylist([filmed]), folder / "filmed.parquet")
+    (footage,) = read_samples(folder / "filmed.parquet")[0].footage()
+    assert [frame.getpixel((0, 0)) for frame in footage.frames] == [(0, 0, 0)] * 4 + [(255, 0, 0)] * 4
     named = {"image": {"bytes": None, "path": "../a.png"}, "question": "which?"}
     parquet.write_table(pyarrow.Table.from_pylist([named]), folder / "data" / "named.parquet")
     assert read_samples(folder / "data" / "named.parquet")[0].picture().size == (8, 8)
@@ -120,7 +148,9 @@ def test_parquet(folder: Path) -> None:
         ('{"questions": [{"image_id": 1, "question": "?", "question_id": 1}]}', "looks like the question file of VQAv2"),
         ('{"info": {}, "annotations": []}', "looks like annotations of VQAv2 or COCO"),
         ("index\tquestion\tA\tB\n1\t?\ta\tb\n", "looks like a table, as MMBench's"),
-        ('[{"video": "a.mp4", "conversations": []}]', "entry 1 has a video"),
+        ('[{"video": "a.mp4", "conversations": []}]', "entry 1: the video .*a.mp4 does not exist"),
+        ('[{"video": 3, "question": "?"}]', "entry 1: video is 3, but input should be a valid string, or a list of frames"),
+        ('[{"video": [], "question": "?"}]', "entry 1: the video has no frames"),
         ('[{"image": "c.png", "question": "?"}]', "entry 1: there is no image .*c.png"),
         ('[{"image": "a.png", "question": "?", "answer": true}]', "entry 1: answer is True, but input should be a valid string"),
         ('[{"image": "a.png", "question": "?", "imgae": "b.png"}]', "entry 1 has an unknown key: imgae"),

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.published import LAYOUTS
+from support.published import LAYOUTS, save_smolvlm
 
 from converters.checkpoint.reader import open_checkpoint
 from converters.data.prompts import encode, prompt
+from converters.errors import YopoError
 from converters.loading import load_processor
 
 pytestmark = pytest.mark.skipif(find_spec("torchvision") is not None, reason="the whole processor loads where torchvision is installed")
@@ -54,6 +55,27 @@ def test_a_frame_of_internvl_is_a_picture_of_one_tile(layout: str, tmp_path: Pat
     assert inputs["pixel_values"].equal(alone)
     with pytest.raises(ValueError, match="have 2, 3 frames"):
         processor(text="<video><video>", videos=[frames, frames[:2]])
+
+
+def test_onevision(tmp_path: Path) -> None:
+    """Pictures that stand together in a prompt are of one tile; a frame is a quarter of one, and is resized as a whole picture is."""
+    processor = processor_of("LLaVA-OneVision", tmp_path)
+    inputs = encode(processor, ["<image> w8", "<image><image> w9"], [PICTURE, *noise((48, 48), (32, 16))])
+    assert inputs["batch_num_images"].tolist() == [1, 2]
+    # In 48 x 48 pixels the picture is 48 x 24: six rows of twelve.
+    assert (inputs["input_ids"] == 62).sum(1).tolist() == [16 + 6 * (12 + 1), 2 * (16 + 1)]
+    frames = noise((64, 32), (16, 48), (20, 20))
+    inputs = processor(text="<video> w8", videos=[frames], return_tensors="pt")
+    assert (inputs["input_ids"] == 63).sum() == 3 * 4 + 1
+    whole = processor.image_processor(frames, return_tensors="pt")["pixel_values"][:, 0]
+    assert inputs["pixel_values_videos"].equal(whole[None])
+
+
+@pytest.mark.skipif(find_spec("num2words") is not None, reason="nothing is missing")
+def test_smolvlm_says_what_is_missing(tmp_path: Path) -> None:
+    save_smolvlm(tmp_path)
+    with pytest.raises(YopoError, match="needs a package that is not installed: Package `num2words` is required"):
+        load_processor(tmp_path)
 
 
 @pytest.mark.parametrize("layout", ["Qwen2-VL", "Qwen2.5-VL"])

@@ -35,7 +35,7 @@ from converters.runtime.plan import Grid
 def request(out: Path, **options: Any) -> ExportRequest:
     opened = open_converted(out)
     checkpoint = opened.open_tensors()
-    return ExportRequest(checkpoint, opened.plan, options.pop("grids", (checkpoint.grid,)), **options)
+    return ExportRequest(checkpoint, opened.plan, options.pop("grids", checkpoint.grids), **options)
 
 
 def words(inputs: Mapping[str, Any]) -> BatchFeature:
@@ -73,6 +73,17 @@ def test_qwen3_vls_decoder_is_the_runtimes(tmp_path: Path) -> None:
             inputs, _ = families.qwen_inputs(*samples)
             assert_equal(exported, own, inputs, Grid(3, 4))
         assert_equal(exported, own, words(inputs), None)
+
+
+@pytest.mark.parametrize("text", ["llama", "mistral", "qwen2"])
+def test_pictures_of_two_grids(tmp_path: Path, text: str) -> None:
+    """LLaVA-NeXT and LLaVA-OneVision: the whole picture, then rows with ends."""
+    for seed, folder in enumerate((tmp_path / "one", tmp_path / "other")):
+        out = converted(folder, families.tiny_next(text), seed, Grid(6, 9))
+        exported, own = decoders(out, Grid(6, 9)), load(out)
+        for samples in ([[(24, 32)]], [[(24, 32)], [], [(24, 32)]]):
+            assert_equal(exported, own, families.next_inputs(*samples, counted=text == "qwen2")[0], Grid(6, 9))
+        assert_equal(exported, own, families.next_inputs([], [])[0], None)
 
 
 def test_frequencies_take_turns() -> None:
@@ -164,7 +175,9 @@ def product(folder: Path, store: Store, bits: int | None, weight: Weight, rows: 
     return onnxruntimes.session(folder / "product.onnx").run(None, {"rows": rows})[0]
 
 
-@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "internvl qwen3"])
+@pytest.mark.parametrize(
+    "family", ["llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "internvl qwen3", "next", "onevision", "smolvlm"]
+)
 def test_exports_answer_as_pytorch_does(tmp_path: Path, family: str) -> None:
     """Whole exports, tower included: 20 greedy tokens of single, batched and text-only prompts; nothing of this machine is in them."""
     grid = Grid(3, 4) if family.startswith("qwen") else GRID
@@ -179,6 +192,13 @@ def test_exports_answer_as_pytorch_does(tmp_path: Path, family: str) -> None:
         model = families.tiny_qwen(kind=family)
         prompts = {"single": families.qwen_inputs([(1, 3, 4)])[0], "batch": families.qwen_inputs([(1, 3, 4)], [(1, 3, 4)])[0]}
         prompts["text"] = words(prompts["batch"])
+    elif family in ("next", "onevision"):
+        grid, size, counted = Grid(6, 9), (24, 32), family == "onevision"
+        model, given = families.tiny_next("llama" if family == "next" else "qwen2"), families.next_inputs
+        prompts = {"single": given([size], counted=counted)[0], "batch": given([size], [size], counted=counted)[0], "text": given([])[0]}
+    elif family == "smolvlm":
+        model = families.tiny_smol()
+        prompts = {"single": families.smol_inputs(1), "batch": families.smol_inputs(2, 1), "text": families.smol_inputs(0, 0)}
     else:
         model = families.tiny_internvl("qwen3" if family.endswith("qwen3") else "llama")
         prompts = {"single": families.internvl_inputs(1), "batch": families.internvl_inputs(2, 1), "text": families.internvl_inputs(0, 0)}

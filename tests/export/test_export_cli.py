@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def test_an_export_answers_the_demos_questions_as_pytorch_does(converted_demo: P
     (out / "config.json").write_text(json.dumps(config))
     healed = run("eval", out, "--samples", "4", "--runtime", "onnx", "--device", "cpu", "--json")
     assert "an export has the healed projector alone" in healed.stderr
-    assert json.loads(healed.stdout)["tasks"]["demo"]["dense"] is None
+    assert json.loads(healed.stdout)["tasks"]["demo"]["sides"].keys() == {"pruned"}
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,14 @@ def test_what_is_refused(arguments: tuple[str, ...], message: str, tmp_path: Pat
     result = run("export", *arguments)
     assert result.exit_code == 1
     assert message in " ".join(result.stderr.split())
+
+
+def test_a_comparison_without_onnxruntime_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    result = run("export", "demo", "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: onnxruntime cannot be imported")
+    assert "pip install 'yopo[onnx-cpu]'" in result.stderr
 
 
 def test_one_rounding_at_a_time() -> None:

@@ -118,10 +118,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> ExportRequest:
     """The demo under a plan that reads by turns and drops heads, ready to be exported."""
     folder = tmp_path_factory.mktemp("demo")
     base = open_checkpoint(demo_folder())
-    out = convert(base, random_plan(base.sizes, 5, (base.grid,)), folder / "out", provenance(demo_folder()))
+    out = convert(base, random_plan(base.sizes, 5, base.grids), folder / "out", provenance(demo_folder()))
     opened = open_converted(out)
     checkpoint = opened.open_tensors()
-    return ExportRequest(checkpoint, opened.plan, (checkpoint.grid,))
+    return ExportRequest(checkpoint, opened.plan, checkpoint.grids)
 
 
 def compared(demo: ExportRequest) -> ExportRequest:

@@ -21,7 +21,7 @@ def test_converts_from_every_layout(layout: str, text: str, tmp_path: Path) -> N
     model = save(tmp_path / "base", layout, text)
     checkpoint = open_checkpoint(tmp_path / "base")
     assert checkpoint.sizes == Sizes(64, 48, 3, 8, 8 if text == "phi3" else 2, 16 if text == "qwen3" else 8)
-    assert checkpoint.grid == Grid(4, 4)
+    assert checkpoint.grids == (Grid(4, 4),)
     native = assert_migrates(tmp_path / "base", model, PROMPTS)
     assert json.loads((native / "config.json").read_text())["tie_word_embeddings"] is False
     for seed in range(2):

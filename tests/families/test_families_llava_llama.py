@@ -25,7 +25,7 @@ def test_becomes_the_native_model(inside: bool, tmp_path: Path) -> None:
     model = save(tmp_path, inside)
     checkpoint = open_checkpoint(tmp_path / "base")
     assert checkpoint.sizes == Sizes(32, 48, 2, 4, 4, 8)
-    assert checkpoint.grid == Grid(4, 4)
+    assert checkpoint.grids == (Grid(4, 4),)
     assert checkpoint.tensors.keys() == model.state_dict().keys()
     assert all(checkpoint.read(name).equal(tensor) for name, tensor in model.state_dict().items())
     inputs = tiny_inputs(model.config, (3, 5), (2, 2), images=2)

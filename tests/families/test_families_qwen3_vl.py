@@ -10,9 +10,7 @@ from support.tiny_families import VIDEO, qwen_inputs, tiny_qwen
 
 from converters.calibration.batch import TokenMasks, layouts_of
 from converters.checkpoint.reader import open_checkpoint
-from converters.errors import YopoError
 from converters.families import family_of
-from converters.healing.answers import records
 from converters.runtime.plan import Grid, Sizes
 
 PROMPTS = [
@@ -52,12 +50,6 @@ def test_what_is_added_after_the_first_layers_matters() -> None:
             merger.linear_fc2.weight.zero_()
             merger.linear_fc2.bias.zero_()
         assert (model(**inputs).logits - whole).abs().max() > 0.1
-
-
-def test_healing_does_not_know_such_features_and_says_so() -> None:
-    model = tiny_qwen(kind="qwen3_vl")
-    with pytest.raises(YopoError, match="Healing does not know visual features that are added between layers"):
-        next(records(model, "model.visual.merger", PROMPTS[0][0], 2))
 
 
 @pytest.mark.parametrize(("hidden", "heads", "layers", "ffn"), [(2048, 16, 28, 6144), (2560, 32, 36, 9728)])

@@ -20,7 +20,15 @@ QWEN = {
     [
         (
             {"model_type": "qwen3_5", "text_config": {"model_type": "qwen3_5_text"}, "vision_config": {}},
-            r"The architecture qwen3_5 is not supported \(language model: qwen3_5_text\)\.",
+            r"The architecture qwen3_5 is not supported \(language model: qwen3_5_text\): three of four layers are linear attention",
+        ),
+        (
+            {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}, "vision_config": {}},
+            r"The architecture gemma3 is not supported \(language model: gemma3_text\): tokens of a picture see each other in both",
+        ),
+        (
+            {"model_type": "llava_next", "text_config": {"model_type": "phi3"}, "vision_config": {}},
+            r"The architecture llava_next is not supported \(language model: phi3\)\.",
         ),
         (
             {"model_type": "internvl", "text_config": {"model_type": "mistral"}, "vision_config": {}},
@@ -40,11 +48,13 @@ QWEN = {
         ),
         ({"model_type": "llama"}, r"This model \(llama\) has no vision part\."),
         ({"architectures": ["MyModel"], "vision_config": {}}, r"The architecture MyModel is not supported\."),
-        (QWEN | {"quantization_config": {"quant_method": "awq"}}, r"is quantised \(awq\)\."),
+        (QWEN | {"quantization_config": {"quant_method": "awq"}}, r"is quantised \(awq\): AWQ shares a scale among neighbouring inputs"),
         (QWEN | {"use_sliding_window": True, "sliding_window": 128}, r"A sliding window of 128 of 512 tokens is not supported\."),
     ],
     ids=[
         "Qwen3.5",
+        "Gemma 3",
+        "LLaVA-NeXT, Phi-3",
         "InternVL, Mistral",
         "InternVL3.5-30B-A3B",
         "InternVL3.5-GPT-OSS",

@@ -34,6 +34,16 @@ CONFIGS = {
         "text_config": llm("qwen3", 4096, 12288, 36, 32, 8) | {"head_dim": 128},
         "vision_config": {name: [size, size] for name, size in INTERNVIT.items()},
     },
+    "llava-1.6-mistral-7b": {
+        "model_type": "llava_next",
+        "text_config": llm("mistral", 4096, 14336, 32, 32, 8) | {"sliding_window": None},
+        "vision_config": TOWER | {"model_type": "clip_vision_model"},
+    },
+    "llava-onevision-7b": {
+        "model_type": "llava_onevision",
+        "text_config": llm("qwen2", 3584, 18944, 28, 28, 4),
+        "vision_config": {"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 14},
+    },
     "internvl2-26b": CHAT | {"llm_config": llm("internlm2", 6144, 16384, 48, 48, 8)},
 }
 
@@ -42,7 +52,7 @@ CONFIGS = {
 def test_shipped_facts_are_what_the_family_reads(name: str) -> None:
     config, model = CONFIGS[name], MODELS[name]
     family = family_of(config)
-    assert (family.name, family.sizes(config), family.grid(config)) == (model.family, model.sizes, model.grid)
+    assert (family.name, family.sizes(config), family.grids(config)) == (model.family, model.sizes, model.grids)
 
 
 def test_the_paper_s_models_are_listed() -> None:

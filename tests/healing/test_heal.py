@@ -15,7 +15,7 @@ from support.exports import decoders
 from support.healed import RECORD, SETTINGS, answered, pruned_llava, trained
 from support.random_plans import random_plan
 from support.tiny import tiny_inputs
-from support.tiny_families import internvl_inputs, qwen_inputs, tiny_internvl, tiny_qwen
+from support.tiny_families import internvl_inputs, next_inputs, qwen_inputs, smol_inputs, tiny_internvl, tiny_next, tiny_qwen, tiny_smol
 from torch import nn
 
 from converters.checkpoint.convert import convert
@@ -45,15 +45,19 @@ def learned_from(pruned: Path) -> list[TeacherAnswer]:
 
 
 class TestAnswers:
-    @pytest.mark.parametrize("family", ["llava", "qwen", "internvl"])
+    @pytest.mark.parametrize("family", ["llava", "qwen2_vl", "qwen3_vl", "internvl", "next", "smolvlm"])
     def test_what_enters_the_projector_gives_the_whole_models_rows(self, tmp_path: Path, family: str) -> None:
         if family == "llava":
             out = pruned_llava(tmp_path)
             model = load(out)
             inputs = tiny_inputs(model.config, (3, 5), (1, 2))
         else:
-            dense = tiny_qwen() if family == "qwen" else tiny_internvl("qwen2")
-            inputs = qwen_inputs([(1, 3, 4)], [(1, 2, 2)])[0] if family == "qwen" else internvl_inputs(1, 2)
+            qwen = qwen_inputs([(1, 3, 4)], [(1, 2, 2)])[0]
+            dense, inputs = {
+                "internvl": lambda: (tiny_internvl("qwen2"), internvl_inputs(1, 2)),
+                "next": lambda: (tiny_next(), next_inputs([(24, 32)], [(16, 16), (48, 16)])[0]),
+                "smolvlm": lambda: (tiny_smol(), smol_inputs(1, 2)),
+            }.get(family, lambda: (tiny_qwen(kind=family), qwen))()
             dense.save_pretrained(tmp_path / "dense")
             checkpoint = open_checkpoint(tmp_path / "dense")
             plan = random_plan(checkpoint.sizes, 5, (Grid(4, 4),))
@@ -242,7 +246,7 @@ class TestLanguage:
         model = load(pruned)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         tuned = tuned_language(model, open_converted(pruned).open_tensors(), seed=0)
-        image, batch = model.config.image_token_id, collate(learned_from[:4])
+        image, batch = (model.config.image_token_id,), collate(learned_from[:4])
         with torch.no_grad():
             assert answer_rows(model, image, batch).equal(answer_rows(load(pruned), image, batch))
             for one in tuned.part[1].parameters():
@@ -270,7 +274,7 @@ class TestLanguage:
         model = load(out)
         found = answered(model, inputs)
         tuned = tuned_language(model, open_converted(out).open_tensors(), seed=0)
-        student = Student(model, tuned.part, model.config.image_token_id)
+        student = Student(model, tuned.part, (model.config.image_token_id,))
         kept = []
         for model.model.language_model.recomputing in (False, True):
             student.zero_grad()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.random_plans import random_plan
 from support.tiny import tiny_inputs, tiny_llava
-from support.tiny_families import internvl_inputs, qwen_inputs, tiny_internvl, tiny_qwen
+from support.tiny_families import internvl_inputs, next_inputs, qwen_inputs, smol_inputs, tiny_internvl, tiny_next, tiny_qwen, tiny_smol
 from support.tiny_questions import ANSWER_TOKENS, GRIDS, questions
 from support.tiny_runtime import sizes_of
 from torch import Tensor
@@ -65,12 +65,18 @@ def test_trials_are_the_masked_reference(kv_heads: int, memory_bytes: int) -> No
     assert trials.cache.used_bytes <= memory_bytes
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "phi3", "qwen3"])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "phi3", "qwen3", "mistral next", "smolvlm"])
 def test_other_families(name: str) -> None:
-    """Multimodal positions and any grid; features added between layers; tiles and fused projections; norms of heads."""
-    model = tiny_qwen(kind=name) if name.endswith("vl") else tiny_internvl(name)
+    """Multimodal positions and any grid; features added between layers; tiles, fused projections; norms of heads; ends of rows; names."""
     tiles = [[Grid(4, 4)], [Grid(4, 4)] * 2]
-    batch, grids = qwen_inputs([(1, 3, 4)], [(1, 2, 2), (1, 4, 3)]) if name.endswith("vl") else (internvl_inputs(1, 2), tiles)
+    if name.endswith("vl"):
+        model, (batch, grids) = tiny_qwen(kind=name), qwen_inputs([(1, 3, 4)], [(1, 2, 2), (1, 4, 3)])
+    elif name.endswith("next"):
+        model, (batch, grids) = tiny_next("mistral"), next_inputs([(24, 32)], [(16, 16), (48, 16)])
+    elif name == "smolvlm":
+        model, (batch, grids) = tiny_smol(), (smol_inputs(1, 2), tiles)
+    else:
+        model, (batch, grids) = tiny_internvl(name), (internvl_inputs(1, 2), tiles)
     answer = answered(model, batch, ANSWER_TOKENS)
     trials = Trials(model, [answer], dense_plan(sizes_of(model.config), GRIDS))
     for seed in range(3):

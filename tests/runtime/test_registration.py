@@ -12,7 +12,8 @@ KNOWN = """
 import transformers
 import converters.runtime.text_model
 from transformers import AutoConfig, AutoModelForImageTextToText
-names = ("yopo_llava", "yopo_qwen2_vl", "yopo_qwen2_5_vl", "yopo_qwen3_vl", "yopo_internvl")
+names = ("yopo_llava", "yopo_qwen2_vl", "yopo_qwen2_5_vl", "yopo_qwen3_vl", "yopo_internvl", "yopo_llava_next", "yopo_llava_onevision",
+    "yopo_smolvlm", "yopo_idefics3")
 assert not set(names) & set(transformers.models.auto.configuration_auto.CONFIG_MAPPING)
 from converters.runtime.registration import register
 register()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from support.random_plans import permuted, random_plan
-from support.tiny_families import internvl_inputs, qwen_inputs, tiny_internvl, tiny_qwen
+from support.tiny_families import internvl_inputs, next_inputs, qwen_inputs, tiny_internvl, tiny_next, tiny_qwen
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -13,6 +13,7 @@ from converters.evaluation.reference import masked_logits
 from converters.families import Layer
 from converters.planning.execution import attention_flops, linear_flops
 from converters.runtime.modeling_yopo_internvl import YopoInternVLConfig, YopoInternVLForConditionalGeneration
+from converters.runtime.modeling_yopo_llava_next import YopoLlavaNextConfig, YopoLlavaNextForConditionalGeneration
 from converters.runtime.modeling_yopo_qwen2_vl import YopoQwen2VLConfig, YopoQwen2VLForConditionalGeneration
 from converters.runtime.modeling_yopo_qwen3_vl import YopoQwen3VLConfig, YopoQwen3VLForConditionalGeneration
 from converters.runtime.plan import Grid, Sizes
@@ -83,18 +84,23 @@ def test_internvl_is_the_masked_reference(text: str, tiles: tuple[int, ...]) -> 
             assert own.generate(**inputs, **limits, eos_token_id=-1).equal(greedy(own, inputs, 5))
 
 
-@pytest.mark.parametrize("kind", ["internvl", "qwen3_vl"])
+@pytest.mark.parametrize("kind", ["internvl", "qwen3_vl", "llava_next"])
 @pytest.mark.parametrize("seed", range(2))
 def test_flop_counter_finds_the_predicted_flops(kind: str, seed: int) -> None:
-    """Heads that together are wider than the rows, with norms; adding features between layers is no product."""
-    sizes, grid = Sizes(64, 48, 3, 8, 2, 16), Grid(4, 4)
-    plan = random_plan(sizes, seed + 20, (grid,))
+    """Heads that together are wider than the rows, with norms; adding features between layers is no product; nor are ends of rows."""
+    sizes = Sizes(64, 48, 3, 8, 2, 8 if kind == "llava_next" else 16)
+    grids = (Grid(4, 4), Grid(6, 9)) if kind == "llava_next" else (Grid(4, 4),)
+    plan = random_plan(sizes, seed + 20, grids)
     if kind == "internvl":
         own = permuted(tiny_internvl("qwen3"), plan, YopoInternVLConfig, YopoInternVLForConditionalGeneration, Layer())
         inputs = internvl_inputs(1)
+    elif kind == "llava_next":
+        own = permuted(tiny_next(), plan, YopoLlavaNextConfig, YopoLlavaNextForConditionalGeneration, Layer())
+        inputs, _ = next_inputs([(24, 32)])
     else:
         own = permuted(tiny_qwen(kind=kind), plan, YopoQwen3VLConfig, YopoQwen3VLForConditionalGeneration, Layer())
         inputs, _ = qwen_inputs([(1, 4, 4)])
+    before = 3 if kind == "llava_next" else 4
     given: dict[str, Any] = {}
     text_model = own.model.language_model
     hook = text_model.register_forward_pre_hook(lambda module, arguments, keywords: given.update(keywords), with_kwargs=True)
@@ -105,8 +111,8 @@ def test_flop_counter_finds_the_predicted_flops(kind: str, seed: int) -> None:
             text_model(**given | {"past_key_values": None})
         with FlopCounterMode(display=False) as rotary:
             text_model.rotary(given["inputs_embeds"], given.get("position_ids"), 0)
-    text = inputs["input_ids"].shape[1] - grid.tokens
+    text = inputs["input_ids"].shape[1] - sum(grid.tokens for grid in grids)
     counts = counter.get_flop_counts()["Global"]
     linear = sum(flops for operator, flops in counts.items() if "bmm" not in str(operator))
     assert linear == linear_flops(plan, text)
-    assert counter.get_total_flops() - linear - rotary.get_total_flops() == attention_flops(plan, text, leading=4)
+    assert counter.get_total_flops() - linear - rotary.get_total_flops() == attention_flops(plan, text, leading=before)

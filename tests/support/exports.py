@@ -42,9 +42,10 @@ def decoders(out: Path, grid: Grid, opset: int = 23, bits: int | None = None) ->
     checkpoint = opened.open_tensors()
     model = text_model(checkpoint, opened.plan)
     store = Store(checkpoint, out, WEIGHTS, beside=True)
+    family, config = checkpoint.family, checkpoint.config
     builds = {
         "embed": lambda graph: embedding(graph, model),
-        "prefill": lambda graph: prefill(graph, model, grid),
+        "prefill": lambda graph: prefill(graph, model, family.whole(config, grid)),
         "decode": lambda graph: continuation(graph, model),
     }
     graphs = {name: Graph(name, opset, ir.DataType.FLOAT, store, precision_of(bits)) for name in builds}
@@ -57,7 +58,7 @@ def decoders(out: Path, grid: Grid, opset: int = 23, bits: int | None = None) ->
     facts = manifest.Manifest(
         "test", "onnxruntime", "float32", bits, opset, (str(grid),), {}, "embed.onnx",
         {str(grid): "prefill.onnx"}, "decode.onnx", None, model.image_tokens, (), bool(model.rotary.sections),
-        model.merge, model.rotary.limit,
+        model.merge, model.rotary.limit, None if family.picture is None else str(checkpoint.grids[0]),
     )  # fmt: skip
     return Exported(out, facts)
 
@@ -76,7 +77,8 @@ def assert_equal(exported: Exported, own: Any, inputs: Mapping[str, Any], grid: 
     if deepstack:
         behind[torch.from_numpy(visual)] = torch.stack(list(deepstack), 1)
     embeds = torch.cat([embeds, behind.flatten(2)], -1)
-    prompts = arrange(ids, mask, visual, grid, exported.manifest.multimodal_positions)
+    tokens = None if grid is None else exported.manifest.tokens(grid)
+    prompts = arrange(ids, mask, visual, grid, exported.manifest.multimodal_positions, tokens)
     laid_out = np.zeros((*prompts.ids.shape, embeds.shape[-1]), np.float32)
     laid_out[prompts.mask.astype(bool)] = embeds.numpy()[mask.astype(bool)]
     turn = first_call(exported, prompts, laid_out)

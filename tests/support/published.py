@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from support.checkpoints import save_model
-from support.layouts import internvl, internvl_chat, llava_llama, qwen2_5_vl, qwen2_vl, qwen3_vl
+from support.layouts import internvl, internvl_chat, llava_llama, llava_next, qwen2_5_vl, qwen2_vl, qwen3_vl, smolvlm
+from support.tiny_families import RESOLUTIONS
 from support.tokenizers_of import save_tokenizer, save_words
 
 SPECIAL = {0: "<pad>", 1: "<s>", 2: "</s>"}
@@ -76,6 +77,40 @@ def save_chat_qwen3(folder: Path) -> None:
     save_chat(folder, "qwen3")
 
 
+def save_next(folder: Path, text: str = "llama") -> None:
+    onevision = text == "qwen2"
+    llava_next.save(folder, "hub", text)
+    named = {"image_token": "<image>"} | ({"video_token": "<video>"} if onevision else {})
+    save_words(folder, SPECIAL | {62: "<image>"} | ({63: "<video>"} if onevision else {}), named)
+    square, resolutions = {"height": 16, "width": 16}, {"image_grid_pinpoints": RESOLUTIONS + ([[48, 48]] if onevision else [])}
+    if onevision:
+        pictures = {"image_processor_type": "LlavaOnevisionImageProcessor", "size": square}
+        words = {"processor_class": "LlavaOnevisionProcessor", "num_image_tokens": 16, "vision_aspect_ratio": "anyres_max_4"}
+    else:
+        pictures = {"image_processor_type": "LlavaNextImageProcessor", "size": {"shortest_edge": 16}, "crop_size": square}
+        words = {"processor_class": "LlavaNextProcessor", "patch_size": 4, "num_additional_image_tokens": 1}
+    words |= {"vision_feature_select_strategy": "full" if onevision else "default"}
+    write(folder, {**words, "image_processor": pictures | resolutions | NORMAL}, "<image>")
+
+
+def save_onevision(folder: Path) -> None:
+    save_next(folder, "qwen2")
+
+
+def save_idefics3(folder: Path, kind: str = "idefics3") -> None:
+    smolvlm.save(folder, kind)
+    special = {60: "<fake_token_around_image>", 61: "<global-img>", 62: "<image>", 63: "<end_of_utterance>"}
+    save_words(folder, SPECIAL | special, {"image_token": "<image>"})
+    sides = {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 16}, "do_image_splitting": True, "do_pad": True}
+    names = ("SmolVLMImageProcessor", "SmolVLMProcessor") if kind == "smolvlm" else ("Idefics3ImageProcessor", "Idefics3Processor")
+    words = {"processor_class": names[1], "image_seq_len": 16}
+    write(folder, {**words, "image_processor": {"image_processor_type": names[0], **sides, **NORMAL}}, "<image>")
+
+
+def save_smolvlm(folder: Path) -> None:
+    save_idefics3(folder, "smolvlm")
+
+
 def write(folder: Path, processor: dict[str, object], placeholder: str) -> None:
     (folder / "processor_config.json").write_text(json.dumps(processor))
     (folder / "chat_template.jinja").write_text(TURNS.replace("IMAGE", placeholder).replace("VIDEO", "<video>"))
@@ -91,4 +126,7 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "InternVL2, InternLM2": save_chat,
     "InternVL2, Phi-3": save_chat_phi3,
     "InternVL3.5, Qwen3": save_chat_qwen3,
+    "LLaVA-NeXT": save_next,
+    "LLaVA-OneVision": save_onevision,
+    "Idefics3": save_idefics3,
 }

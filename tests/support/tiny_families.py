@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, InternVLConfig, InternVLForConditionalGeneration
 
 from converters.runtime.plan import Grid
@@ -138,3 +139,101 @@ def internvl_inputs(*tiles: int) -> dict[str, torch.Tensor]:
         "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
     }
     return inputs | ({"pixel_values": torch.randn(sum(tiles), 3, 32, 32)} if sum(tiles) else {})
+
+
+# Tiles of 16 pixels are 4 x 4 tokens; by height and width: tiles, and the grid without its ends of rows.
+PICTURES = {
+    (32, 32): (4, (8, 8)),
+    (16, 32): (2, (4, 8)),
+    (48, 16): (3, (12, 4)),
+    (24, 32): (4, (6, 8)),  # the picture is 4 : 3, so of 8 rows one above and one below are padding
+    (16, 16): (2, (4, 4)),  # no resolution is of one tile: half of two
+    (48, 48): (9, (8, 8)),  # LLaVA-OneVision alone: nine tiles, shrunk to as many tokens as four have
+}
+RESOLUTIONS = [[16, 32], [32, 16], [32, 32], [48, 16], [16, 48]]
+TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 4}
+
+
+def tiny_next(text: str = "llama", *, tied: bool = False) -> Any:
+    """LLaVA-NeXT with Llama or Mistral, or LLaVA-OneVision with Qwen2, whose large pictures shrink to four tiles."""
+    torch.manual_seed(0)
+    onevision = text == "qwen2"
+    more = {"image_grid_pinpoints": RESOLUTIONS}
+    if onevision:
+        more = {"image_grid_pinpoints": [*RESOLUTIONS, [48, 48]], "vision_aspect_ratio": "anyres_max_4", "video_token_index": VIDEO}
+    tower = {"model_type": "siglip_vision_model", "vision_use_head": False} if onevision else {"model_type": "clip_vision_model"}
+    config = CONFIG_MAPPING["llava_onevision" if onevision else "llava_next"](
+        text_config={"model_type": text, "sliding_window": None, **TEXT, "tie_word_embeddings": tied},
+        vision_config=TOWER | tower,
+        image_token_index=IMAGE,
+        tie_word_embeddings=tied,
+        **more,
+    )
+    return scattered(AutoModelForImageTextToText.from_config(config))
+
+
+def next_inputs(
+    *samples: list[tuple[int, int] | int], seed: int = 0, counted: bool = False
+) -> tuple[dict[str, torch.Tensor], list[list[Grid]]]:
+    """A left-padded batch; each sample has text, then pictures of PICTURES by their size, or videos of so many frames.
+
+    Pictures stand side by side. If they are `counted`, as LLaVA-OneVision does, those that are not alone in their sample are one tile.
+    """
+    torch.manual_seed(seed)
+    rows, grids, tiles, sizes, numbers, videos = [], [], [], [], [], []
+    for number, sample in enumerate(samples):
+        row, found, pictures = list(range(4, 7 + number)), [], [one for one in sample if isinstance(one, tuple)]
+        numbers += [len(pictures)] if pictures else []
+        for one in sample:
+            if isinstance(one, int):
+                videos.append(torch.randn(one, 3, 16, 16))
+                found += [Grid(2, 2, one), Grid(1, 1)]
+                row += [VIDEO] * (4 * one + 1)
+                continue
+            count, (height, width) = PICTURES[one]
+            single = counted and len(pictures) > 1
+            found += [Grid(4, 4), Grid(1, 1) if single else Grid(height, width + 1)]
+            tiles.append(torch.randn(1 if single else 1 + count, 3, 16, 16))
+            sizes.append(one)
+            row += [IMAGE] * (16 + (1 if single else height * (width + 1)))
+        rows.append([*row, 8, 9, 10, 11])
+        grids.append(found)
+    length, most = max(map(len, rows)), max(map(len, tiles), default=0)
+    inputs = {
+        "input_ids": torch.tensor([[0] * (length - len(row)) + row for row in rows]),
+        "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows]),
+    }
+    if tiles:
+        inputs["pixel_values"] = torch.stack([pad(one, (0, 0) * 3 + (0, most - len(one))) for one in tiles])
+        inputs["image_sizes"] = torch.tensor(sizes)
+    if tiles and counted:
+        inputs["batch_num_images"] = torch.tensor(numbers)
+    if videos:
+        inputs["pixel_values_videos"] = torch.stack(videos)
+    return inputs, grids
+
+
+def tiny_smol(kind: str = "smolvlm") -> Any:
+    """Tiles of 16 pixels: 8 x 8 patches, shuffled into 4 x 4 tokens."""
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[kind](
+        text_config={"model_type": "llama", **TEXT},
+        vision_config=TOWER | {"patch_size": 2},
+        image_token_id=IMAGE,
+        scale_factor=2,
+        tie_word_embeddings=False,
+    )
+    return scattered(AutoModelForImageTextToText.from_config(config))
+
+
+def smol_inputs(*tiles: int) -> dict[str, torch.Tensor]:
+    """A left-padded batch; each tile stands apart, between markers. Tiles of zeros fill up the batch."""
+    torch.manual_seed(0)
+    rows = [[*range(4, 7 + number), *([50, 51, *[IMAGE] * 16] * count), 50, 7, 8, 9] for number, count in enumerate(tiles)]
+    width, most = max(map(len, rows)), max(tiles)
+    pixels = [pad(torch.randn(count, 3, 16, 16), (0, 0) * 3 + (0, most - count)) for count in tiles]
+    inputs = {
+        "input_ids": torch.tensor([[0] * (width - len(row)) + row for row in rows]),
+        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
+    }
+    return inputs | ({"pixel_values": torch.stack(pixels)} if most else {})

@@ -1,9 +1,9 @@
 """`yopo eval`: what pruning did to the answers."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,19 +11,12 @@ from converters.data.samples import BUNDLED
 from converters.export.loading import Runtime
 from converters.loading import Dtype
 
-from ..ui.benchmarks import benchmark_tables, executed_lines, retention_of
-from ..ui.costs import share_text
+from ..ui.benchmarks import benchmark_tables, executed_lines
 from ..ui.options import AllowCpu, Device, DtypeOption, Json, RuntimeOption
 from ..ui.progress import listening
 from ..ui.terminal import GATE_FAILED, say, show_json, show_table, show_text
 
-if TYPE_CHECKING:
-    from converters.evaluation.evaluate import Evaluation
-    from converters.evaluation.scores import Score
-
-NEW_TOKENS = 16  # of own questions, unless --max-new-tokens says otherwise
 OWN_TEMPLATE = "checkpoint"
-COLUMNS = ("task", "questions", "dense", "pruned", "retention", "changed")
 
 
 def evaluate(
@@ -56,63 +49,31 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Compare the pruned model with the dense one on the same questions. The dense one is OUT with its plan switched off."""
-    from converters.api import evaluate_tasks, load
-    from converters.evaluation.benchmarks import EvaluationRequest, is_benchmark, names_of
+    from converters.api import load
+    from converters.evaluation.benchmarks import Evaluation, EvaluationRequest, evaluate_benchmarks, names_of
 
     started = time.monotonic()
-    names = [name for text in task or [BUNDLED] for name in names_of(text)]
-    if against or recipe or save or protocol != OWN_TEMPLATE or any(map(is_benchmark, names)):
-        request = EvaluationRequest(
-            tuple(names), protocol, samples, seed, batch_size, max_new_tokens, _list(against), _list(recipe), budget, calibration, save=save
-        )
-        opened = load(model, device=device, dtype=dtype, runtime=runtime, allow_cpu=allow_cpu)
-        _compare(opened, request, min_retention, as_json)
-        return
-    asked: dict[str, Any] = {"count": samples, "seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens or NEW_TOKENS}
+    names = tuple(name for text in task or [BUNDLED] for name in names_of(text))
+    request = EvaluationRequest(
+        names, protocol, samples, seed, batch_size, max_new_tokens, _list(against), _list(recipe), budget, calibration, save=save,
+        for_retention=min_retention is not None,
+    )  # fmt: skip
     with listening() as progress:
         opened = load(model, device=device, dtype=dtype, runtime=runtime, allow_cpu=allow_cpu)
-        evaluations = evaluate_tasks(opened, names, **asked, for_retention=min_retention is not None, progress=progress)
+        results = evaluate_benchmarks(opened, request, progress)
     if as_json:
-        tasks = {name: evaluation.to_json() for name, evaluation in evaluations.items()}
-        path = next(iter(evaluations.values())).path
-        show_json({"model": model, "path": path, "tasks": tasks, "seconds": round(time.monotonic() - started, 3)})
-    else:
-        show_table(COLUMNS, _rows(evaluations))
-    if min_retention is not None:
-        _gate({name: evaluation.retention for name, evaluation in evaluations.items()}, min_retention)
-
-
-def _list(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, text.split(",")))
-
-
-def _compare(model: Any, request: Any, least: float | None, as_json: bool) -> None:
-    """Benchmarks, and all sides, with intervals."""
-    from converters.evaluation.benchmarks import evaluate_benchmarks
-
-    with listening() as progress:
-        results = evaluate_benchmarks(model, request, progress)
-    if as_json:
-        show_json(results)
+        show_json({**results, "seconds": round(time.monotonic() - started, 3)})
     else:
         for columns, rows in benchmark_tables(results):
             show_table(columns, rows)
             show_text([""])
         show_text(executed_lines(results))
-    if least is not None:
-        _gate({name: retention_of(one) for name, one in results["tasks"].items()}, least)
+    if min_retention is not None:
+        _gate({name: Evaluation.of(name, one).retention for name, one in results["tasks"].items()}, min_retention)
 
 
-def _rows(evaluations: dict[str, "Evaluation"]) -> Iterator[tuple[str, ...]]:
-    for name, evaluation in evaluations.items():
-        yield _row(name, evaluation.score)
-        for kind, score in evaluation.kinds.items():
-            yield _row(f"  {kind}", score)
-
-
-def _row(name: str, score: "Score") -> tuple[str, ...]:
-    shares = (score.dense, score.pruned, score.retention, score.answer_flips)
-    return name, str(score.samples), *map(share_text, shares)
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
 
 
 def _gate(retentions: Mapping[str, float | None], least: float) -> None:

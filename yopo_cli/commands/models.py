@@ -15,7 +15,7 @@ COLUMNS = ("name", "layers", "hidden", "heads", "KV", "neurons", "tokens", "visu
 
 
 def models(as_json: Json = False) -> None:
-    """List models with short names: sizes, and visual FLOPs of a dense prefill of one picture (Qwen2-VL 768 x 1024, InternVL one tile)."""
+    """List models with short names: sizes, FLOPs of one dense picture (Qwen2-VL 768 x 1024, LLaVA-NeXT 672 x 672, else one tile)."""
     families = list(dict.fromkeys(family.name for family in FAMILIES))
     if as_json:
         show_json({"families": families, "models": {name: _facts(model) for name, model in MODELS.items()}})
@@ -29,10 +29,10 @@ def models(as_json: Json = False) -> None:
 def _row(name: str, model: Published) -> tuple[str, ...]:
     sizes = model.sizes
     heads = (sizes.num_hidden_layers, sizes.hidden_size, sizes.num_attention_heads, sizes.num_key_value_heads, sizes.intermediate_size)
-    flops = dense_visual_flops(sizes, (model.grid,))
-    return name, *map(str, heads), str(model.grid.tokens), count_text(flops)
+    flops = dense_visual_flops(sizes, model.grids)
+    return name, *map(str, heads), str(sum(grid.tokens for grid in model.grids)), count_text(flops)
 
 
 def _facts(model: Published) -> dict[str, Any]:
     facts = {"repository": model.repository, "family": model.family, "sizes": asdict(model.sizes)}
-    return facts | {"grid": asdict(model.grid), "dense_visual_flops": dense_visual_flops(model.sizes, (model.grid,))}
+    return facts | {"grids": [asdict(grid) for grid in model.grids], "dense_visual_flops": dense_visual_flops(model.sizes, model.grids)}

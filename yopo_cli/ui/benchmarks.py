@@ -107,9 +107,3 @@ def _runs(layers: list[int]) -> str:
         else:
             runs.append([count, 1])
     return ", ".join(f"{count} x {times}" for count, times in runs)
-
-
-def retention_of(task: Mapping[str, Any]) -> float | None:
-    """What the pruned model keeps; None where it cannot be told."""
-    kept = task["sides"].get("pruned", {}).get("retention")
-    return None if kept is None else float(kept["value"])

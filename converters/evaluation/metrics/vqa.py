@@ -33,6 +33,11 @@ def server_form(answer: str) -> str:
     return _words(_without_punctuation(answer.replace("\n", " ").replace("\t", " ").strip()))
 
 
+def short_form(answer: str) -> str:
+    """The same; an answer that consists of an article alone (a letter of a multiple choice) stays."""
+    return server_form(answer) or " ".join(_without_punctuation(answer).lower().split())
+
+
 def m4c_form(answer: str) -> str:
     """The same after M4C's first step, which takes commas and question marks out and parts a possessive `'s`."""
     return server_form(answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip())

@@ -32,14 +32,14 @@ def embedding(graph: Graph, model: TextModel) -> None:
     graph.output(rows, "inputs_embeds", graph.compute, ("batch_size", "sequence_length", model.input_width))
 
 
-def prefill(graph: Graph, model: TextModel, grid: Grid) -> None:
-    """The first call of prompts with pictures of one grid: text and visual rows apart, the cache from empty.
+def prefill(graph: Graph, model: TextModel, grids: tuple[Grid, ...]) -> None:
+    """The first call of prompts with pictures that all have these grids: text and visual rows apart, the cache from empty.
 
     `visual_starts` `[batch, images]` are the places of each sample's images, ascending; one that a sample lacks stands in its padding.
     """
     embeds, mask, positions = inputs(graph, model, "sequence_length")
     starts = graph.input("visual_starts", INT64, ("batch_size", "images"))
-    scene = _scene(graph, grid, embeds, mask, starts)
+    scene = _scene(graph, grids, embeds, mask, starts)
     turn = rotary(graph, model, positions)
     text_turn, visual_turn = (_turn_of_rows(graph, turn, where, scene.batch) for where in (scene.text_slots, scene.visual_slots))
     keys = {stride: _new_keys(graph, scene, stride) for stride in strides(model)}
@@ -108,10 +108,10 @@ def outputs(
         graph.output(value, f"{PRESENT_CODES}.{stride}", INT32, ("batch_size", f"{length}_{stride}"))
 
 
-def _scene(graph: Graph, grid: Grid, embeds: ir.Value, mask: ir.Value, starts: ir.Value) -> RowPlaces:
+def _scene(graph: Graph, grids: tuple[Grid, ...], embeds: ir.Value, mask: ir.Value, starts: ir.Value) -> RowPlaces:
     """Where text and visual rows stand: the images' places, and all others in their order."""
     batch, images = graph.axis(embeds, 0), graph.axis(starts, 1)
-    tokens = grid.tokens
+    tokens = sum(grid.tokens for grid in grids)
     visual = graph.op("Add", graph.unsqueeze(starts, 2), list(range(tokens)))
     visual = graph.reshape(visual, batch, graph.op("Mul", images, [tokens]))
     count = graph.op("Sub", graph.axis(embeds, 1), graph.op("Mul", images, [tokens]))
@@ -123,7 +123,7 @@ def _scene(graph: Graph, grid: Grid, embeds: ir.Value, mask: ir.Value, starts: i
     text = graph.op("Add", order, graph.op("Mul", moved, tokens))
     valid = graph.cast(mask, ir.DataType.BOOL)
     there = [graph.op("GatherElements", valid, where, axis=1) for where in (text, visual)]
-    return RowPlaces(grid, batch, images, starts, text, there[0], visual, there[1])
+    return RowPlaces(grids, batch, images, starts, text, there[0], visual, there[1])
 
 
 def _turn_of_rows(graph: Graph, turn: Pair, where: ir.Value, batch: ir.Value) -> Pair:
@@ -140,7 +140,6 @@ def _new_keys(graph: Graph, scene: RowPlaces, stride: int) -> Keys:
         return Keys(text_codes, scene.text_slots)
     visual = codes(graph, scene.visual_valid, VISUAL), scene.visual_slots
     shown = [
-        graph.reshape(take_shown(graph, graph.reshape(part, -1, scene.grid.tokens), scene.grid, stride, 1), scene.batch, -1)
-        for part in visual
+        graph.reshape(take_shown(graph, graph.reshape(part, -1, scene.tokens), scene.grids, stride, 1), scene.batch, -1) for part in visual
     ]
     return Keys(graph.op("Concat", shown[0], text_codes, axis=1), graph.op("Concat", shown[1], scene.text_slots, axis=1))

@@ -100,7 +100,7 @@ def _scene(graph: Graph, time: FlagTimeline, batch: ir.Value) -> RowPlaces:
     fresh = graph.op("Neg", graph.axis(time.text_rows, 1))
     text_valid = graph.slice(time.valid, fresh, np.iinfo(np.int64).max, 1)
     visual_valid = graph.op("GreaterOrEqual", time.visual_rows, 0)
-    return RowPlaces(time.grid, batch, images, starts, time.text_rows, text_valid, time.visual_rows, visual_valid)
+    return RowPlaces((time.grid,), batch, images, starts, time.text_rows, text_valid, time.visual_rows, visual_valid)
 
 
 def _rows(graph: Graph, turn: Pair, where: ir.Value, batch: ir.Value) -> Pair:

@@ -160,7 +160,7 @@ def _rotary(model_class: Any, config: Any) -> Rotary:
     """Frequencies as transformers' own module of this model has them."""
     text = config.get_text_config()
     with torch.device("meta"):
-        kind = type(model_class._from_config(config).model.language_model.rotary_emb)
+        kind = type(model_class._from_config(config).get_decoder().rotary_emb)
     module = kind(text)
     parameters = text.rope_parameters or {}
     changing = parameters.get("rope_type", "default") not in STATIC_ROPE

@@ -55,7 +55,7 @@ class FlagTimeline:
         graph = self.graph
         batch, images = graph.axis(self.visual, 0), self.images(self.visual)
         whole = graph.op("Reshape", self.visual, graph.dims(batch, images, self.grid.tokens), allowzero=1)
-        shown = take_shown(graph, whole, self.grid, stride, 2)
+        shown = take_shown(graph, whole, (self.grid,), stride, 2)
         return graph.op("Reshape", shown, graph.dims(batch, graph.op("Mul", images, [len(shown_tokens(self.grid, stride))])), allowzero=1)
 
 

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,8 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_
 from ...checkpoint.reader import Checkpoint
 from ...checkpoint.skeleton import native_config
 from ...errors import YopoError
+from ...families import Family
+from ...families.llava_next import tiling
 from ...runtime.plan import Grid
 from .builder import IR_VERSIONS
 from .weights import ByteRange, Store, Weight
@@ -43,6 +45,59 @@ class Pictures(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         features: Tensor = self.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output[0]
+        return features.flatten(0, 1)
+
+
+class TiledPictures(nn.Module):
+    """Tiles `[pictures, tiles, channels, height, width]` of pictures of one grid to features `[pictures * tokens, hidden]`.
+
+    The first tile is the whole picture. What LLaVA-NeXT and LLaVA-OneVision make of a picture's features: tiles side by side, without
+    their padding, an end after every row.
+    """
+
+    def __init__(self, model: Any, family: Family, config: Mapping[str, Any], grid: Grid) -> None:
+        super().__init__()
+        self.model, self.tile = model, family.grid(config)
+        black = family.black(config, family.whole(config, grid), TRACED_IMAGES)
+        self.cut, self.example = tiling(config, black["image_sizes"][0].tolist()), tuple(black["pixel_values"].shape)
+        self.rows_of_an_image = 1
+        if self.cut.shown != self.cut.unpadded:
+            raise YopoError(f"Pictures of {grid} are shrunk inside this model, which no graph does.", "Export a smaller grid.")
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        config, sides = self.model.config, (self.tile.rows, self.tile.columns)
+        layers = config.vision_feature_layer
+        hidden = self.model.vision_tower(pixel_values.flatten(0, 1), output_hidden_states=True, return_dict=True).hidden_states
+        rows = torch.cat([hidden[layer] for layer in (layers if isinstance(layers, list | tuple) else (layers,))], -1)
+        rows = rows[:, 1:] if config.vision_feature_select_strategy == "default" else rows
+        rows = self.model.multi_modal_projector(rows).unflatten(0, (-1, self.example[1]))
+        large = rows[:, 1:].unflatten(1, self.cut.tiles).unflatten(3, sides).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        for axis, (shown, whole) in enumerate(zip(self.cut.unpadded, large.shape[1:3], strict=True), 1):
+            large = large.narrow(axis, (whole - shown) // 2, shown)
+        ends = self.model.image_newline.to(large.dtype).expand(large.shape[0], large.shape[1], 1, -1)
+        return torch.cat([rows[:, 0], torch.cat([large, ends], 2).flatten(1, 2)], 1).flatten(0, 1)
+
+
+class Shuffled(nn.Module):
+    """Tiles `[tiles, channels, height, width]` to features `[tiles * tokens, hidden]`: SmolVLM's tower and Idefics3's."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        vision, seen = model.config.vision_config, list[Tensor]()
+        self.example = (TRACED_IMAGES, vision.num_channels, vision.image_size, vision.image_size)
+        self.rows_of_an_image = 1
+        embeddings, side = model.vision_model.embeddings, vision.image_size // vision.patch_size
+        hook = embeddings.position_embedding.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        embeddings(torch.zeros(1, *self.example[1:], dtype=model.dtype), torch.ones(1, side, side, dtype=torch.bool))
+        hook.remove()
+        self.register_buffer("places", seen[0], persistent=False)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        tower, places = self.model.vision_model, self.get_buffer("places")
+        rows = tower.embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2) + tower.embeddings.position_embedding(places)
+        rows = tower.post_layernorm(tower.encoder(inputs_embeds=rows, attention_mask=None).last_hidden_state)
+        features: Tensor = self.model.connector(rows)
         return features.flatten(0, 1)
 
 
@@ -156,6 +211,10 @@ def _module(checkpoint: Checkpoint, grid: Grid, dtype: torch.dtype) -> Any:
         text.layer_types = text.layer_types[:1]
     with no_init_weights():
         model = model_class._from_config(config, dtype=dtype).eval().model
+    if hasattr(model, "image_newline"):
+        return TiledPictures(model, checkpoint.family, native_config(checkpoint.family, checkpoint.config), grid).eval()
+    if hasattr(model, "connector"):
+        return Shuffled(model).eval()
     wrapper = Patches if hasattr(model, "visual") else Pictures
     return wrapper(model, grid).eval()
 

@@ -20,13 +20,14 @@ from .weights import Weight
 
 @dataclass(frozen=True)
 class RowPlaces:
-    """Where the rows of a call stand: every sample has `images` `[1]` images of one grid, which begin at `starts` `[batch, images]`.
+    """Where the rows of a call stand: every sample has `images` `[1]` images, each of the same `grids` one after the other, which begin at
+    `starts` `[batch, images]`.
 
     Slots are int64 places in the padded sequence, `text_slots` `[batch, text rows]` and `visual_slots` `[batch, visual rows]`; `*_valid`
     tell which rows are no padding: an image that a sample does not have stands in its padding.
     """
 
-    grid: Grid
+    grids: tuple[Grid, ...]
     batch: ir.Value
     images: ir.Value
     starts: ir.Value
@@ -34,6 +35,11 @@ class RowPlaces:
     text_valid: ir.Value
     visual_slots: ir.Value
     visual_valid: ir.Value
+
+    @property
+    def tokens(self) -> int:
+        """Of one image."""
+        return sum(grid.tokens for grid in self.grids)
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class VisualRows:
     _unit: ir.Value | None = None
     _shown: dict[int, ir.Value] = field(default_factory=dict)
     _turns: dict[int, Pair] = field(default_factory=dict)
-    _masks: dict[int | None, ir.Value] = field(default_factory=dict)
+    _masks: dict[tuple[Grid, int] | None, ir.Value] = field(default_factory=dict)
 
     def update(self, change: ir.Value) -> None:
         """Add to the rows, which are new ones from now on."""
@@ -97,8 +103,8 @@ class VisualRows:
 
     def shown(self, rows: ir.Value, stride: int, width: ir.Value | int) -> ir.Value:
         """Of rows of all tokens those that a stride shows, `[batch * images * tokens, width]`."""
-        tokens = self.graph.reshape(rows, -1, self.scene.grid.tokens, width)
-        return self.graph.reshape(take_shown(self.graph, tokens, self.scene.grid, stride, 1), -1, width)
+        tokens = self.graph.reshape(rows, -1, self.scene.tokens, width)
+        return self.graph.reshape(take_shown(self.graph, tokens, self.scene.grids, stride, 1), -1, width)
 
     def project(self, layer: LayerProducts, layout: LayerLayout) -> VisualHeads:
         """Products of one layer: K and V in the heads that hold visual rows, queries in the heads that these compute."""
@@ -143,7 +149,11 @@ class VisualRows:
         if layout.window is None:
             output = self._full(seen.queries, visual, text, sizes.head_dim)
         else:
-            output = self._strips(seen.queries, visual, text, layer, layout.window, len(shared))
+            first, parts = 0, []
+            for grid in self.scene.grids:
+                parts.append(self._strips(seen.queries, visual, text, layer, layout.window, len(shared), grid, first))
+                first += grid.tokens
+            output = self.graph.concat(parts, 1)
         self.update(layer.output(output, layout))
 
     def _full(self, queries: ir.Value, visual: Sequence[ir.Value], text: Sequence[ir.Value], size: int) -> ir.Value:
@@ -165,42 +175,48 @@ class VisualRows:
         return self._masks[None]
 
     def _strips(
-        self, queries: ir.Value, visual: Sequence[ir.Value], text: Sequence[ir.Value], layer: LayerProducts, window: int, heads: int
+        self, queries: ir.Value, visual: Sequence[ir.Value], text: Sequence[ir.Value], layer: LayerProducts, window: int, heads: int,
+        grid: Grid, first: int,
     ) -> ir.Value:  # fmt: skip
-        """What the windows of the grid reach, and the text before the image: strips of all images together."""
-        graph, plan, grid = self.graph, layer.model.plan, self.scene.grid
+        """What the windows of a grid, whose tokens are an image's from the `first` on, reach, and the text before the image: strips of
+        all images together, `[images, tokens of the grid, heads, head_dim]`."""
+        graph, plan = self.graph, layer.model.plan
         assert plan is not None
         cut = strips(grid, window, plan.locality)
         count, rows = cut.queries.shape
         size = layer.model.sizes.head_dim
 
         def blocks(part: ir.Value, index: Sequence[int]) -> ir.Value:
-            tokens = graph.reshape(part, -1, grid.tokens, heads, size)
-            return graph.reshape(graph.take(tokens, index, 1, grid.tokens), -1, len(index) // count, heads, size)
+            tokens = graph.reshape(part, -1, self.scene.tokens, heads, size)
+            places = [first + token for token in index]
+            return graph.reshape(graph.take(tokens, places, 1, self.scene.tokens), -1, len(index) // count, heads, size)
 
-        key, value = (by_head(graph, self._reached(*parts, cut, heads, size)) for parts in zip(text, visual, strict=True))
-        mask = self._strip_mask(window, plan.locality)
+        key, value = (by_head(graph, self._reached(*parts, cut, heads, size, first)) for parts in zip(text, visual, strict=True))
+        mask = self._strip_mask(grid, window, plan.locality)
         output = attend(graph, by_head(graph, blocks(queries, cut.queries.flatten().tolist())), key, value, mask, size)
         ordered = graph.reshape(by_head(graph, output), -1, count * rows, heads, size)
         return graph.take(ordered, cut.places.tolist(), 1, count * rows)
 
-    def _reached(self, text: ir.Value, visual: ir.Value, cut: Strips, heads: int, size: int) -> ir.Value:
+    def _reached(self, text: ir.Value, visual: ir.Value, cut: Strips, heads: int, size: int, first: int) -> ir.Value:
         """K or V of each strip, `[batch * images * strips, text rows and reach, heads, head_dim]`, by one gather."""
         graph, scene = self.graph, self.scene
         count, length = len(cut.keys), graph.axis(scene.text_slots, 1)
         before = graph.expand(graph.unsqueeze(text, 1), 1, scene.images, 1, 1, 1)
-        whole = graph.op("Concat", before, graph.reshape(visual, scene.batch, scene.images, scene.grid.tokens, heads, size), axis=2)
+        whole = graph.op("Concat", before, graph.reshape(visual, scene.batch, scene.images, scene.tokens, heads, size), axis=2)
         index = graph.op(
-            "Concat", graph.expand(graph.unsqueeze(graph.range(length), 0), count, 1), graph.op("Add", length, cut.keys.numpy()), axis=1
+            "Concat",
+            graph.expand(graph.unsqueeze(graph.range(length), 0), count, 1),
+            graph.op("Add", length, first + cut.keys.numpy()),
+            axis=1,
         )
-        output = graph.op("Gather", graph.reshape(whole, -1, graph.op("Add", length, [scene.grid.tokens]), heads, size), index, axis=1)
+        output = graph.op("Gather", graph.reshape(whole, -1, graph.op("Add", length, [scene.tokens]), heads, size), index, axis=1)
         return graph.reshape(output, -1, graph.op("Add", length, [cut.keys.shape[1]]), heads, size)
 
-    def _strip_mask(self, window: int, locality: str) -> ir.Value:
+    def _strip_mask(self, grid: Grid, window: int, locality: str) -> ir.Value:
         """Mask `[batch * images * strips, 1, rows, text rows and reach]`: text before the image, and the windows."""
-        if window not in self._masks:
+        if (grid, window) not in self._masks:
             graph, scene = self.graph, self.scene
-            seen = strips(scene.grid, window, locality).mask
+            seen = strips(grid, window, locality).mask
             count, rows, reach = seen.shape
             before = graph.op("Less", graph.unsqueeze(scene.text_slots, 1), graph.unsqueeze(scene.starts, 2))
             before = graph.unsqueeze(graph.op("And", before, graph.unsqueeze(scene.text_valid, 1)), 2, 3)
@@ -208,8 +224,8 @@ class VisualRows:
             near = graph.expand(graph.constant(seen.numpy()[None, None]), scene.batch, scene.images, 1, 1, 1)
             allowed = graph.op("Concat", text, near, axis=-1)
             length = graph.op("Add", graph.axis(scene.text_slots, 1), [reach])
-            self._masks[window] = graph.reshape(additive(graph, allowed), -1, 1, rows, length)
-        return self._masks[window]
+            self._masks[grid, window] = graph.reshape(additive(graph, allowed), -1, 1, rows, length)
+        return self._masks[grid, window]
 
     def ffn(self, layer: LayerProducts, layout: LayerLayout) -> None:
         """Update the rows by their first neurons."""
@@ -217,6 +233,9 @@ class VisualRows:
             self.update(layer.neurons(self.normalised(layer.model.norm(layer.index, "post_attention_layernorm")), layout.neurons))
 
 
-def take_shown(graph: Graph, tokens: ir.Value, grid: Grid, stride: int, axis: int) -> ir.Value:
-    """Of an axis of a grid's tokens, those that a stride shows."""
-    return graph.take(tokens, shown_tokens(grid, stride), axis, grid.tokens)
+def take_shown(graph: Graph, tokens: ir.Value, grids: Sequence[Grid], stride: int, axis: int) -> ir.Value:
+    """Of an axis of the tokens of grids, one after the other, those that a stride shows."""
+    counts = [grid.tokens for grid in grids]
+    firsts = [sum(counts[:place]) for place in range(len(counts))]
+    shown = [first + token for grid, first in zip(grids, firsts, strict=True) for token in shown_tokens(grid, stride)]
+    return graph.take(tokens, shown, axis, sum(counts))

@@ -23,7 +23,7 @@ class Manifest:
     """An export for onnxruntime.
 
     File names: `vision` and `prefill` by grid (`24x24`), `continuation`, `embedding`, and `dense`, the same weights with the plan
-    switched off (None where the model has no plan). `files` has the sha256 of each.
+    switched off (None where the model has no plan). `files` has the sha256 of each. `tile` is the grid that comes before a picture's own.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
@@ -44,9 +44,18 @@ class Manifest:
     multimodal_positions: bool
     merge: int
     max_positions: int
+    tile: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
+
+    def whole(self, grid: Grid) -> tuple[Grid, ...]:
+        """The grids of a picture of which this is the last."""
+        return (grid,) if self.tile is None else (parse_grid(self.tile), grid)
+
+    def tokens(self, grid: Grid) -> int:
+        """Of a picture."""
+        return sum(part.tokens for part in self.whole(grid))
 
     @property
     def named(self) -> set[str]:

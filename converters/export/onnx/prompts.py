@@ -1,6 +1,6 @@
 """A batch of prompts as an exported decoder takes it: every sample with the same number of images, in rows of one length."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,8 @@ Array = Any
 class Prompts:
     """A left-padded batch: `ids` and `mask` `[batch, length]`, `positions` `[batch, length]` or `[3, batch, length]`.
 
-    `starts` `[batch, images]` are the places of the images, all of one `grid` (None: there are none). Those that a sample lacks stand
-    first, in its padding; `present` tells which do not.
+    `starts` `[batch, images]` are the places of the images, all of one `grid` (None: there are none) and so many `tokens`. Those that a
+    sample lacks stand first, in its padding; `present` tells which do not.
     """
 
     ids: Array
@@ -26,13 +26,17 @@ class Prompts:
     starts: Array
     present: Array
     grid: Grid | None
+    tokens: int
 
 
-def arrange(ids: Array, mask: Array, visual: Array, grid: Grid | None, multimodal: bool) -> Prompts:
-    """Prompts of a padded batch `[batch, length]`; `visual` marks image tokens. Raises YopoError if an image is not whole."""
+def arrange(ids: Array, mask: Array, visual: Array, grid: Grid | None, multimodal: bool, tokens: int | None = None) -> Prompts:
+    """Prompts of a padded batch `[batch, length]`; `visual` marks image tokens, of which an image has `tokens` (default: the grid's).
+
+    Raises YopoError if an image is not whole.
+    """
     samples = [ids[sample][mask[sample].astype(bool)] for sample in range(len(ids))]
     marks = [visual[sample][mask[sample].astype(bool)] for sample in range(len(ids))]
-    tokens = 0 if grid is None else grid.tokens
+    tokens = 0 if grid is None else tokens or grid.tokens
     starts = [_starts(mark, tokens) for mark in marks]
     images = max(map(len, starts))
     length = max(len(sample) + (images - len(sample_starts)) * tokens for sample, sample_starts in zip(samples, starts, strict=True))
@@ -50,6 +54,7 @@ def arrange(ids: Array, mask: Array, visual: Array, grid: Grid | None, multimoda
         ),
         np.array([[image >= images - len(sample_starts) for image in range(images)] for sample_starts in starts], bool),
         grid if images else None,
+        tokens,
     )
 
 
@@ -80,6 +85,22 @@ def _positions(visual: Array, grid: Grid | None, multimodal: bool) -> Array:
         found[:, place : place + step] = following + (where if visual[place] else 0)
         following, place = int(found[:, place : place + step].max()) + 1, place + step
     return found
+
+
+def grid_by_tokens(visual: Array, tokens: Mapping[Grid, int]) -> Grid:
+    """The grid of a batch's pictures, of those exported, by how many tokens each sample has. Raises YopoError where that does not tell.
+
+    Of as many tiles no two pictures of a model have as many tokens; of other numbers of tiles the tower's graph takes none.
+    """
+    counts = visual.sum(1)
+    found = [grid for grid, count in tokens.items() if not (counts % count).any()]
+    if len(found) != 1:
+        exported = ", ".join(map(str, tokens))
+        raise YopoError(
+            f"Samples of {', '.join(map(str, counts.tolist()))} image tokens are no pictures of one exported grid: {exported}.",
+            "Ask about one size at a time, or export its grid too: --grid.",
+        )
+    return found[0]
 
 
 def grid_of(sizes: Array | None, merge: int, grids: Sequence[Grid]) -> Grid:

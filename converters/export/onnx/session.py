@@ -15,7 +15,7 @@ from ..graph.slots import PAST, PAST_CODES, PRESENT, PRESENT_CODES
 from . import manifest as manifests
 from .manifest import Manifest, parse_grid
 from .onnxruntimes import onnxruntime, session
-from .prompts import Prompts, arrange, grid_of
+from .prompts import Prompts, arrange, grid_by_tokens, grid_of
 
 Array = Any
 PIXELS = ("pixel_values", "pixel_values_videos")
@@ -182,10 +182,13 @@ def _prompts(facts: Manifest, arrays: Mapping[str, Array]) -> Prompts:
     mask = arrays.get("attention_mask", np.ones_like(ids))
     visual = np.isin(ids, facts.image_tokens) if any(name in arrays for name in PIXELS) else np.zeros(ids.shape, bool)
     grid = None
-    if visual.any():
+    grids = [parse_grid(text) for text in facts.grids]
+    if visual.any() and facts.tile is not None:
+        grid = grid_by_tokens(visual & mask.astype(bool), {grid: facts.tokens(grid) for grid in grids})
+    elif visual.any():
         sizes = next((arrays[name] for name in SIZES if name in arrays), None)
-        grid = grid_of(sizes, facts.merge, [parse_grid(text) for text in facts.grids])
-    return arrange(ids, mask, visual, grid, facts.multimodal_positions)
+        grid = grid_of(sizes, facts.merge, grids)
+    return arrange(ids, mask, visual, grid, facts.multimodal_positions, None if grid is None else facts.tokens(grid))
 
 
 def _features(exported: Exported, arrays: Mapping[str, Array], grid: str) -> Array:
@@ -193,14 +196,24 @@ def _features(exported: Exported, arrays: Mapping[str, Array], grid: str) -> Arr
     given = [arrays[name] for name in PIXELS if name in arrays]
     if len(given) != 1:
         raise YopoError("Pictures and videos cannot be in one batch of an export.", "Ask about them apart.")
+    pixels = given[0]
+    if pixels.ndim == 5 and exported.manifest.tile is None:  # tiles by sample; those of zeros fill up the batch
+        pixels = pixels.reshape(-1, *pixels.shape[2:])
+        pixels = pixels[pixels.any((1, 2, 3))]
     opened = exported.session(exported.manifest.vision[grid])
+    tiles = opened.get_inputs()[0].shape[1]
+    if exported.manifest.tile is not None and pixels.shape[1] != tiles:
+        raise YopoError(
+            f"The pictures have {pixels.shape[1]} tiles, those of the exported grid {grid} have {tiles}.",
+            "Give pictures of the sizes that were exported, the whole batch of one.",
+        )
     kind = np.float16 if opened.get_inputs()[0].type == "tensor(float16)" else np.float32
-    return opened.run(["image_features"], {"pixel_values": given[0].astype(kind)})[0]
+    return opened.run(["image_features"], {"pixel_values": pixels.astype(kind)})[0]
 
 
 def _put(embeds: Array, prompts: Prompts, features: Array) -> None:
     """Features in the places of their image tokens, in the order of samples and images."""
-    tokens = prompts.grid.tokens if prompts.grid is not None else 0
+    tokens = prompts.tokens
     sample, image = np.nonzero(prompts.present)
     if len(features) != len(sample) * tokens:
         raise YopoError(

@@ -147,10 +147,15 @@ def _graphs(request: ExportRequest, model: TextModel) -> dict[str, Build]:
     graphs[CONTINUATION] = lambda graph: continuation(graph, model)
     if request.plan is not None:
         for grid in request.grids:
-            graphs[_prefill_name(grid)] = partial(prefill, model=model, grid=grid)
+            graphs[_prefill_name(grid)] = partial(prefill, model=model, grids=_whole(request, grid))
         dense = replace(model, plan=None)
         graphs[DENSE] = lambda graph: continuation(graph, dense)
     return graphs
+
+
+def _whole(request: ExportRequest, grid: Grid) -> tuple[Grid, ...]:
+    """The grids of a picture of which this is the last."""
+    return request.checkpoint.family.whole(request.checkpoint.config, grid)
 
 
 def _prefill_name(grid: Grid) -> str:
@@ -164,8 +169,8 @@ def _built(name: str, build: Build, request: ExportRequest, store: Store, comput
 
 
 def _towers(request: ExportRequest, model: TextModel) -> dict[str, Grid]:
-    """The graphs of the vision tower: one, or one for each grid where the tower takes any."""
-    if model.rotary.sections:
+    """The graphs of the vision tower: one, or one for each grid where pictures differ."""
+    if model.rotary.sections or request.checkpoint.family.picture is not None:
         return {f"{VISION}_{grid}": grid for grid in request.grids}
     return {VISION: request.grids[0]}
 
@@ -205,6 +210,7 @@ def _manifest(request: ExportRequest, model: TextModel, files: Sequence[str], fo
         multimodal_positions=bool(model.rotary.sections),
         merge=model.merge,
         max_positions=model.rotary.limit,
+        tile=None if request.checkpoint.family.picture is None else str(request.checkpoint.grids[0]),
         files={file: file_sha256(folder / file) for file in files},
     )
 

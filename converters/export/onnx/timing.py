@@ -10,6 +10,7 @@ import torch
 from ...bench.clock import Timing, in_turns
 from ...runtime.outputs import CACHE
 from ...runtime.plan import Grid
+from ...runtime.token_split import Image
 from .prompts import Prompts, arrange
 from .session import Exported, Turn, advance, first_call
 
@@ -19,11 +20,18 @@ TOKEN = 5
 
 @dataclass(frozen=True)
 class TimedInputs:
-    """A batch of equal prompts around one picture of random features: `embeds` `[batch, length, hidden]`."""
+    """A batch of equal prompts around one picture, with these `grids`, of random features: `embeds` `[batch, length, hidden]`."""
 
     prompts: Prompts
     embeds: Any
     visual: Any
+    grids: tuple[Grid, ...]
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The picture of each sample."""
+        firsts = [sum(grid.tokens for grid in self.grids[:place]) for place in range(len(self.grids))]
+        return tuple(Image(sample, *one) for sample in range(len(self.embeds)) for one in zip(firsts, self.grids, strict=True))
 
 
 @dataclass(frozen=True)
@@ -42,15 +50,16 @@ class Times:
     decode: Mapping[str, Timing]
 
 
-def given(grid: Grid, text_tokens: int, batch: int, hidden: int, multimodal: bool, seed: int = 0) -> TimedInputs:
+def given(grids: tuple[Grid, ...], text_tokens: int, batch: int, hidden: int, multimodal: bool, seed: int = 0) -> TimedInputs:
     """Half of the text before the picture, half after it."""
+    tokens = sum(grid.tokens for grid in grids)
     generator = np.random.default_rng(seed)
-    length = grid.tokens + text_tokens
+    length = tokens + text_tokens
     visual = np.zeros((batch, length), bool)
-    visual[:, text_tokens // 2 : text_tokens // 2 + grid.tokens] = True
+    visual[:, text_tokens // 2 : text_tokens // 2 + tokens] = True
     ones = np.ones((batch, length), np.int64)
     embeds = generator.standard_normal((batch, length, hidden), np.float32) * np.float32(STD)
-    return TimedInputs(arrange(ones, ones, visual, grid, multimodal), embeds, visual)
+    return TimedInputs(arrange(ones, ones, visual, grids[-1], multimodal, tokens), embeds, visual, grids)
 
 
 def export_side(exported: Exported, what: TimedInputs, *, dense: bool = False) -> TimedSide:
@@ -75,7 +84,7 @@ def export_side(exported: Exported, what: TimedInputs, *, dense: bool = False) -
 
 def torch_side(model: Any, what: TimedInputs, *, dense: bool = False) -> TimedSide:
     """The PyTorch runtime's language model and head on the same rows."""
-    text_model, kind = model.model.language_model, model.dtype
+    text_model, kind = model.get_decoder(), model.dtype
     embeds, visual = torch.from_numpy(what.embeds).to(kind), torch.from_numpy(what.visual)
     positions = torch.from_numpy(what.prompts.positions)
     tokens = torch.full((len(embeds), 1), TOKEN)
@@ -90,7 +99,7 @@ def torch_side(model: Any, what: TimedInputs, *, dense: bool = False) -> TimedSi
     def step(state: Any) -> Any:
         return run(input_ids=tokens, **{CACHE: state})
 
-    picture = {} if dense else {"visual_mask": visual, "images": model.model.images}
+    picture = {} if dense else {"visual_mask": visual, "images": lambda *_: what.images}
     return TimedSide(lambda: run(inputs_embeds=embeds, position_ids=positions, **picture), step)
 
 

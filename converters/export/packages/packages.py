@@ -45,7 +45,7 @@ class Package:
 
     @property
     def grid(self) -> Grid:
-        return self.request.checkpoint.grid
+        return self.request.checkpoint.grids[0]
 
     @property
     def compute(self) -> ir.DataType:
@@ -81,8 +81,8 @@ def package(request: ExportRequest, target: str, runtime: str, *, padded: bool, 
     model_type = dict(family.packages).get(target)
     if model_type is None:
         raise YopoError(f"{runtime} cannot be given a {family.name}: it has no class that takes its graphs.", "Use --target onnxruntime.")
-    if set(request.grids) - {request.checkpoint.grid}:
-        raise YopoError(f"A {family.name} has pictures of one grid, {request.checkpoint.grid}.", "Leave --grid out.")
+    if set(request.grids) - set(request.checkpoint.grids):
+        raise YopoError(f"A {family.name} has pictures of one grid, {request.checkpoint.grids[0]}.", "Leave --grid out.")
     return Package(request, model_type, text_model(request.checkpoint, request.plan), padded, features, ids)
 
 

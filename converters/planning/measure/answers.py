@@ -1,5 +1,6 @@
 """The dense model's answers, which are what a pruned model is compared with, teacher-forced, wherever a plan is measured."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,19 +61,17 @@ def continued(model: Any, batch: Any, max_new_tokens: int = MAX_ANSWER_TOKENS) -
 
     The model may be a converted one whose plan is switched off. Raises YopoError for a question without an image.
     """
-    config = model.config.to_dict()
-    family: Family = converted_family(config) or family_of(config)
-    image_token = family.image_token(config)
+    placeholders = placeholders_of(model)
     given = on_model(batch, model)
-    if not (given["input_ids"] == image_token).any(1).all():
+    if not isin(given["input_ids"], placeholders).any(1).all():
         raise YopoError("A calibration sample has no image.", "Each needs an image and a question.")
     given.setdefault("attention_mask", torch.ones_like(given["input_ids"]))
     with torch.inference_mode():
-        whole = model.generate(**given, generation_config=_greedy(model, max_new_tokens, image_token))
+        whole = model.generate(**given, generation_config=_greedy(model, max_new_tokens, placeholders))
         prompt = given["input_ids"].shape[1]
         new = _until_the_end(whole[:, prompt:], _ends(model))
     mask = torch.cat([given["attention_mask"].bool(), new], 1)
-    return Continued(_extended(given, whole, mask, prompt), new, mask, mask & (whole == image_token))
+    return Continued(_extended(given, whole, mask, prompt), new, mask, mask & isin(whole, placeholders))
 
 
 def answered(model: Any, batch: Any, max_new_tokens: int = MAX_ANSWER_TOKENS) -> Answered:
@@ -85,7 +84,19 @@ def answered(model: Any, batch: Any, max_new_tokens: int = MAX_ANSWER_TOKENS) ->
     return Answered(embeds, inputs.get("position_ids"), *tokens, rows[predicts], tuple(inputs.get("deepstack_visual_embeds") or ()))
 
 
-def _greedy(model: Any, max_new_tokens: int, image_token: int) -> GenerationConfig:
+def placeholders_of(model: Any) -> tuple[int, ...]:
+    """The tokens of pictures and videos of a model, dense or converted."""
+    config = model.config.to_dict()
+    family: Family = converted_family(config) or family_of(config)
+    return family.placeholders(config)
+
+
+def isin(ids: Tensor, tokens: Sequence[int]) -> Tensor:
+    """Where the ids are among these tokens."""
+    return torch.isin(ids, torch.tensor(tokens, device=ids.device))
+
+
+def _greedy(model: Any, max_new_tokens: int, placeholders: Sequence[int]) -> GenerationConfig:
     """Greedy decoding that never writes the placeholder of an image, which would be taken for one."""
     ends = _ends(model)
     padding = model.generation_config.pad_token_id
@@ -95,7 +106,7 @@ def _greedy(model: Any, max_new_tokens: int, image_token: int) -> GenerationConf
         bos_token_id=model.generation_config.bos_token_id,
         eos_token_id=ends or None,
         pad_token_id=padding if padding is not None else next(iter(ends), 0),
-        suppress_tokens=[image_token],
+        suppress_tokens=list(placeholders),
     )
 
 
@@ -127,7 +138,7 @@ def language_model_pass(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, dic
     def look(_: Any, __: Any, keywords: dict[str, Any]) -> None:
         seen.update(keywords)
 
-    handle = model.model.language_model.register_forward_pre_hook(look, with_kwargs=True)
+    handle = model.get_decoder().register_forward_pre_hook(look, with_kwargs=True)
     try:
         rows: Tensor = model.model(**inputs, use_cache=False).last_hidden_state
     finally:

@@ -31,28 +31,28 @@ class DenseAdapter:
         family: Family = family_of(config)
         module = import_module(f"converters.runtime.modeling_{family.yopo_model_type}")
         classes = [one for one in vars(module).values() if isinstance(one, type)]
-        text_type, model_type = type(model.model.language_model), type(model.model)
+        text_type, model_type = type(model.get_decoder()), type(model.model)
         text_class = next(one for one in classes if issubclass(one, text_type) and issubclass(one, SparseTextModel))
         model_class = next(one for one in classes if issubclass(one, model_type) and one is not model_type)
-        plan = dense_plan(family.sizes(config), (family.grid(config),))
+        plan = dense_plan(family.sizes(config), family.grids(config))
         return cls(model, plan, text_class, model_class)
 
     def call(self, answered: Answered) -> Call:
         """A batch at the input of layer 0, for plans of any strides."""
-        rotary = self.text_class.rotary(self.model.model.language_model, answered.embeds, answered.positions, 0)
+        rotary = self.text_class.rotary(self.model.get_decoder(), answered.embeds, answered.positions, 0)
         return open_call(
             answered.embeds,
             rotary,
             answered.mask.long(),
             answered.visual,
-            lambda visual: self.model_class.images(self.model.model, visual, answered.positions),
+            lambda visual: self.model_class.images(self.model.model, visual, answered.positions, answered.embeds),
             Timeline(range(1, MAX_STRIDE + 1)),
             deepstack=answered.deepstack,
         )
 
     def projections(self, index: int) -> Projections:
         """The linear layers of a decoder layer of the dense model."""
-        parts: Projections = self.text_class.projections(self.model.model.language_model.layers[index])
+        parts: Projections = self.text_class.projections(self.model.get_decoder().layers[index])
         return parts
 
     def kv_weights(self, index: int) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ class PrunedLayer:
     def __init__(self, adapter: DenseAdapter, index: int, plan: Plan, compensation: LinearCompensation | None = None) -> None:
         self.index = index
         self.layout, self.locality, size = layer_layout(plan.layers[index], plan.sizes), plan.locality, plan.sizes.head_dim
-        layer = adapter.model.model.language_model.layers[index]
+        layer = adapter.model.get_decoder().layers[index]
         linear = _permuted(adapter.projections(index), self.layout, size)
         norms = layer.input_layernorm, layer.post_attention_layernorm
         visual = _visual(linear, self.layout, size, compensation)
@@ -40,8 +40,8 @@ def _visual(linear: Projections, layout: LayerLayout, size: int, compensation: L
     if compensation is None:
         return None, None, None, None
     inner = None if compensation.inner is None else Plain(*compensation.inner)
-    key, value = (_compensated(one, slice(layout.visual_kv_heads * size), compensation) for one in (linear.key, linear.value))
-    query = _compensated(linear.query, _elements(layout.computing, size), compensation) if layout.ranked_queries else None
+    key, value = (compensated(one, slice(layout.visual_kv_heads * size), compensation) for one in (linear.key, linear.value))
+    query = compensated(linear.query, _elements(layout.computing, size), compensation) if layout.ranked_queries else None
     return inner, key, value, query
 
 
@@ -60,7 +60,7 @@ def _permuted(parts: Projections, layout: LayerLayout, head_dim: int) -> Project
     )
 
 
-def _compensated(linear: Any, rows: Any, compensation: LinearCompensation) -> Plain:
+def compensated(linear: Any, rows: Any, compensation: LinearCompensation) -> Plain:
     """These rows of a projection as those of one of rows before a compensation."""
     weight, bias = linear.weight[rows], None if linear.bias is None else linear.bias[rows]
     return Plain(compensation.weight(weight), compensation.bias(weight, bias))
