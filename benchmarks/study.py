@@ -26,7 +26,7 @@ import torch
 import transformers
 
 from benchmarks.evidence import MODELS, folder
-from benchmarks.study_ablations import ABLATIONS, searches
+from benchmarks.study_ablations import ABLATIONS, priced_searches, searches
 from benchmarks.study_report import report
 from converters.baselines.forward import generate, generate_each
 from converters.baselines.pictures import refusals
@@ -44,7 +44,7 @@ from converters.planning.frontier import Frontier
 from converters.planning.measure.answers import Answered, language_model_pass
 from converters.planning.measure.trials import Trials
 from converters.planning.recipes import RECIPES, make_plan
-from converters.planning.search.search import Effort, search, thorough_effort
+from converters.planning.search.search import Effort, effort_of, search, thorough_effort
 from converters.runtime.plan import Plan, Sizes, dense_plan
 
 BATCH = 16
@@ -242,7 +242,9 @@ def answer(subject: Subject, method: str, budget: float | None, seed: int | None
         right, reached, note = subject.pruner_right(method, budget, seed or 0)
         return {"right": right, "reached": reached, "note": note}
     assert seed is not None
-    variants = searches(thorough_effort(subject.sizes.num_hidden_layers), subject.setting.samples)
+    layers, samples = subject.sizes.num_hidden_layers, subject.setting.samples
+    variants = searches(thorough_effort(layers), samples)
+    variants |= priced_searches(effort_of("usual", layers, len(subject.setting.budgets)), samples)
     if method in variants:
         effort, samples = variants[method]
         found = subject.frontier(method, seed, effort, samples)

@@ -167,6 +167,8 @@ def words(folder: Path, processor: Any, asked: Asked, batch: int, kind: str | No
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     if kind is not None:
         quantised.quantise(model, kind)
+    configured = model.generation_config.eos_token_id
+    ends = [processor.tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured] if configured else [])]
     found = []
     with torch.inference_mode():
         for first in range(0, len(asked.prompts), batch):
@@ -176,7 +178,7 @@ def words(folder: Path, processor: Any, asked: Asked, batch: int, kind: str | No
             inputs = processor(
                 text=asked.prompts[some], padding=True, return_tensors="pt", **{kind: each for kind, each in flat.items() if each}
             )
-            new = model.generate(**inputs, **FORCED, eos_token_id=processor.tokenizer.eos_token_id)[:, inputs["input_ids"].shape[1] :]
+            new = model.generate(**inputs, **FORCED, eos_token_id=ends)[:, inputs["input_ids"].shape[1] :]
             found += [processor.tokenizer.decode(row, skip_special_tokens=False).strip() for row in new]
     return found
 

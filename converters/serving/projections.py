@@ -21,7 +21,10 @@ LAYER = Layer()
 """Names of a decoder layer whose projections are not fused."""
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 EIGHT_BITS = (torch.int8, torch.float8_e4m3fn)
-"""Types of quantised weights (compressed-tensors' int8 and fp8) of which copies are made, in the model's own type."""
+UNREAD = ("weight_zero_point", "weight_g_idx", "qweight")
+OF_QUANTISED = ("weight_packed", "weight_scale", "weight_shape")
+WHOLE = ({"weight", "weight_scale"}, {"weight_packed", "weight_scale", "weight_shape"})
+"""Tensors of a quantised weight (compressed-tensors', without zero points) of which copies are made, in the model's own type."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ class Reading:
     ) -> None:  # fmt: skip
         self._wanted: dict[str, list[tuple[Tensor, ProjectionSource, bool]]] = {}
         self._missing: set[str] = set()
-        self._halves: dict[str, dict[str, Tensor]] = {}
+        self._pieces: dict[str, dict[str, Tensor]] = {}
         for index, layer in projections.items():
             for name, parts in sources(works[index], head_dim, names).items():
                 own = layer.get_submodule(name)
@@ -177,28 +180,42 @@ class Reading:
 
     def _read(self, name: str, tensor: Tensor) -> None:
         module, _, kind = name.rpartition(".")
-        quantised = kind == "weight_scale" or (kind == "weight" and tensor.dtype not in FLOATS)
-        if quantised and f"{module}.weight" in self._wanted:
-            halves = self._halves.setdefault(module, {})
-            halves[kind] = tensor
-            if len(halves) < 2:
+        if f"{module}.weight" in self._wanted and kind in UNREAD:
+            raise _absent(f"{module}.weight", f"which has a {kind}")
+        if f"{module}.weight" in self._wanted and (kind in OF_QUANTISED or (kind == "weight" and tensor.dtype not in FLOATS)):
+            pieces = self._pieces.setdefault(module, {})
+            pieces[kind] = tensor
+            if not any(whole <= pieces.keys() for whole in WHOLE):
                 return
-            name, tensor = f"{module}.weight", _dequantised(module, **self._halves.pop(module))
+            name, tensor = f"{module}.weight", _multiplied_out(module, self._pieces.pop(module))
         for target, part, bias in self._wanted.get(name, ()):
             target.copy_(part.bias(tensor) if bias else part.weight(tensor))
         self._missing.discard(name)
 
 
-def _dequantised(module: str, weight: Tensor, weight_scale: Tensor) -> Tensor:
-    """A weight `[out, in]` of eight bits, with one scale for each output or one for all."""
-    if weight.dtype not in EIGHT_BITS or weight_scale.numel() not in (1, len(weight)):
-        raise _absent(f"{module}.weight", f"which is {weight.dtype} with scales {list(weight_scale.shape)}")
-    return weight.float() * weight_scale.float().reshape(-1, 1)
+def _multiplied_out(module: str, pieces: dict[str, Tensor]) -> Tensor:
+    """A weight `[out, in]` of compressed-tensors, with scales `[out, groups]` or one for all."""
+    scale = pieces["weight_scale"].float()
+    if "weight" in pieces:
+        whole = pieces["weight"]
+        if whole.dtype not in EIGHT_BITS or scale.numel() not in (1, len(whole)):
+            raise _absent(f"{module}.weight", f"which is {whole.dtype} with scales {list(scale.shape)}")
+        return whole.float() * scale.reshape(-1, 1)
+    packed, inputs = pieces["weight_packed"], int(pieces["weight_shape"][1])
+    bits = next((bits for bits in (4, 8) if -(-inputs * bits // 32) == packed.shape[1]), None)
+    if bits is None:
+        raise _absent(f"{module}.weight", f"whose {inputs} inputs are packed into {packed.shape[1]} numbers")
+    return (_unpacked(packed, bits)[:, :inputs].float().unflatten(1, (scale.shape[1], -1)) * scale[..., None]).flatten(1)
+
+
+def _unpacked(packed: Tensor, bits: int) -> Tensor:
+    """Whole numbers from those of 32 bits that they are packed into, the first in the lowest bits, by 2 ** (bits - 1) too great."""
+    places = torch.arange(0, 32, bits, device=packed.device)
+    return ((packed[..., None] >> places) & (2**bits - 1)).flatten(1) - 2 ** (bits - 1)
 
 
 def _absent(name: str, why: str) -> YopoError:
     return YopoError(
         f"Visual tokens need {name}, {why}.",
-        "Where text weights are quantised otherwise than to eight bits with a scale for each output, leave out visual_* projections, and "
-        "convert with --compensation refit, which gives every layer K and V of its own for visual tokens.",
+        "Quantise text weights to int8, fp8 or int4 as compressed-tensors has them, without zero points; leave out visual_* projections.",
     )

@@ -89,7 +89,26 @@ def test_weights_of_which_no_copy_can_be_made(scale: tuple[int, int], weight: to
     _, reading, file = quantised(torch.ones(scale), torch.ones(4, 8, dtype=weight))
     with pytest.raises(YopoError, match=r"Visual tokens need text.layers.0.self_attn.k_proj.weight, which is torch") as refused:
         list(reading.through(file.items()))
-    assert "--compensation refit" in str(refused.value.hint)
+    assert "without zero points" in str(refused.value.hint)
+
+
+def test_copies_of_packed_weights() -> None:
+    """Eight numbers of four bits are one of 32: -8 to -1 in the first output, 0 to 7 in the others; steps of 1, then of 1/4."""
+    packed = torch.tensor([[0x76543210], *[[0xFEDCBA98 - 2**32]] * 3], dtype=torch.int32)
+    own, reading, file = quantised(torch.tensor([[1.0, 0.25]] * 4), torch.ones(0))
+    module = "text.layers.0.self_attn.k_proj."
+    file |= {f"{module}weight_packed": packed, f"{module}weight_shape": torch.tensor([4, 8])}
+    file.pop(f"{module}weight")
+    list(reading.through(file.items()))
+    assert own.key.weight[0].tolist() == [-8, -7, -6, -5, -1, -0.75, -0.5, -0.25]
+    assert own.key.weight[3].tolist() == [0, 1, 2, 3, 1, 1.25, 1.5, 1.75]
+
+
+@pytest.mark.parametrize("kind", ["weight_zero_point", "weight_g_idx", "qweight"])
+def test_quantised_weights_that_are_not_read(kind: str) -> None:
+    _, reading, file = quantised(torch.ones(4, 1), torch.ones(4, 8, dtype=torch.int8))
+    with pytest.raises(YopoError, match=rf"Visual tokens need text.layers.0.self_attn.k_proj.weight, which has a {kind}"):
+        list(reading.through({f"text.layers.0.self_attn.k_proj.{kind}": torch.ones(1), **file}.items()))
 
 
 def test_a_weight_without_its_scale() -> None:
