@@ -27,7 +27,7 @@ import transformers
 
 from benchmarks.evidence import MODELS, folder
 from benchmarks.evidence.sets import samples as questions_of
-from benchmarks.study_ablations import ABLATIONS, searches
+from benchmarks.study_ablations import ABLATIONS, priced_searches, searches
 from benchmarks.study_report import report
 from converters.baselines.forward import generate, generate_each
 from converters.baselines.pictures import refusals
@@ -44,7 +44,7 @@ from converters.planning.frontier import Frontier
 from converters.planning.measure.answers import Answered, language_model_pass
 from converters.planning.measure.trials import Trials
 from converters.planning.recipes import RECIPES, make_plan
-from converters.planning.search.search import Effort, effort_of, search
+from converters.planning.search.search import Effort, effort_of, search, thorough_effort
 from converters.runtime.plan import Plan, Sizes, dense_plan
 
 BATCH = 16
@@ -277,8 +277,9 @@ def answer(subject: Subject, method: str, budget: float | None, seed: int | None
         right, reached, note = subject.pruner_right(method, budget, seed or 0)
         return {"right": right, "reached": reached, "note": note}
     assert seed is not None
-    setting = subject.setting
-    variants = searches(setting.search_effort(subject.sizes.num_hidden_layers), setting.samples)
+    setting, layers = subject.setting, subject.sizes.num_hidden_layers
+    variants = searches(setting.search_effort(layers), setting.samples)
+    variants |= priced_searches(effort_of("usual", layers, len(setting.budgets)), setting.samples)
     if method in variants:
         effort, samples = variants[method]
         found = subject.frontier(method, seed, effort, samples)
