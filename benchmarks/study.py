@@ -87,7 +87,7 @@ class Subject:
         found = list(questions_of(self.setting.questions_from, count, seed, split))
         for start in range(0, count, BATCH):
             part = found[start : start + BATCH]
-            texts = [self._chat(one.question, one.answer if answers else None) for one in part]
+            texts = [self.chat(one.question, one.answer if answers else None) for one in part]
             inputs = self.processor(text=texts, images=[one.image for one in part], return_tensors="pt", padding=True)
             yield inputs, [one.answer for one in part]
 
@@ -95,7 +95,7 @@ class Subject:
         """What plans are calibrated on: left-padded processor outputs of questions."""
         return (inputs for inputs, _ in self.batches(samples, seed, "calibration"))
 
-    def _chat(self, question: str, answer: str | None = None) -> str:
+    def chat(self, question: str, answer: str | None = None) -> str:
         turns: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
         if answer is not None:
             turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
@@ -175,7 +175,7 @@ class Subject:
     def _smaller_right(self, smaller: Smaller) -> list[bool]:
         right: list[bool] = []
         for one in questions_of(self.setting.questions_from, self.setting.questions, 0, "eval"):
-            encode = partial(self.processor, text=[self._chat(one.question)], images=[one.image], return_tensors="pt")
+            encode = partial(self.processor, text=[self.chat(one.question)], images=[one.image], return_tensors="pt")
             inputs, made = smaller.encoded([(one.image.height, one.image.width)], encode)
             right += self._equal(generate(self.model, inputs, made, NEW_TOKENS), [one.answer])
         return right

@@ -43,22 +43,22 @@ class Cells:
     def retention(self, method: str, budget: float) -> tuple[float, float, float]:
         """Accuracy over the dense one's, and the 95 % interval of questions drawn again."""
         ours, dense = self.outcomes[method, budget], self.outcomes["dense", None]
-        again = _drawn(len(dense))
-        return _interval(ours.mean() / dense.mean(), again @ ours / (again @ dense))
+        again = drawn(len(dense))
+        return interval(ours.mean() / dense.mean(), again @ ours / (again @ dense))
 
     def lead(self, method: str, budget: float) -> tuple[float, float, float]:
         """By how much ours is more accurate on the same questions, and the 95 % interval."""
         difference = self.outcomes[OURS, budget] - self.outcomes[method, budget]
-        return _interval(difference.mean(), _drawn(len(difference)) @ difference / len(difference))
+        return interval(difference.mean(), drawn(len(difference)) @ difference / len(difference))
 
 
 @cache
-def _drawn(questions: int) -> np.ndarray:
+def drawn(questions: int) -> np.ndarray:
     """How often each question is drawn, [RESAMPLES, questions]; the same for all methods, so that they are paired."""
     return np.random.default_rng(0).multinomial(questions, np.full(questions, 1 / questions), RESAMPLES)
 
 
-def _interval(value: float, values: np.ndarray) -> tuple[float, float, float]:
+def interval(value: float, values: np.ndarray) -> tuple[float, float, float]:
     low, high = np.quantile(values, (0.025, 0.975))
     return float(value), float(low), float(high)
 

@@ -106,7 +106,7 @@ def convert(
             if not dry_run:
                 check_output(target, force)
             if adapter is not None:
-                model = _merged(model, Path(adapter), stack.enter_context(scratch(target)), command, progress)
+                model = merged_model(model, Path(adapter), stack.enter_context(scratch(target)), command, progress)
             split = None if samples is None else SampleSplit.of(samples, count, seed)
             choice = choose_plan(model, PlanRequest(plan, recipe, split, seed, statistics, grid, refit, served_by), progress)
             if served_by is not None and choice.plan is not None:
@@ -136,8 +136,8 @@ def convert(
         return replace(conversion, healing=heal_model(folder, healing, target, force, progress))
 
 
-def _merged(model: Model, adapter: Path, folder: Path, command: str, progress: Listener) -> Model:
-    """The dense model with an adapter merged into its weights, in a folder of its own below `folder`."""
+def merged_model(model: Model, adapter: Path, folder: Path, command: str, progress: Listener) -> Model:
+    """The dense model with an adapter merged into its weights, in a folder of its own below `folder`. Raises YopoError."""
     name = f"{model.name}+{adapter.resolve().name}"
     progress(Message(f"Merging the adapter {adapter}."))
     merged = write_converted(with_adapter(model.checkpoint, adapter), None, folder / name, Provenance(model.source, command))

@@ -18,7 +18,8 @@ FACTS = ("version", "recipe", "base", "calibration", "compensation", "refitted",
 class Inspection:
     """A converted model, a plan, or a dense model, of which `plan` is the one that prunes nothing.
 
-    `family` is a dense model's, `section` what yopo wrote into a converted one's config.json, {} for a plan alone.
+    `family` is a dense model's, `section` what yopo wrote into a converted one's config.json, {} for a plan alone. `quantised` names how
+    a model's weights are.
     """
 
     name: str
@@ -26,10 +27,11 @@ class Inspection:
     costs: PrefillCost
     family: str | None
     section: Mapping[str, Any]
+    quantised: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All of it as a JSON object; the `plan` of a dense model is null."""
-        plan = {"visual_depth": self.plan.visual_depth}
+        plan = {"visual_depth": self.plan.visual_depth, "quantised": self.quantised}
         if self.family is not None:
             return {"model": self.name, "family": self.family, **self.costs.to_json(), **plan, "plan": None}
         facts = {key: self.section.get(key) for key in FACTS}
@@ -47,18 +49,20 @@ def inspect(model: str | Path | Plan) -> Inspection:
     if str(model).endswith(".json") and Path(model).is_file():
         plan = read_plan(Path(model))
         return Inspection(f"Plan {model}", plan, PrefillCost.of(plan), None, {})
+    from .checkpoint.config import method_of
+
     name, config = locate_config(str(model))
     if "yopo" in config:
         from .checkpoint.config import section_plan
 
         plan = section_plan(config, Path(model))
-        return Inspection(name, plan, PrefillCost.of(plan), None, config["yopo"])
+        return Inspection(name, plan, PrefillCost.of(plan), None, config["yopo"], quantised=method_of(config))
     from .families import family_of, sizes_and_grids
 
     family = family_of(config)
     sizes, grids = sizes_and_grids(family, config)
     plan = dense_plan(sizes, grids)
-    return Inspection(name, plan, PrefillCost.of_dense(plan), family.name, {})
+    return Inspection(name, plan, PrefillCost.of_dense(plan), family.name, {}, quantised=method_of(config))
 
 
 def read_plan(file: Path) -> Plan:

@@ -82,6 +82,7 @@ def load(path: Path, device: str | None, dtype: Dtype) -> Loaded:
     import torch
     from transformers import AutoModelForImageTextToText
 
+    from .checkpoint.config import method_of, read_config
     from .runtime.registration import register
     from .threads import limit_threads
 
@@ -90,19 +91,28 @@ def load(path: Path, device: str | None, dtype: Dtype) -> Loaded:
     checkpoint = _checked(path)
     where = pick_device(device)
     kind = pick_dtype(dtype, where, path)
-    if checkpoint.foreign:
-        from converters.checkpoint.native import native_model
-
-        model = native_model(checkpoint, getattr(torch, kind))
+    if checkpoint.foreign or method_of(read_config(path)) is not None:
+        model = _read_by_us(path, checkpoint, getattr(torch, kind)).to(where)
+        if not checkpoint.foreign:
+            return Loaded(model, load_processor(path), where, kind)
         with TemporaryDirectory() as folder:
             checkpoint.write_processor(Path(folder))
-            return Loaded(model.to(where), load_processor(Path(folder)), where, kind)
+            return Loaded(model, load_processor(Path(folder)), where, kind)
     options: dict[str, Any] = {"dtype": getattr(torch, kind), "local_files_only": True, "output_loading_info": True}
     with _explained(path, "model"):
         model, info = AutoModelForImageTextToText.from_pretrained(path, **options)
     if missing := info["missing_keys"]:
         raise RuntimeError(f"transformers found no weights for {', '.join(sorted(missing))}")
     return Loaded(model.to(where).eval(), load_processor(path), where, kind)
+
+
+def _read_by_us(path: Path, checkpoint: Any, dtype: Any) -> Any:
+    """A model whose files transformers does not read as they are."""
+    from converters.checkpoint.config import is_converted, read_config
+    from converters.checkpoint.native import converted_model, native_model
+    from converters.checkpoint.reader import open_converted
+
+    return converted_model(open_converted(path), dtype) if is_converted(read_config(path)) else native_model(checkpoint, dtype)
 
 
 def _checked(path: Path) -> Any:

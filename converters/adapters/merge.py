@@ -52,6 +52,10 @@ class Replaced:
 
 def with_adapter(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     """The checkpoint as if the adapter in the folder `path` had been merged into it. Raises YopoError where it does not go with it."""
+    if checkpoint.beside:
+        raise YopoError(
+            f"{checkpoint.path} is quantised: an adapter cannot be merged into its integers.", "Merge it into the unquantised one."
+        )
     adapter = open_adapter(path, checkpoint.family, read_config(checkpoint.path))
     adapter.check({name: info.shape for name, info in checkpoint.tensors.items()})
     changed = {name: info for module in adapter.modules for name, info in _changed(checkpoint, adapter, module).items()}

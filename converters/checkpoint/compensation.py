@@ -25,7 +25,7 @@ class CompensatedTensor:
     @property
     def dtype(self) -> str:
         """Safetensors' name of it: that of the base."""
-        return self.checkpoint.tensors[f"{self.base}.weight"].dtype
+        return self.checkpoint.tensors[f"{self.base}.weight"].read_dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,7 +49,7 @@ class Given:
     @property
     def dtype(self) -> str:
         """Safetensors' name of it."""
-        return self.checkpoint.tensors[self.base].dtype
+        return self.checkpoint.tensors[self.base].read_dtype
 
     @property
     def shape(self) -> tuple[int, ...]:

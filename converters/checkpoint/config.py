@@ -24,6 +24,12 @@ def section_plan(config: Mapping[str, Any], path: Path) -> Plan:
         raise YopoError(f"{path} has a plan that cannot be read: {error}", NEWER) from None
 
 
+def method_of(config: Mapping[str, Any]) -> str | None:
+    """How the weights of a checkpoint with this config are quantised, None where they are not."""
+    quantisation = config.get("quantization_config")
+    return None if not quantisation else str(quantisation.get("quant_method", "an unnamed method"))
+
+
 def has_dense_side(section: Mapping[str, Any]) -> bool:
     """Whether a model with this `yopo` section still holds its base model: not where the language model was healed."""
     return not any(healing["tune"] == "language" and healing["kept"] for healing in section.get("healing", []))

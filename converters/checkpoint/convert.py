@@ -16,6 +16,7 @@ from .card import LICENCE_FILES, card
 from .compensation import merged
 from .config import CONFIG
 from .folder import appearing, check_apart, check_output, check_space, copy_file, synchronise, write_bytes, write_config, write_text
+from .header import TensorInfo
 from .manifest import file_sha256, is_exported
 from .permutation import Permutation, permutations
 from .reader import Checkpoint
@@ -56,7 +57,8 @@ def convert(
     check_output(output, force)
     plan = None if plan is None else _fitted_plan(plan, checkpoint, refits)
     moved = {} if plan is None else _permutations(checkpoint, plan)
-    entries = [Entry(name, info.dtype, info.shape) for name, info in checkpoint.tensors.items()]
+    stored = checkpoint.written
+    entries = [Entry(name, info.read_dtype, info.shape) for name, info in stored.items()]
     added = {} if plan is None else merged(checkpoint, plan, refits)
     entries += [Entry(name, one.dtype, one.shape) for name, one in added.items()]
     shards = plan_shards(entries, max_shard_bytes)
@@ -66,7 +68,7 @@ def convert(
     count = counter(total, progress)
 
     def tensor(name: str) -> Tensor:
-        return added[name].tensor() if name in added else _permuted(checkpoint, name, moved.get(name))
+        return added[name].tensor() if name in added else _permuted(checkpoint, stored[name], name, moved)
 
     with appearing(output, force) as folder:
         config = _write_small_files(folder, checkpoint, plan, provenance, refitted)
@@ -113,9 +115,14 @@ def check_plan(plan: Plan, sizes: Sizes) -> Plan:
         raise YopoError(f"The plan cannot be obeyed: {error}.", "Correct it, or let `yopo convert --dry-run` make one.") from None
 
 
-def _permuted(checkpoint: Checkpoint, name: str, permutation: Permutation | None) -> Tensor:
-    tensor = checkpoint.read(name)
-    return tensor if permutation is None else permutation.apply(tensor)
+def _permuted(checkpoint: Checkpoint, info: TensorInfo, name: str, moved: Mapping[str, Permutation]) -> Tensor:
+    """A tensor in the order of pruning: of a quantised weight the scales of its outputs go with them."""
+    weight, tensor = f"{name.rpartition('.')[0]}.weight", checkpoint.read_as(info)
+    if name in moved:
+        return moved[name].apply(tensor)
+    if name in checkpoint.tensors or weight not in moved or moved[weight].dimension or len(tensor.flatten()) == 1:
+        return tensor
+    return moved[weight].apply(tensor)
 
 
 def _write_small_files(

@@ -69,6 +69,11 @@ class TensorInfo:
         return prod(self.shape) * DTYPES[self.dtype].itemsize
 
     @property
+    def read_dtype(self) -> str:
+        """The dtype of what reading it gives: a quantised weight is read as the numbers that it stands for."""
+        return str(getattr(self.change, "dtype", self.dtype))
+
+    @property
     def offset(self) -> int | None:
         """Where its bytes begin in a safetensors file, None in another."""
         return self.extent.offset if self.file.suffix == ".safetensors" else None

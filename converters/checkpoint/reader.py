@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,10 +18,11 @@ from ..families import Family, Folders, converted_family, described, family_of, 
 from ..families.family import ModelTensor
 from ..json_files import read_object
 from ..runtime.plan import Grid, Plan, Sizes, factored
-from .config import NEWER, check_config, has_dense_side, is_converted, read_config, section_plan
+from .config import NEWER, check_config, has_dense_side, is_converted, method_of, read_config, section_plan
 from .header import TensorInfo, ends_of, read_header, read_tensor
 from .manifest import changed_files, read_manifest
 from .permutation import permutations
+from .quantised import check_method, companion, readable, without_changes
 from .skeleton import Skeleton, check_tensors, native_config, skeleton
 from .source import resolve
 from .visual_projections import refitted_layers, refitted_shapes
@@ -42,6 +44,7 @@ class Checkpoint:
     `grids` are those of one picture of the default resolution.
     `base` are the projector's tensors as they were before healing, under the projector's own names; {} where it was not healed.
     `refitted` are the projections that visual tokens of a converted model have for themselves, which the dense model lacks.
+    `beside` are, by quantised weight that stays as it is, the tensors that stand beside it, by what they are to it.
     """
 
     path: Path
@@ -52,6 +55,7 @@ class Checkpoint:
     tensors: dict[str, TensorInfo]
     base: dict[str, TensorInfo] = field(default_factory=dict)
     refitted: dict[str, TensorInfo] = field(default_factory=dict)
+    beside: dict[str, dict[str, TensorInfo]] = field(default_factory=dict)
     _adapt: Callable[[Path], None] | None = field(default=None, repr=False, compare=False)
 
     def info(self, name: str) -> TensorInfo:
@@ -63,15 +67,27 @@ class Checkpoint:
         """The tensors that pruned computing takes: the model's, and refitted ones."""
         return self.tensors | self.refitted
 
+    @property
+    def written(self) -> dict[str, TensorInfo]:
+        """The tensors as a conversion has them: quantised weights as they are, and what stands beside them."""
+        kept = {name: replace(self.tensors[name], change=None) for name in self.beside}
+        names = ((name.removesuffix("weight") + ending, info) for name, parts in self.beside.items() for ending, info in parts.items())
+        return self.tensors | kept | dict(names)
+
     def read(self, name: str) -> Tensor:
-        """One tensor, in memory of its own. Raises YopoError where its file has become shorter."""
-        return self._read(self.info(name))
+        """One tensor, in memory of its own; a quantised one as the numbers that it stands for.
+
+        Raises YopoError where its file has become shorter.
+        """
+        return self.read_as(self.info(name))
 
     def read_base(self, name: str) -> Tensor:
         """The same of the projector as it was before healing."""
-        return self._read(self.base[name])
+        return self.read_as(self.base[name])
 
-    def _read(self, info: TensorInfo) -> Tensor:
+    @staticmethod
+    def read_as(info: TensorInfo) -> Tensor:
+        """A tensor as its info has it."""
         tensor = read_tensor(info)
         return tensor if info.change is None else info.change.apply(tensor)
 
@@ -80,7 +96,7 @@ class Checkpoint:
         info = self.tensors[name]
         if info.change is None and info.extent.strides is None:
             return ends_of(info, SAMPLE_BYTES)
-        return _ends(self._read(info))
+        return _ends(self.read_as(info))
 
     @property
     def bytes(self) -> int:
@@ -185,9 +201,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         base = config.get("yopo", {}).get("base", {}).get("name", "the base model")
         raise YopoError(f"{path} is pruned already.", f"Convert the model it was made from instead: {base}.")
     family = family_of(config)
-    if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "an unnamed method")
-        raise YopoError(f"{path} is quantised ({method}).", "Use the unquantised checkpoint, and quantise what yopo writes.")
+    check_method(config, path)
     return _open(path, config, family)
 
 
@@ -217,9 +231,10 @@ def _open(
         native = dict(family.native(config, folders))
     check_config(native, f"The config of {path} in transformers' words")
     expected = skeleton(family, native)
-    tensors = _tensors(folders.model, config, family)
+    tensors, beside = _tensors(folders.model, config, family)
     if folders.tower is not None:
-        tensors = _tensors(folders.tower, config, family) | tensors
+        tensors = _tensors(folders.tower, config, family)[0] | tensors
+    tensors = readable(tensors, beside, native)
     kept = [name for name in tensors if healed and name.startswith(BASE_PROJECTOR)]
     base = {family.projector + name.removeprefix(BASE_PROJECTOR): tensors.pop(name) for name in kept}
     refitted_tensors = {name: tensors.pop(name) for name in refitted if name in tensors}
@@ -228,8 +243,11 @@ def _open(
     check_tensors(refitted_tensors, Skeleton(refitted, frozenset()), family)
     if expected.tied & tensors.keys():
         native = _untied(native)
+    if method_of(native) is not None:
+        native = without_changes(native, tensors, beside)
+    stay = beside if method_of(native) is not None else {}
     adapt = None if family.adapt is None else partial(family.adapt, config, folders)
-    return Checkpoint(path, native, family, sizes, grids, tensors, base, refitted_tensors, adapt)
+    return Checkpoint(path, native, family, sizes, grids, tensors, base, refitted_tensors, stay, adapt)
 
 
 def _untied(config: dict[str, Any]) -> dict[str, Any]:
@@ -239,10 +257,15 @@ def _untied(config: dict[str, Any]) -> dict[str, Any]:
     return config | nested | {"tie_word_embeddings": False}
 
 
-def _tensors(path: Path, config: dict[str, Any], family: Family) -> dict[str, TensorInfo]:
-    """Every tensor of the model by v5 name, wherever and in whatever form it is on disk."""
+def _tensors(path: Path, config: dict[str, Any], family: Family) -> tuple[dict[str, TensorInfo], dict[str, dict[str, TensorInfo]]]:
+    """Every tensor of the model by v5 name, wherever and in whatever form it is on disk; and what stands beside quantised ones."""
     tensors: dict[str, TensorInfo] = {}
+    beside: dict[str, dict[str, TensorInfo]] = defaultdict(dict)
     for info in _tensors_on_disk(path):
+        if method_of(config) is not None and (found := companion(info.name_on_disk)) is not None:
+            for piece in family.pieces(found[0], config):
+                beside[piece.name][found[1]] = info
+            continue
         base = info.name_on_disk.startswith(BASE_PROJECTOR)
         for piece in (ModelTensor(info.name_on_disk),) if base else family.pieces(info.name_on_disk, config):
             if piece.name in tensors:
@@ -250,7 +273,7 @@ def _tensors(path: Path, config: dict[str, Any], family: Family) -> dict[str, Te
                 raise YopoError(f"The tensor {piece.name!r} is there twice, as {both}.", "Remove one of the two layouts.")
             shape = info.shape if piece.change is None else piece.change.shape(info.shape)
             tensors[piece.name] = replace(info, shape=shape, change=piece.change)
-    return tensors
+    return tensors, dict(beside)
 
 
 def _tensors_on_disk(path: Path) -> Iterator[TensorInfo]:

@@ -25,7 +25,7 @@ class Skeleton:
 
 def skeleton(family: Family, config: Config) -> Skeleton:
     """The native model of this config. Raises YopoError if transformers cannot build it."""
-    native = native_config(family, config)
+    native = {key: value for key, value in native_config(family, config).items() if key != "quantization_config"}
     model_class: Any = getattr(transformers, family.architecture)
     try:
         with torch.device("meta"):
@@ -59,7 +59,7 @@ def _check_tensor(name: str, info: TensorInfo, expected: Skeleton, family: Famil
     where = f"The tensor {info.name_on_disk!r} in {info.file.name}"
     if name not in expected.shapes:
         raise YopoError(f"{where} does not belong to a {family.name} model of this config.", SAME_MODEL)
-    if not DTYPES[info.dtype].is_floating_point or DTYPES[info.dtype].itemsize < 2:
+    if not DTYPES[info.read_dtype].is_floating_point or DTYPES[info.read_dtype].itemsize < 2:
         raise YopoError(f"{where} has dtype {info.dtype}: it is quantised.", "Use the unquantised checkpoint.")
     if info.shape != expected.shapes[name]:
         wanted = list(expected.shapes[name])

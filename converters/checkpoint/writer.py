@@ -101,6 +101,8 @@ def header_bytes(shard: Shard) -> bytes:
 
 def check_finite(name: str, tensor: Tensor) -> None:
     """Raise YopoError if the tensor holds NaN or infinity. One pass and no copy: minimum and maximum hand both on."""
+    if tensor.is_floating_point() and tensor.itemsize == 1:  # which have no minimum
+        tensor = tensor.to(torch.float16)
     if tensor.numel() and not all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor)):
         count = tensor.numel() - int(torch.isfinite(tensor).sum())
         raise YopoError(

@@ -127,10 +127,10 @@ def _film(source: Path | BytesIO, name: str) -> Footage:
         import av
     except ImportError:
         raise YopoError(f"{name} cannot be read: videos are read by PyAV, which is not installed.", READERS) from None
-    with av.open(str(source) if isinstance(source, Path) else source) as film:
+    with av.open(str(source) if isinstance(source, Path) else source, "r") as film:
         if not film.streams.video:
             raise ValueError("there are no pictures in it")
-        total = sum(1 for packet in film.demux(video=0) if packet.size)
+        total = sum(bool(packet.size) for packet in film.demux(video=0))
         film.seek(0)
         places = spread(total)
         frames = list(_chosen(film.decode(video=0), places))

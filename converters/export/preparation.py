@@ -39,6 +39,10 @@ class Wanted:
 def request_of(model: Model, wanted: Wanted, progress: Listener) -> ExportRequest:
     """The request of one export. Raises YopoError for what cannot be exported so."""
     checkpoint = model.checkpoint
+    if checkpoint.beside:
+        raise YopoError(
+            f"{model.name} is quantised, and graphs round weights themselves.", "Export an unquantised model with --int8 or --int4."
+        )
     base = model.converted.section.get("base", {}) if model.pruned else {}
     origin = (base.get("repository"), base.get("revision")) if model.pruned else (model.source.repository, model.source.revision)
     if wanted.output is None and not model.own_folder:

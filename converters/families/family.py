@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # names of models are looked up without it, and it takes seco
     from torch import Tensor
 
 Config = Mapping[str, Any]
-SHARED_WIDTH = ("llama", "qwen2", "qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text")
+SHARED_WIDTH = ("llama", "mistral", "qwen2", "qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text")
 """Language models whose heads share the hidden size where config.json has no `head_dim`."""
 Shape = tuple[int, ...]
 
@@ -229,6 +229,14 @@ class Family:
             f"The tensor {name!r} does not belong to a {self.name} checkpoint.",
             "Only unquantised checkpoints of this architecture can be read; was an adapter or another model saved with it?",
         )
+
+
+def parsed(config: Config) -> Any:
+    """The config as transformers understands it, defaults filled in: of the Hub's forms too, flat or in older words."""
+    # Imported here, since names of models are looked up without it and it takes seconds.
+    from transformers import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
 
 
 def stated_sizes(text: Mapping[str, Any]) -> Sizes | None:

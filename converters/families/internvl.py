@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..runtime.plan import Grid, Sizes
-from .family import Config, Family, Layer, renaming, stated_sizes, text_sizes
+from .family import Config, Family, Layer, parsed, renaming, stated_sizes, text_sizes
 
 SEPARATE = ("llama", "qwen2", "qwen3")
 FUSED = Layer("self_attn.qkv_proj", "self_attn.qkv_proj", "self_attn.qkv_proj", gate="mlp.gate_up_proj", up="mlp.gate_up_proj")
@@ -18,15 +18,8 @@ def _text_type(config: Config) -> Any:
     return (config.get("text_config") or {}).get("model_type", "qwen2") if config.get("model_type") == "internvl" else None
 
 
-def _parsed(config: Config) -> Any:
-    """The config as transformers understands it, defaults filled in."""
-    from transformers import InternVLConfig
-
-    return InternVLConfig.from_dict(dict(config))
-
-
 def _sizes(config: Config) -> Sizes:
-    return stated_sizes(config.get("text_config") or {}) or text_sizes(_parsed(config).text_config)
+    return stated_sizes(config.get("text_config") or {}) or text_sizes(parsed(config).text_config)
 
 
 def _grid(config: Config) -> Grid:
@@ -34,13 +27,13 @@ def _grid(config: Config) -> Grid:
     vision, ratio = config.get("vision_config") or {}, config.get("downsample_ratio")
     image, patch = vision.get("image_size"), vision.get("patch_size")
     if not (isinstance(image, list) and isinstance(patch, list) and isinstance(ratio, float)):
-        parsed = _parsed(config)
-        image, patch, ratio = parsed.vision_config.image_size, parsed.vision_config.patch_size, parsed.downsample_ratio
+        known = parsed(config)
+        image, patch, ratio = known.vision_config.image_size, known.vision_config.patch_size, known.downsample_ratio
     return Grid(*(int(size // side * ratio) for size, side in zip(image, patch, strict=True)))
 
 
 def _image_token(config: Config) -> int:
-    return int(_parsed(config).image_token_id)
+    return int(parsed(config).image_token_id)
 
 
 INTERNVL = Family(

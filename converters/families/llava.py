@@ -1,9 +1,7 @@
 """LLaVA-1.5: CLIP vision tower, two-layer projector, Llama language model; 24 x 24 visual tokens at 336 pixels."""
 
-from typing import Any
-
 from ..runtime.plan import Grid, Sizes
-from .family import Config, Family, renaming, stated_sizes, text_sizes
+from .family import Config, Family, parsed, renaming, stated_sizes, text_sizes
 
 # What config.json leaves out, as the Hub's of LLaVA-1.5-7B does: the defaults of transformers' LlamaConfig.
 LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
@@ -13,32 +11,24 @@ def _recognises(config: Config) -> bool:
     return config.get("model_type") == "llava" and "vision_config" in config
 
 
-def _parsed(config: Config) -> Any:
-    """The config as transformers understands it, defaults filled in."""
-    # Imported here, since names of models are looked up without it and it takes seconds.
-    from transformers import LlavaConfig
-
-    return LlavaConfig.from_dict(dict(config))
-
-
 def _sizes(config: Config) -> Sizes:
     text = config.get("text_config") or {}
     if text.get("model_type") == "llama":
         text = LLAMA_7B | {"num_key_value_heads": text.get("num_attention_heads", 32)} | text
-    return stated_sizes(text) or text_sizes(_parsed(config).text_config)
+    return stated_sizes(text) or text_sizes(parsed(config).text_config)
 
 
 def _grid(config: Config) -> Grid:
     vision = config["vision_config"]
     image, patch = vision.get("image_size"), vision.get("patch_size")
     if not isinstance(image, int) or not isinstance(patch, int):
-        parsed = _parsed(config).vision_config
-        image, patch = parsed.image_size, parsed.patch_size
+        known = parsed(config).vision_config
+        image, patch = known.image_size, known.patch_size
     return Grid(image // patch, image // patch)
 
 
 def _image_token(config: Config) -> int:
-    return int(_parsed(config).image_token_id)
+    return int(parsed(config).image_token_id)
 
 
 LLAVA = Family(

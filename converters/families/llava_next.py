@@ -11,17 +11,17 @@ from typing import Any
 
 from ..errors import YopoError
 from ..runtime.plan import Grid, Sizes
-from .family import Config, Visual, renaming, stated_sizes, text_sizes
+from .family import Config, Visual, parsed, renaming, stated_sizes, text_sizes
 from .llava import LLAVA
 
 LANGUAGE_MODELS = ("llama", "mistral")
-
-
-def parsed(config: Config) -> Any:
-    """The config as transformers understands it, defaults filled in."""
-    from transformers import CONFIG_MAPPING
-
-    return CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+# What config.json leaves out, as the Hub's of the Mistral model does: the defaults of transformers' MistralConfig.
+DEFAULTS = {
+    "mistral": {
+        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "sliding_window": 4096,
+    },
+}  # fmt: skip
 
 
 def _recognises(config: Config) -> bool:
@@ -29,13 +29,17 @@ def _recognises(config: Config) -> bool:
 
 
 def sizes(config: Config) -> Sizes:
-    return stated_sizes(config.get("text_config") or {}) or text_sizes(parsed(config).text_config)
+    text = config.get("text_config") or {}
+    return stated_sizes(DEFAULTS.get(text.get("model_type"), {}) | text) or text_sizes(parsed(config).text_config)
 
 
 def tile(config: Config) -> Grid:
     """The grid of one tile, which is also the whole picture's."""
-    vision = parsed(config).vision_config
-    side = vision.image_size // vision.patch_size
+    vision = config.get("vision_config") or {}
+    image, patch = vision.get("image_size"), vision.get("patch_size")
+    if not isinstance(image, int) or not isinstance(patch, int):
+        image, patch = parsed(config).vision_config.image_size, parsed(config).vision_config.patch_size
+    side = image // patch
     return Grid(side, side)
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..runtime.plan import Grid
-from .family import Config, Visual
-from .llava_next import LLAVA_NEXT, grids_of_picture, parsed, pictures, tile
+from .family import Config, Visual, parsed
+from .llava_next import LLAVA_NEXT, grids_of_picture, pictures, tile
 
 
 def _recognises(config: Config) -> bool:

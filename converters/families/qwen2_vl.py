@@ -5,7 +5,7 @@ from math import prod
 from typing import Any
 
 from ..runtime.plan import Grid, Sizes
-from .family import Config, Family, Visual, renaming, stated_sizes, text_sizes
+from .family import Config, Family, Visual, parsed, renaming, stated_sizes, text_sizes
 
 # The model has no resolution of its own: costs without a calibration set are those of a picture of this size.
 DEFAULT_HEIGHT, DEFAULT_WIDTH = 768, 1024
@@ -15,34 +15,27 @@ def _recognises(config: Config) -> bool:
     return config.get("model_type") == "qwen2_vl"
 
 
-def _parsed(config: Config) -> Any:
-    """The config as transformers understands it: the Hub's is flat, that of transformers 5 has a text_config."""
-    from transformers import CONFIG_MAPPING
-
-    return CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
-
-
 def _sizes(config: Config) -> Sizes:
-    return stated_sizes(config.get("text_config") or config) or text_sizes(_parsed(config).text_config)
+    return stated_sizes(config.get("text_config") or config) or text_sizes(parsed(config).text_config)
 
 
 def _grid(config: Config) -> Grid:
     vision = config.get("vision_config") or {}
     patch, merged = vision.get("patch_size"), vision.get("spatial_merge_size")
     if not isinstance(patch, int) or not isinstance(merged, int):
-        parsed = _parsed(config).vision_config
-        patch, merged = parsed.patch_size, parsed.spatial_merge_size
+        known = parsed(config).vision_config
+        patch, merged = known.patch_size, known.spatial_merge_size
     side = patch * merged
     return Grid(round(DEFAULT_HEIGHT / side), round(DEFAULT_WIDTH / side))
 
 
 def _image_token(config: Config) -> int:
-    return int(_parsed(config).image_token_id)
+    return int(parsed(config).image_token_id)
 
 
 def _kinds(config: Config) -> tuple[Visual, ...]:
-    parsed = _parsed(config)
-    merged = parsed.vision_config.spatial_merge_size
+    known = parsed(config)
+    merged = known.vision_config.spatial_merge_size
 
     def grids(batch: Mapping[str, Any], name: str) -> Iterator[Grid]:
         """The processor counts patches, of which the tower merges squares."""
@@ -50,8 +43,8 @@ def _kinds(config: Config) -> tuple[Visual, ...]:
         return (Grid(rows // merged, columns // merged, frames) for frames, rows, columns in ([] if found is None else found.tolist()))
 
     return (
-        Visual(int(parsed.image_token_id), "pixel_values", lambda batch: grids(batch, "image_grid_thw")),
-        Visual(int(parsed.video_token_id), "pixel_values_videos", lambda batch: grids(batch, "video_grid_thw")),
+        Visual(int(known.image_token_id), "pixel_values", lambda batch: grids(batch, "image_grid_thw")),
+        Visual(int(known.video_token_id), "pixel_values_videos", lambda batch: grids(batch, "video_grid_thw")),
     )
 
 
@@ -59,7 +52,7 @@ def _black(config: Config, grids: Sequence[Grid], count: int) -> dict[str, Any]:
     """Patches of `temporal_patch_size` frames each, and their grids."""
     import torch
 
-    vision = _parsed(config).vision_config
+    vision = parsed(config).vision_config
     merged = vision.spatial_merge_size
     patches = [[grid.frames, grid.rows * merged, grid.columns * merged] for grid in grids] * count
     values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2

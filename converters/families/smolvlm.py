@@ -10,14 +10,7 @@ from itertools import repeat
 from typing import Any
 
 from ..runtime.plan import Grid, Sizes
-from .family import Config, Family, Visual, renaming, stated_sizes, text_sizes
-
-
-def _parsed(config: Config) -> Any:
-    """The config as transformers understands it, defaults filled in."""
-    from transformers import CONFIG_MAPPING
-
-    return CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+from .family import Config, Family, Visual, parsed, renaming, stated_sizes, text_sizes
 
 
 def _recognises(model_type: str, config: Config) -> bool:
@@ -25,12 +18,12 @@ def _recognises(model_type: str, config: Config) -> bool:
 
 
 def _sizes(config: Config) -> Sizes:
-    return stated_sizes(config.get("text_config") or {}) or text_sizes(_parsed(config).text_config)
+    return stated_sizes(config.get("text_config") or {}) or text_sizes(parsed(config).text_config)
 
 
 def _grid(config: Config) -> Grid:
     """One tile's grid."""
-    known = _parsed(config)
+    known = parsed(config)
     side = known.vision_config.image_size // known.vision_config.patch_size // known.scale_factor
     return Grid(side, side)
 
@@ -42,14 +35,14 @@ def _kinds(config: Config) -> tuple[Visual, ...]:
         """Tiles without those that fill up a batch."""
         return [tiles[: count // grid.tokens] for tiles, count in zip(pixels, counts, strict=True)]
 
-    return (Visual(int(_parsed(config).image_token_id), "pixel_values", lambda batch: repeat(grid), shares),)
+    return (Visual(int(parsed(config).image_token_id), "pixel_values", lambda batch: repeat(grid), shares),)
 
 
 def _black(config: Config, grids: Sequence[Grid], count: int) -> dict[str, Any]:
     """Zeros would be taken for tiles that fill up a batch: black is -1."""
     import torch
 
-    side = _parsed(config).vision_config.image_size
+    side = parsed(config).vision_config.image_size
     return {"pixel_values": torch.full((count, len(grids), 3, side, side), -1.0)}
 
 
@@ -72,7 +65,7 @@ SMOLVLM = Family(
     ),
     sizes=_sizes,
     grid=_grid,
-    image_token=lambda config: int(_parsed(config).image_token_id),
+    image_token=lambda config: int(parsed(config).image_token_id),
     kinds=_kinds,
     black=_black,
     text_prefix="model.text_model.",

@@ -88,12 +88,17 @@ def heal_model(path: Path, request: HealingRequest, output: Path, force: bool, p
     """Heal the converted model in `path`, and write it to `output`. Returns the record of it. Raises YopoError."""
     if not all(map(find_spec, ("accelerate", "peft", "tensorboard"))):
         raise YopoError("Healing needs accelerate, peft and tensorboard.", "Install them: pip install 'yopo[heal]'")
+    from ..checkpoint.config import method_of
     from ..checkpoint.folder import check_output
     from ..checkpoint.reader import open_converted
 
     check_output(output, force)
     processes = joined()
     converted = open_converted(path)
+    if method_of(converted.config) is not None:
+        raise YopoError(
+            f"{path} is quantised, and healing teaches weights.", "Heal an unquantised model, and quantise it when you load it."
+        )
     settings = _settings(request, converted.refitted, processes)
     _check_memory(converted, request, settings.micro, progress)
     _check_base(converted)

@@ -97,7 +97,7 @@ class Chain:
             frontier = api.plan(
                 self.subject.model, data, self.parts.budgets, count=calibration.samples, seed=self.parts.seed,
                 statistics=statistics.path, grid=grid_of(plan.grid), refit=plan.compensation != "none", effort=effort,
-                state=path.with_suffix(".search"), progress=self.progress,
+                served_by=plan.served_by, state=path.with_suffix(".search"), progress=self.progress,
             )  # fmt: skip
             frontier.save(path)
 
@@ -122,7 +122,8 @@ class Chain:
             api.convert(
                 self.subject.model, chosen, path, samples=data or default_samples(self.subject.model, chosen, self.progress),
                 count=calibration.samples if calibration else SAMPLES, seed=self.parts.seed, refit=refit, force=True,
-                command=self.pipeline.command, progress=self.progress, **(made if isinstance(chosen, float) else {}),
+                served_by=plan.served_by, command=self.pipeline.command, progress=self.progress,
+                **(made if isinstance(chosen, float) else {}),
             )  # fmt: skip
 
         inputs: dict[str, Any] = {"model": self.subject.sha256, "budget": budget, "command": self.pipeline.command, **self.where}

@@ -16,7 +16,7 @@ from .gates import Gate, gates, results_of
 from .outputs import SUMMARY, write_checksums, write_provenance, write_reports
 from .pushing import push_steps, pushed
 from .steps import Forecast, Outcome, Workshop, claimed
-from .subject import forecast_subject, subject
+from .subject import adapted, forecast_subject, subject
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def run(file: Path | str, output: Path | str | None = None, *, progress: Listene
     with claimed(pipeline.output if output is None else Path(output)) as folder:
         workshop = Workshop(folder, progress)
         dense = subject(pipeline.model, pipeline.parts.device, pipeline.parts.dtype)
-        artefacts = list(Chain(pipeline, dense, workshop, progress).artefacts())
+        artefacts = list(Chain(pipeline, adapted(pipeline, dense, workshop, progress), workshop, progress).artefacts())
         found = _gates(pipeline, artefacts)
         write_reports(folder, pipeline.parts.report.title, artefacts, found)
         passed = all(gate.passed for gate in found)
@@ -94,7 +94,7 @@ def forecast(file: Path | str, output: Path | str | None = None) -> tuple[Planne
     folder = pipeline.output if output is None else Path(output)
     seen = Forecast(folder)
     dense = forecast_subject(pipeline.model, pipeline.parts.device, pipeline.parts.dtype)
-    artefacts = list(Chain(pipeline, dense, seen, unheard).artefacts())
+    artefacts = list(Chain(pipeline, adapted(pipeline, dense, seen, unheard), seen, unheard).artefacts())
     for step in push_steps(pipeline, artefacts, unheard):
         seen(step)
     return tuple(Planned(step.name, step.output, finished, step.size, step.flops) for step, finished in seen.steps)

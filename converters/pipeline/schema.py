@@ -30,6 +30,7 @@ class PlanPart(Closed):
     compensation: Literal["refit", "none"] | None = None
     frontier: Name | None = None
     file: Name | None = None
+    served_by: Annotated[Literal["vllm"] | None, Field(alias="for")] = None
     window: Count | None = None
     depth: Annotated[int, Field(ge=0)] | None = None
     ffn_ratio: Count | None = None
@@ -91,6 +92,7 @@ class PipelineFile(BaseModel):
 
     model: Name
     revision: Name | None = None
+    adapter: Name | None = None
     device: Name | None = None
     dtype: DtypeName = "auto"
     seed: Seed = 0

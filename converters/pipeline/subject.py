@@ -1,16 +1,20 @@
 """The dense model that a pipeline begins with: its sizes and, where its files are here, what it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..checkpoint.source import REPOSITORY
+from ..conversion import merged_model
+from ..errors import YopoError
 from ..families import family_of, sizes_and_grids
 from ..families.names import SHORT_NAMES
 from ..loading import DEMO, locate_config
 from ..model import Model, load
+from ..progress import Listener
 from ..runtime.plan import Grid, Sizes
-from .hashes import model_sha256
-from .steps import NOT_MADE
+from .file import Pipeline
+from .hashes import content_sha256, model_sha256
+from .steps import NOT_MADE, WORK, Performer, Step
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,25 @@ def forecast_subject(model: str, device: str | None, dtype: str) -> Subject:
     name, config = locate_config(model)
     sizes, grids = sizes_and_grids(family_of(config), config)
     return Subject(name, sizes, grids, NOT_MADE, None, None)
+
+
+def adapted(pipeline: Pipeline, dense: Subject, perform: Performer, progress: Listener) -> Subject:
+    """The model with the pipeline's adapter merged into it, as a step; itself where there is none. Raises YopoError."""
+    if pipeline.parts.adapter is None:
+        return dense
+    adapter = Path(pipeline.place(pipeline.parts.adapter))
+    if not adapter.is_dir():
+        raise YopoError(f"{adapter} is no folder.", "Give the folder of a LoRA adapter, as PEFT saves it.")
+    name = f"{dense.name}+{adapter.resolve().name}"
+
+    def make(path: Path) -> None:
+        merged_model(dense.model, adapter, path.parent, pipeline.command, progress)
+
+    inputs = {"model": dense.sha256, "adapter": content_sha256(adapter), "command": pipeline.command}
+    made = perform(Step(f"merge {adapter.name}", f"{WORK}/{name}", inputs, make, dense.bytes))
+    if made.sha256 == NOT_MADE:
+        return replace(dense, name=name, sha256=NOT_MADE)
+    return subject(str(made.path), dense.model.device, dense.model.dtype)
 
 
 def _cached(model: str) -> bool:

@@ -15,6 +15,7 @@ RUNTIME_FILES = (
     "full_attention.py",
     "attention_flex.py",
     "windows.py",
+    "quantised.py",
     "projection.py",
     "call.py",
     "layer_parts.py",

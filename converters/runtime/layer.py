@@ -124,7 +124,7 @@ def _add_output(parts: LayerParts, layout: LayerLayout, call: Call, visual: Tens
             place, biased = place + last - first, False
     for first, last, computed in layout.query_runs:
         if not computed:
-            call.add_text(projection.inputs(text[:, first * size : last * size], first * size, last * size, biased=False))
+            call.add_text(projection.rest(text[:, first * size : last * size], first * size, last * size))
 
 
 def feed_forward(parts: LayerParts, layout: LayerLayout, call: Call) -> None:
@@ -137,7 +137,7 @@ def feed_forward(parts: LayerParts, layout: LayerLayout, call: Call) -> None:
     rows = call.normalised(parts.post_attention_layernorm, text)
     call.add_to_all(rows, linear.down, 0, kept, True, partial(_neurons, linear, first=0, last=kept))
     if kept < len(layout.neuron_order):
-        call.add_text(linear.down.inputs(_neurons(linear, text, kept), kept, None, biased=False))
+        call.add_text(linear.down.rest(_neurons(linear, text, kept), kept, None))
 
 
 def _neurons(linear: Projections, rows: Tensor, first: int = 0, last: int | None = None) -> Tensor:

@@ -1,9 +1,9 @@
 """What the runtime uses of a decoder layer of transformers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from .projection import Part, Projection, has_hooks, projection
+from .projection import Adapted, Part, Projection, has_hooks, projection
 
 
 @dataclass(frozen=True)
@@ -74,3 +74,10 @@ def separate(layer: Any) -> Projections:
         down=projection(ffn.down_proj),
         activation=ffn.act_fn,
     )
+
+
+def whole_layers(projections: Projections) -> list[Any]:
+    """What a decoder layer's rows go through, each once, without adapters and not by parts."""
+    wholes = [getattr(projections, field.name) for field in fields(projections) if field.name != "activation"]
+    wholes = [one.whole if isinstance(one, Part) else one for one in wholes]
+    return list({id(getattr(one, "module", one)): one.base if isinstance(one, Adapted) else one for one in wholes}.values())

@@ -44,6 +44,8 @@ class Head(nn.Linear):
     """The matrix that makes logits, which is as large as a layer where a single row goes through it."""
 
     def forward(self, rows: Tensor) -> Tensor:
+        if type(self.weight) not in (nn.Parameter, Tensor):  # quantised
+            return super().forward(rows)
         return product(rows.flatten(0, -2), self.weight, self.bias).contiguous().view(*rows.shape[:-1], len(self.weight))
 
 

@@ -10,11 +10,28 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from .matmul import added, product
+from .quantised import UNIT, Quantised, quantised
 
-LORA = ("peft.tuners.lora.layer", "Linear")
-"""The module and name of the class whose adapters are applied part by part."""
+LORA = {
+    ("peft.tuners.lora.layer", "Linear"),
+    ("peft.tuners.lora.bnb", "Linear4bit"),
+    ("peft.tuners.lora.bnb", "Linear8bitLt"),
+    ("peft.tuners.lora.torchao", "TorchaoLoraLinear"),
+}
+"""The modules and names of the classes whose adapters are applied part by part."""
+GROUP = 128
+"""Inputs that share a scale in the widest format that is usual."""
+
+
+def own_projection(inner: int, outer: int) -> nn.Linear:
+    """A projection that visual tokens have for themselves.
+
+    Of a kind that quantisers leave alone where a rank gives it a size that groups, blocks and kernels of quantised weights do not divide.
+    """
+    return NonDynamicallyQuantizableLinear(inner, outer) if inner % GROUP or outer % UNIT else nn.Linear(inner, outer)
 
 
 @dataclass(frozen=True)
@@ -32,8 +49,12 @@ class Plain:
         """What `rows` `[rows, last - first]` add as inputs `first` to `last` to all outputs; with the bias, or without."""
         return product(rows, self.weight[:, first:last], self.bias if biased else None)
 
+    def rest(self, rows: Tensor, first: int, last: int | None) -> Tensor:
+        """The same of text alone, without the bias: what no visual row goes through."""
+        return self.inputs(rows, first, last, biased=False)
+
     def add_inputs(self, total: Tensor, rows: Tensor, first: int, last: int | None, biased: bool) -> None:
-        """The same, added to `total` in place."""
+        """`inputs`, added to `total` in place."""
         added(total, rows, self.weight[:, first:last], self.bias if biased else None)
 
 
@@ -59,9 +80,9 @@ class LowRankUpdate:
 
 @dataclass(frozen=True)
 class Adapted:
-    """A plain layer with LoRA adapters, whose rows and columns go with those of the weight."""
+    """A layer with LoRA adapters, whose rows and columns go with those of the weight."""
 
-    base: Plain
+    base: Plain | Quantised
     adapters: tuple[LowRankUpdate, ...]
 
     def outputs(self, rows: Tensor, first: int = 0, last: int | None = None) -> Tensor:
@@ -69,7 +90,12 @@ class Adapted:
         return sum((adapter.outputs(rows, first, last) for adapter in self.adapters), result).to(result.dtype)
 
     def inputs(self, rows: Tensor, first: int = 0, last: int | None = None, biased: bool = True) -> Tensor:
-        result = self.base.inputs(rows, first, last, biased)
+        return self._with_adapters(self.base.inputs(rows, first, last, biased), rows, first, last)
+
+    def rest(self, rows: Tensor, first: int, last: int | None) -> Tensor:
+        return self._with_adapters(self.base.rest(rows, first, last), rows, first, last)
+
+    def _with_adapters(self, result: Tensor, rows: Tensor, first: int, last: int | None) -> Tensor:
         return sum((adapter.inputs(rows, first, last) for adapter in self.adapters), result).to(result.dtype)
 
     def add_inputs(self, total: Tensor, rows: Tensor, first: int, last: int | None, biased: bool) -> None:
@@ -97,6 +123,9 @@ class Called:
         biases: Tensor = self.module(rows.new_zeros(1, width))
         return whole - biases
 
+    def rest(self, rows: Tensor, first: int, last: int | None) -> Tensor:
+        return self.inputs(rows, first, last, biased=False)
+
     def add_inputs(self, total: Tensor, rows: Tensor, first: int, last: int | None, biased: bool) -> None:
         total.add_(self.inputs(rows, first, last, biased))
 
@@ -105,7 +134,7 @@ class Called:
 class Part:
     """Outputs `first` to `last` of a layer that is called."""
 
-    whole: Adapted | Called
+    whole: Adapted | Called | Quantised
     first: int
     last: int
 
@@ -113,19 +142,17 @@ class Part:
         return self.whole.outputs(rows, self.first + first, self.last if last is None else self.first + last)
 
 
-Projection = Plain | Adapted | Called
+Projection = Plain | Adapted | Called | Quantised
 
 
 def projection(module: Any) -> Projection:
     """How rows go through a module: a linear layer, one with LoRA adapters, or anything that is called."""
     if has_hooks(module):
         return Called(module)
-    if _is_plain(module):
-        return Plain(module.weight, module.bias)
-    if (type(module).__module__, type(module).__name__) == LORA and (adapters := _adapters(module)) is not None:
-        base = Plain(module.base_layer.weight, module.base_layer.bias)
-        return Adapted(base, adapters) if adapters else base
-    return Called(module)
+    if (type(module).__module__, type(module).__name__) in LORA and (base := _cuttable(module.base_layer)) is not None:
+        adapters = _adapters(module)
+        return Called(module) if adapters is None else Adapted(base, adapters) if adapters else base
+    return _cuttable(module) or Called(module)
 
 
 def part(whole: Projection, first: int, last: int) -> Plain | Part:
@@ -135,16 +162,23 @@ def part(whole: Projection, first: int, last: int) -> Plain | Part:
     return Part(whole, first, last)
 
 
+def _cuttable(module: Any) -> Plain | Quantised | None:
+    """A layer whose weight can be cut, None for any other."""
+    if has_hooks(module):
+        return None
+    return Plain(module.weight, module.bias) if _is_plain(module) else quantised(module)
+
+
 def _is_plain(module: Any) -> bool:
     """Whether a module is nothing but its weight and bias: no layer that overrides `forward`, no weight that is quantised."""
     if not isinstance(module, nn.Linear) or type(module).forward is not nn.Linear.forward or has_hooks(module):
         return False
-    return isinstance(module.weight, nn.Parameter | Tensor) and type(module.weight.detach()) is Tensor
+    return type(module.weight) in (nn.Parameter, nn.Buffer, Tensor)
 
 
 def _adapters(module: Any) -> tuple[LowRankUpdate, ...] | None:
     """The active LoRA adapters of a layer of peft that are not merged into it; None where they are not of the plain kind."""
-    if module.disable_adapters or not _is_plain(module.base_layer):
+    if module.disable_adapters:
         return None
     if module.merged:
         return () if set(module.active_adapters) <= set(module.merged_adapters) else None

@@ -22,10 +22,12 @@ from .cache import SparseLayer, refuse_other_caches, sparse_layers
 from .call import Call, Rotary, open_call
 from .chunking import in_place
 from .layer import run_layer
-from .layer_parts import LayerParts, Projections, layer_parts, separate
+from .layer_parts import LayerParts, Projections, layer_parts, separate, whole_layers
 from .layout import LayerLayout, layouts
 from .outputs import CACHE, output_of, refuse_other_outputs
 from .plan import Plan, factored, from_json, normalise, ranges
+from .projection import Called, own_projection
+from .quantised import Quantised
 from .switch import is_off, switched_off
 from .token_split import TokenSplit, flat_index
 from .windows import prepare_windows
@@ -55,12 +57,12 @@ class SparseTextModel(nn.Module):
         for index in self.refitted:
             width, inner = self.layouts[index].visual_kv_heads * self.plan.sizes.head_dim, self.plan.sizes.hidden_size
             if rank := self.layouts[index].kv_rank:
-                self.layers[index].self_attn.visual_kv_proj, inner = nn.Linear(inner, rank), rank
+                self.layers[index].self_attn.visual_kv_proj, inner = own_projection(inner, rank), rank
             for name in ("visual_k_proj", "visual_v_proj"):
-                setattr(self.layers[index].self_attn, name, nn.Linear(inner, width))
+                setattr(self.layers[index].self_attn, name, own_projection(inner, width))
             if self.layouts[index].ranked_queries:
                 queries = len(self.layouts[index].computing) * self.plan.sizes.head_dim
-                self.layers[index].self_attn.visual_q_proj = nn.Linear(inner, queries)
+                self.layers[index].self_attn.visual_q_proj = own_projection(inner, queries)
 
     def dense(self) -> AbstractContextManager[None]:
         """Within this context, and in this thread, the plan is switched off: the dense model of the same weights runs."""
@@ -77,7 +79,16 @@ class SparseTextModel(nn.Module):
         )
         refitted = [f"K and V of visual rows are refitted in layers {ranges(self.refitted)}"] if self.refitted else []
         last = [f"the last call {self.last_call}"] if self.last_call else []
-        return "; ".join([path, *refitted, *last, *([f"fastest here: {chosen}"] if (chosen := choices()) else [])])
+        return "; ".join(
+            [path, *refitted, *self._layers_that_are_not_plain(), *last, *([f"fastest here: {chosen}"] if (chosen := choices()) else [])]
+        )
+
+    def _layers_that_are_not_plain(self) -> list[str]:
+        """How many projections are quantised, and how many are called whole."""
+        found = [whole for layer in self.layers for whole in whole_layers(self.projections(layer))]
+        cut, called = (sum(isinstance(one, kind) for one in found) for kind in (Quantised, Called))
+        said = [f"{cut} weights are quantised, and visual rows go through parts of them"] if cut else []
+        return said + ([f"{called} projections are called whole, which skips none of their work"] if called else [])
 
     @staticmethod
     def projections(layer: Any) -> Projections:

@@ -48,7 +48,7 @@ QWEN = {
         ),
         ({"model_type": "llama"}, r"This model \(llama\) has no vision part\."),
         ({"architectures": ["MyModel"], "vision_config": {}}, r"The architecture MyModel is not supported\."),
-        (QWEN | {"quantization_config": {"quant_method": "awq"}}, r"is quantised \(awq\)\."),
+        (QWEN | {"quantization_config": {"quant_method": "awq"}}, r"is quantised \(awq\): AWQ shares a scale among neighbouring inputs"),
         (QWEN | {"use_sliding_window": True, "sliding_window": 128}, r"A sliding window of 128 of 512 tokens is not supported\."),
     ],
     ids=[

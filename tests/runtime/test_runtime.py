@@ -274,7 +274,7 @@ def test_video_frames_and_unequal_grids() -> None:
         embeds = torch.randn(2, width, 64)
         visual = ids == config.image_token_id
 
-        def images(_: Any, positions: Any, grids: Any = grids) -> tuple[Image, ...]:
+        def images(_: Any, positions: Any, rows: Any, grids: Any = grids) -> tuple[Image, ...]:
             starts = [[sum(grid.tokens for grid in row[:place]) for place in range(len(row))] for row in grids]
             return tuple(Image(sample, starts[sample][place], grid) for sample, row in enumerate(grids) for place, grid in enumerate(row))
 

@@ -37,7 +37,7 @@ def inspect(
     elif inspection.family is None:
         _show_plan(inspection)
     else:
-        show_text([f"{inspection.name}, a dense {inspection.family}: {_sizes(inspection.plan)}", ""])
+        show_text([f"{inspection.name}, a dense {inspection.family}{_quantised(inspection)}: {_sizes(inspection.plan)}", ""])
         show_table(*dense_table(inspection.costs))
 
 
@@ -60,8 +60,20 @@ def _measure(model: str, file: Path, calibration: str, samples: int) -> None:
 
 
 def _show_plan(inspection: Inspection) -> None:
-    show_text([f"{inspection.name}: {_sizes(inspection.plan)}", *_origin(dict(inspection.section)), "", *picture(inspection.plan), ""])
+    show_text(
+        [
+            f"{inspection.name}{_quantised(inspection)}: {_sizes(inspection.plan)}",
+            *_origin(dict(inspection.section)),
+            "",
+            *picture(inspection.plan),
+            "",
+        ]
+    )
     show_table(*cost_table(inspection.costs))
+
+
+def _quantised(inspection: Inspection) -> str:
+    return "" if inspection.quantised is None else f", quantised ({inspection.quantised})"
 
 
 def _sizes(plan: Plan) -> str:

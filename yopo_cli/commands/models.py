@@ -15,7 +15,7 @@ COLUMNS = ("name", "layers", "hidden", "heads", "KV", "neurons", "tokens", "visu
 
 
 def models(as_json: Json = False) -> None:
-    """List models with short names: sizes, and visual FLOPs of a dense prefill of one picture (Qwen2-VL 768 x 1024, InternVL one tile)."""
+    """List models with short names: sizes, FLOPs of one dense picture (Qwen2-VL 768 x 1024, LLaVA-NeXT 672 x 672, else one tile)."""
     families = list(dict.fromkeys(family.name for family in FAMILIES))
     if as_json:
         show_json({"families": families, "models": {name: _facts(model) for name, model in MODELS.items()}})
