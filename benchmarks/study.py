@@ -44,7 +44,7 @@ from converters.planning.frontier import Frontier
 from converters.planning.measure.answers import Answered, language_model_pass
 from converters.planning.measure.trials import Trials
 from converters.planning.recipes import RECIPES, make_plan
-from converters.planning.search.search import Effort, effort_of, search, thorough_effort
+from converters.planning.search.search import Effort, effort_of, search
 from converters.runtime.plan import Plan, Sizes, dense_plan
 
 BATCH = 16
