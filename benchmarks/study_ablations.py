@@ -113,3 +113,11 @@ def searches(usual: Effort, samples: int) -> dict[str, tuple[Effort, int]]:
     }
     counts = (8, 16, 32, 64, 256)
     return found | {f"auto: no ranks, {count} samples": (whole, count) for count in counts}
+
+
+def priced_searches(usual: Effort, samples: int) -> dict[str, tuple[Effort, int]]:
+    """The search by price tables, which is the product's usual one, and that for what vLLM serves."""
+    return {
+        "auto: usual effort": (usual, samples),
+        "auto: usual effort, no windows": (replace(usual, without=("window",)), samples),
+    }

@@ -20,12 +20,13 @@ from .data.split import SampleSplit
 from .healing.heal import HealingRequest, heal_model
 from .model import Model, opened
 from .plan_choice import SEARCHED, PlanChoice, PlanRequest, choose_plan
-from .planner import SAMPLES
+from .planner import DEFAULT_EFFORT, SAMPLES
 from .planning.compensation import LinearCompensation
 from .planning.cost import cost
 from .planning.fitting import fit_compensations
 from .planning.frontier import Point
 from .planning.prefill import PrefillCost
+from .planning.search.search import Effort
 from .processes import only_first
 from .progress import Listener, Message, Progress, unheard
 from .runtime.plan import Grid, Plan, dense_plan, to_json
@@ -78,6 +79,7 @@ def convert(
     grid: Grid | None = None,
     refit: bool | None = None,
     served_by: str | None = None,
+    effort: Effort | str | float = DEFAULT_EFFORT,
     heal: int | None = None,
     adapter: Path | str | None = None,
     dry_run: bool = False,
@@ -91,6 +93,7 @@ def convert(
     interlaced (from statistics, at once), yopo, shortv, opskip or vica; a budget of 1 prunes nothing and writes the native form.
     `refit` gives visual tokens K and V of their own, fitted on `samples` (default: those that the frontier was planned on): None does so
     where the plan was measured so or needs it, where the recipe is auto or interlaced, and where samples come with a `Plan`.
+    `effort` is that of the search, as `plan` takes it.
     `served_by` vllm: a plan that its plugin does not serve is not made, or is refused where it is given.
     `adapter`, the folder of a LoRA adapter of the model, is merged into it first, in a folder beside the output that is gone in the end.
     The weights are unloaded before the new ones are written. `dry_run` decides all and writes nothing; `force` replaces an existing
@@ -108,7 +111,7 @@ def convert(
             if adapter is not None:
                 model = merged_model(model, Path(adapter), stack.enter_context(scratch(target)), command, progress)
             split = None if samples is None else SampleSplit.of(samples, count, seed)
-            choice = choose_plan(model, PlanRequest(plan, recipe, split, seed, statistics, grid, refit, served_by), progress)
+            choice = choose_plan(model, PlanRequest(plan, recipe, split, seed, statistics, grid, refit, served_by, effort), progress)
             if served_by is not None and choice.plan is not None:
                 check_served(choice.plan)
             compensations: dict[int, LinearCompensation] = {}

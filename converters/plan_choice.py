@@ -13,6 +13,7 @@ from .planner import knobs_without, statistics_of
 from .planner import plan as plan_budgets
 from .planning.frontier import Point
 from .planning.recipes import RECIPES, make_plan
+from .planning.search.search import Effort
 from .progress import Listener, Message
 from .runtime.plan import Grid, Plan, factored
 
@@ -33,6 +34,7 @@ class PlanRequest:
     grid: Grid | None
     refit: bool | None
     served_by: str | None
+    effort: Effort | str | float
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def _searched(model: Model, budget: float, statistics: Statistics, request: Plan
     """The measured plan for one budget."""
     assert request.split is not None
     how: dict[str, Any] = {"seed": request.seed, "statistics": statistics, "grid": request.grid, "refit": request.refit}
-    how |= {"served_by": request.served_by}
+    how |= {"served_by": request.served_by, "effort": request.effort}
     frontier = plan_budgets(model, request.split, (budget,), **how, progress=progress)
     passes = f"{frontier.forwards:.0f} forward passes of {frontier.samples} questions."
     progress(Message(f"{passes} `yopo plan` makes the plans of several budgets at once."))

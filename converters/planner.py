@@ -17,7 +17,7 @@ from .planning.frontier import Frontier
 from .planning.headmask import Cuts, config_headmask, headmask_plan, read_headmask
 from .planning.measure.answers import answered
 from .planning.measure.trials import Trials
-from .planning.search.search import Effort, SearchReport, search, usual_effort
+from .planning.search.search import Effort, SearchReport, effort_of, search
 from .processes import joined, only_first
 from .progress import Listener, Message, SearchProgress, unheard
 from .runtime.plan import Grid, Plan
@@ -25,6 +25,7 @@ from .serving.checks import ENGINES, KNOBS_WITHOUT
 
 SAMPLES = 128  # that plans are made on, unless told otherwise
 BUDGETS = (0.5, 0.25, 0.12, 0.06, 0.04)
+DEFAULT_EFFORT = "thorough"
 HEADMASK, OWN_PLAN = ".npy", "config"
 
 
@@ -66,7 +67,7 @@ def plan(
     statistics: Statistics | Path | None = None,
     grid: Grid | None = None,
     refit: bool = True,
-    effort: Effort | None = None,
+    effort: Effort | str | float = DEFAULT_EFFORT,
     served_by: str | None = None,
     state: Path | None = None,
     progress: Listener = unheard,
@@ -76,6 +77,7 @@ def plan(
     `budgets` are shares of the dense visual FLOPs, within 0..1, counted on `grid` (default: that of the samples' median picture).
     `count` of the samples, drawn with `seed`, are planned on; answers in them are not used. Without `statistics` the model is
     calibrated on the same samples. `refit`: plans are measured with K and V of visual tokens refitted, as `convert` then does.
+    `effort` is quick, usual or thorough, a number of forward passes of the questions, or an `Effort`.
     `served_by` vllm: plans that its plugin serves. `state` is a file with which an interrupted search goes on where it was. `progress` gets
     `SearchProgress`. Raises YopoError.
     """
@@ -86,7 +88,7 @@ def plan(
     loaded = model.loaded
     if state is not None and state.exists():
         progress(Message(f"Going on with the search whose measurements {state} holds."))
-    effort = effort or usual_effort(known.layers)
+    effort = effort if isinstance(effort, Effort) else effort_of(effort, known.layers, len(set(budgets)))
     frontier = search(
         loaded.model,
         split.batches(loaded.processor),

@@ -1,6 +1,6 @@
 """Converted models under plans that a served model must obey, the demo and tiny random ones, and what the transformers runtime answers.
 
-    python benchmarks/serving/prepare.py FOLDER [demo] [qwen2_vl] [qwen2_5_vl] [internvl]
+    python benchmarks/serving/prepare.py FOLDER [demo] [qwen2_vl] [qwen2_5_vl] [qwen3_vl] [internvl] [internvl_qwen3]
 
 Writes for each model one folder per plan, pictures and videos, and `words.json`: prompts, files, and by plan the words of eight forced
 tokens.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import quantised
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
@@ -27,6 +28,8 @@ from converters.runtime import registration
 from converters.runtime.plan import LayerPlan, Plan, dense_plan, normalise
 
 QUESTIONS, TOKENS, BATCH = 80, 8, 20
+QUANTISED = ("dense", "refitted", "ranked")
+"""Plans of the demo that are quantised as well."""
 FORCED = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
 TEXTS = (
     "USER: what color is the circle? ASSISTANT:",
@@ -159,9 +162,13 @@ def tiny_asked(picture: str, video: str | None, processor: Any) -> dict[str, Ask
     return asked
 
 
-def words(folder: Path, processor: Any, asked: Asked, batch: int) -> list[str]:
-    """What the runtime answers, in batches."""
+def words(folder: Path, processor: Any, asked: Asked, batch: int, kind: str | None = None) -> list[str]:
+    """What the runtime answers, in batches; with its text weights quantised in a kind of `quantised.KINDS`."""
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    if kind is not None:
+        quantised.quantise(model, kind)
+    configured = model.generation_config.eos_token_id
+    ends = [processor.tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured] if configured else [])]
     found = []
     with torch.inference_mode():
         for first in range(0, len(asked.prompts), batch):
@@ -171,7 +178,7 @@ def words(folder: Path, processor: Any, asked: Asked, batch: int) -> list[str]:
             inputs = processor(
                 text=asked.prompts[some], padding=True, return_tensors="pt", **{kind: each for kind, each in flat.items() if each}
             )
-            new = model.generate(**inputs, **FORCED, eos_token_id=processor.tokenizer.eos_token_id)[:, inputs["input_ids"].shape[1] :]
+            new = model.generate(**inputs, **FORCED, eos_token_id=ends)[:, inputs["input_ids"].shape[1] :]
             found += [processor.tokenizer.decode(row, skip_special_tokens=False).strip() for row in new]
     return found
 
@@ -191,13 +198,18 @@ def prepare(folder: Path, name: str, samples: Any, asked: Callable[[Any], dict[s
         found["plans"][plan_name] = answers
         same = sum(one == other for one, other in zip(answers["pictures"], found["plans"]["dense"]["pictures"], strict=True))
         print(f"{folder.name}, {plan_name}: {same}/{len(answers['pictures'])} as dense, e.g. {answers['pictures'][0]!r}", flush=True)
+        for kind in quantised.KINDS if plan_name in QUANTISED and folder.name == "demo" else ():
+            quantised.write(out, folder / f"{plan_name}-{kind}", kind)
+            found["plans"][f"{plan_name}-{kind}"] = {part: words(out, processor, one, batch, kind) for part, one in given.items()}
     (folder / "words.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 FAMILIES = {
     "qwen2_vl": ("Qwen2-VL", "<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|><|video_pad|><|vision_end|>"),
     "qwen2_5_vl": ("Qwen2.5-VL", "<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|><|video_pad|><|vision_end|>"),
+    "qwen3_vl": ("Qwen3-VL", "<|vision_start|><|image_pad|><|vision_end|>", None),
     "internvl": ("InternVL native", "<IMG_CONTEXT>", None),
+    "internvl_qwen3": ("InternVL3.5, Qwen3", "<IMG_CONTEXT>", None),
 }
 """Folder, layout of a tiny random model with its processor in the tests, and the places of pictures and videos."""
 

@@ -29,10 +29,10 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def started(folder: Path, port: int) -> "subprocess.Popen[bytes]":
+def started(folder: Path, port: int, name: str, length: int) -> "subprocess.Popen[bytes]":
     """The server, once it answers."""
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", "demo"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "512"]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", name]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", str(length)]
     usual = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     server = subprocess.Popen(command, env={**os.environ, **usual}, stdout=sys.stderr, stderr=sys.stderr)
     until = time.monotonic() + PATIENCE
@@ -45,6 +45,12 @@ def started(folder: Path, port: int) -> "subprocess.Popen[bytes]":
             return server
     server.kill()
     raise SystemExit("The server did not start.")
+
+
+def stopped(server: "subprocess.Popen[bytes]") -> int:
+    """Its exit code, after an interrupt."""
+    server.send_signal(signal.SIGINT)
+    return server.wait(60)
 
 
 def answer(client: Any, question: str, picture: Path) -> str:
@@ -69,13 +75,12 @@ def main() -> int:
     asked = found["asked"]["pictures"]
     expected = found["plans"][given.plan]["pictures"][: given.requests]
     port = free_port()
-    server = started(given.folder / given.plan, port)
+    server = started(given.folder / given.plan, port, "demo", 512)
     try:
         client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
         got = [answer(client, asked["questions"][place], given.folder / asked["files"][place][0]) for place in range(given.requests)]
     finally:
-        server.send_signal(signal.SIGINT)
-        code = server.wait(60)
+        code = stopped(server)
     same = sum(map(str.__eq__, got, expected))
     print(json.dumps({"plan": given.plan, "same": f"{same}/{given.requests}", "server_exit": code, "first": got[0]}), flush=True)
     return same != given.requests

@@ -8,6 +8,7 @@ Without --budget the plan freezes and reads everything. Prints one JSON line: me
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,18 +37,21 @@ def config(kv_heads: int) -> dict[str, Any]:
     }
 
 
+def dense_of(model: Any) -> Any:
+    from converters.runtime.plan import dense_plan
+
+    return dense_plan(model.checkpoint.sizes, model.checkpoint.grids)
+
+
 def plan_of(model: Any, budget: float | None) -> Any:
     from converters.planning.recipes import make_plan
     from converters.planning.search.search import reading_plan
-    from converters.runtime.plan import dense_plan
 
-    dense = dense_plan(model.checkpoint.sizes, model.checkpoint.grids)
-    if budget is None:
-        return reading_plan(dense)
-    return make_plan("interlaced", None, dense.sizes, dense.grids, budget, windows=False)
+    dense = dense_of(model)
+    return reading_plan(dense) if budget is None else make_plan("interlaced", None, dense.sizes, dense.grids, budget, windows=False)
 
 
-def made(folder: Path, kv_heads: int, budget: float | None) -> Path:
+def made(folder: Path, kv_heads: int, name: str, plan: Callable[[Any], Any]) -> Path:
     """The converted model, made where it is not there."""
     import torch
     from make_random_llava import write
@@ -58,11 +62,15 @@ def made(folder: Path, kv_heads: int, budget: float | None) -> Path:
     base = folder / f"random-{kv_heads}"
     if not base.exists():
         write(base, config(kv_heads), torch.float32, 0, False)
-    out = folder / f"random-{kv_heads}-{budget or 'frozen'}"
+    out = folder / f"random-{kv_heads}-{name}"
     if not out.exists():
         model = load(str(base), device="cpu", dtype="float32")
-        convert(model, plan_of(model, budget), out, refit=False)
+        convert(model, plan(model), out, refit=False)
     return out
+
+
+def of_budget(folder: Path, kv_heads: int, budget: float | None) -> Path:
+    return made(folder, kv_heads, str(budget or "frozen"), lambda model: plan_of(model, budget))
 
 
 def main() -> None:
@@ -72,7 +80,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float)
     parser.add_argument("--rounds", type=int, default=6)
     given = parser.parse_args()
-    out = made(given.folder, given.kv_heads, given.budget)
+    out = of_budget(given.folder, given.kv_heads, given.budget)
     llm = engine(out, enable_prefix_caching=False, max_model_len=1024, mm_processor_cache_gb=0, limit_mm_per_prompt={"image": 1})
     print(json.dumps(measured(llm, given.rounds) | {"kv_heads": given.kv_heads, "budget": given.budget or "frozen"}), flush=True)
 

@@ -2,17 +2,18 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from ..data import everyday
 from ..data.prompts import check_videos, encode_samples
 from ..data.samples import BUNDLED, SamplesLike, batches, samples_of
 from ..errors import YopoError
 from ..export.loading import Runtime
-from ..loading import Loaded
+from ..loading import DEMO, Loaded
 from ..model import Model
 from ..processes import joined
 from ..progress import Listener, Message, unheard
@@ -35,7 +36,7 @@ class EvaluationRequest:
     """What to evaluate. `tasks` are names of benchmarks (`NAME[@REVISION][=PLACE]`), or samples: files, bundled sets, lists.
 
     `against` are token pruners and `recipes` are plans to compare with, all at `budget` of the dense visual FLOPs, by default the
-    model's own; recipes are calibrated on `calibration` (a file; None: the bundled shapes). `max_new_tokens` None: each task's own.
+    model's own; recipes are calibrated on `calibration` (a file; None: the bundled samples). `max_new_tokens` None: each task's own.
     `for_retention` refuses a model of which no retention can be measured.
     """
 
@@ -102,6 +103,8 @@ def base_name(model: Model) -> str:
 def evaluate_benchmarks(model: Model, request: EvaluationRequest, progress: Listener = unheard) -> dict[str, Any]:
     """Ask everything and return what came out, JSON-ready (`results.results` for each task). Raises YopoError."""
     check_names(request.against, request.recipes)
+    usual = BUNDLED if base_name(model) == DEMO else everyday.NAME
+    request = replace(request, calibration=request.calibration or Path(usual))
     missing = model.missing_dense_side()
     if request.for_retention:
         _check_retention(model, missing)

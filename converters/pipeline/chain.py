@@ -1,7 +1,7 @@
 """The steps of a pipeline, in order: statistics, plans, and for each model converting, healing, exporting and evaluating."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from ..evaluation.benchmarks import EvaluationRequest, evaluate_benchmarks
 from ..healing.heal import BUNDLED_SAMPLES
 from ..model import load
 from ..plan_choice import SEARCHED
-from ..planner import SAMPLES, plan_from
+from ..planner import DEFAULT_EFFORT, SAMPLES, plan_from
 from ..planning.cost import REFERENCE_TEXT_TOKENS, dense_flops
 from ..planning.frontier import Frontier, Point
-from ..planning.search.search import usual_effort
+from ..planning.search.search import effort_of
 from ..progress import Listener
 from ..runtime.plan import Grid, Plan
 from .file import OWN_PLAN, Pipeline
@@ -89,8 +89,8 @@ class Chain:
         assert calibration is not None
         if plan.recipe != SEARCHED:
             return None
-        effort = usual_effort(self.subject.sizes.num_hidden_layers)
-        effort = effort if plan.passes is None else replace(effort, forwards=plan.passes)
+        asked = DEFAULT_EFFORT if plan.effort is None else plan.effort
+        effort = effort_of(asked, self.subject.sizes.num_hidden_layers, len(self.parts.budgets))
         data = self.pipeline.data(calibration.data)
 
         def make(path: Path) -> None:

@@ -82,10 +82,10 @@ def _contradictions(parts: PipelineFile) -> Iterator[str]:
         yield "calibration is missing; plans are made on its questions"
     if parts.calibration is None and plan.compensation == "refit":
         yield "calibration is missing; K and V are fitted on its questions"
-    if plan.frontier is not None and (plan.recipe != "auto" or plan.passes is not None or plan.grid is not None):
-        yield "plan.frontier has its plans, recipe, passes and grid would do nothing"
-    if plan.passes is not None and plan.recipe != "auto":
-        yield f"plan.passes is for the measured search, not for {plan.recipe}"
+    if plan.frontier is not None and (plan.recipe != "auto" or plan.effort is not None or plan.grid is not None):
+        yield "plan.frontier has its plans, recipe, effort and grid would do nothing"
+    if plan.effort is not None and plan.recipe != "auto":
+        yield f"plan.effort is for the measured search, not for {plan.recipe}"
     if len(set(parts.budgets)) < len(parts.budgets):
         yield "budgets has one twice"
     if len({export.target for export in parts.exports}) < len(parts.exports):
@@ -100,7 +100,7 @@ def _contradictions(parts: PipelineFile) -> Iterator[str]:
 
 def _unused(parts: PipelineFile) -> list[str]:
     plan = parts.plan
-    unused = {"budgets": parts.budgets, "plan.frontier": plan.frontier, "plan.passes": plan.passes, "plan.grid": plan.grid}
+    unused = {"budgets": parts.budgets, "plan.frontier": plan.frontier, "plan.effort": plan.effort, "plan.grid": plan.grid}
     return [name for name, value in unused.items() if value]
 
 

@@ -25,7 +25,7 @@ class PlanPart(Closed):
     """How plans come about: by a recipe for each budget, or from a file."""
 
     recipe: Literal["auto", "interlaced", "yopo", "shortv", "opskip", "vica"] = "auto"
-    passes: Annotated[float, Field(gt=0)] | None = None
+    effort: Literal["quick", "usual", "thorough"] | Annotated[float, Field(gt=0)] | None = None
     grid: GridText | None = None
     compensation: Literal["refit", "none"] | None = None
     frontier: Name | None = None

@@ -9,7 +9,7 @@ dimensions, those that carry the most of K and V over the samples, and cost less
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -72,6 +72,11 @@ class LeastSquares:
         self.squares = self.squares + rows.T @ rows
         self.products = self.products + missing.T @ rows
 
+    @property
+    def nothing_missing(self) -> bool:
+        """Whether all rows are the dense model's own."""
+        return not bool(torch.as_tensor(self.products).any())
+
     def solve(self, rank: int | None = None, projections: Sequence[Tensor] = ()) -> LinearCompensation:
         """`matrix = 1 + P C^-1`: `C` the pruned rows' covariances with the ridge, `P` those of what they miss with them.
 
@@ -79,6 +84,27 @@ class LeastSquares:
         `W matrix L`, where `W` are the weights of the `projections` `[out, hidden]`, each over the size of its outcome. No other map of
         this rank leaves less of their outcome out (Eckart and Young).
         """
+        return self.solve_all([rank], projections)[rank]
+
+    def solve_all(self, ranks: Iterable[int | None], projections: Sequence[Tensor] = ()) -> dict[int | None, LinearCompensation]:
+        """The same for several ranks, of which the lower ones take the first of the singular vectors of the highest."""
+        mean, missing, matrix, root = self._solved()
+        offset = missing - matrix @ mean + mean
+        found: dict[int | None, LinearCompensation] = {None: LinearCompensation(matrix.float(), offset.float())}
+        if not (lower := [rank for rank in ranks if rank is not None]):
+            return found
+        spread = matrix @ root
+        outcomes = [weight.double() @ spread for weight in projections]
+        widest = leading_subspace(torch.cat([outcome / outcome.norm() for outcome in outcomes]), max(lower))
+        for rank in lower:
+            basis = widest[:, :rank]
+            inner = torch.linalg.solve_triangular(root.T, basis, upper=True).T
+            outer = LinearCompensation((spread @ basis).float(), (missing + mean).float(), (inner.float(), (-inner @ mean).float()))
+            found[rank] = outer
+        return found
+
+    def _solved(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The pruned rows' mean, what they miss in the mean, the whole map's matrix, and the root of their covariances."""
         assert isinstance(self.squares, Tensor)
         assert isinstance(self.pruned, Tensor)
         assert isinstance(self.missing, Tensor)
@@ -89,14 +115,7 @@ class LeastSquares:
         covariance = covariance + RIDGE * variance.diag()
         root = torch.linalg.cholesky(covariance)
         change = torch.cholesky_solve(products.T, root).T
-        matrix = change + torch.eye(len(mean), dtype=change.dtype, device=change.device)
-        if rank is None:
-            return LinearCompensation(matrix.float(), (missing - change @ mean).float())
-        spread = matrix @ root
-        outcomes = [weight.double() @ spread for weight in projections]
-        basis = leading_subspace(torch.cat([outcome / outcome.norm() for outcome in outcomes]), rank)
-        inner = torch.linalg.solve_triangular(root.T, basis, upper=True).T
-        return LinearCompensation((spread @ basis).float(), (missing + mean).float(), (inner.float(), (-inner @ mean).float()))
+        return mean, missing, change + torch.eye(len(mean), dtype=change.dtype, device=change.device), root
 
 
 def leading_subspace(matrix: Tensor, rank: int) -> Tensor:

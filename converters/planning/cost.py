@@ -57,20 +57,42 @@ def dense_flops(sizes: Sizes, tokens: int) -> int:
     return 2 * sizes.num_hidden_layers * (linear + 2 * tokens * tokens * heads)
 
 
+@dataclass(frozen=True)
+class LayerCounts:
+    """How many units of a layer visual tokens take part in: all that its cost depends on, beside grids and locality.
+
+    KV heads are those that self heads need (`updated`) and those that text alone reads; `rank` None: whole projections.
+    """
+
+    updated: int
+    read_only: int
+    self_heads: int
+    neurons: int
+    window: int | None
+    stride: int
+    rank: int | None
+
+
 def layer_cost(layer: LayerPlan, plan: Plan) -> LayerCost:
     """Visual FLOPs executed in a layer of a normalised plan."""
+    updated, read_only = layer.kv_heads(plan.sizes)
+    units = len(updated), len(read_only), len(layer.self_heads), len(layer.neurons)
+    return counted_cost(LayerCounts(*units, layer.window, layer.read_stride, layer.kv_rank), plan)
+
+
+def counted_cost(layer: LayerCounts, plan: Plan) -> LayerCost:
+    """The same of counts, on the sizes, grids and locality of a plan."""
     sizes = plan.sizes
-    tokens, shown = plan.visual_tokens, shown_count(plan.grids, layer.read_stride)
-    updated, read_only = layer.kv_heads(sizes)
-    computed = tokens * len(layer.self_heads)
-    made = 2 * (tokens * len(updated) + shown * len(read_only)) + computed  # K, V and queries of so many tokens, each of one head
-    if layer.kv_rank is None:
+    tokens, shown = plan.visual_tokens, shown_count(plan.grids, layer.stride)
+    computed = tokens * layer.self_heads
+    made = 2 * (tokens * layer.updated + shown * layer.read_only) + computed  # K, V and queries of so many tokens, each of one head
+    if layer.rank is None:
         projections = sizes.hidden_size * sizes.head_dim * (made + computed)
     else:  # tokens go through the rank once, for all heads
-        through = layer.kv_rank * (sizes.hidden_size * (tokens if updated else shown) + sizes.head_dim * made)
+        through = layer.rank * (sizes.hidden_size * (tokens if layer.updated else shown) + sizes.head_dim * made)
         projections = through + sizes.hidden_size * sizes.head_dim * computed
-    pairs = len(layer.self_heads) * visible_pairs(plan.grids, layer.window, plan.locality)
-    return LayerCost(2 * projections, 2 * 2 * sizes.head_dim * pairs, 2 * 3 * tokens * sizes.hidden_size * len(layer.neurons))
+    pairs = layer.self_heads * visible_pairs(plan.grids, layer.window, plan.locality)
+    return LayerCost(2 * projections, 2 * 2 * sizes.head_dim * pairs, 2 * 3 * tokens * sizes.hidden_size * layer.neurons)
 
 
 def cost(plan: Plan, text_tokens: int = REFERENCE_TEXT_TOKENS) -> Cost:

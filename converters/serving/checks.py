@@ -10,7 +10,7 @@ from .work import LayerWork
 
 CHANNELS = 2
 """Dimensions that hiding adds to a head: one for tokens that no head of a KV head reads, one for those that some of its heads read."""
-TEXT_MODELS = ("LlamaForCausalLM", "Qwen2ForCausalLM")
+TEXT_MODELS = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3LLMForCausalLM")
 ENGINES = ("vllm",)
 """What a plan can be made for."""
 KNOBS_WITHOUT = ("window",)
@@ -110,8 +110,8 @@ def padded_head_size(works: Iterable[LayerWork], head_dim: int, facts: EngineFac
     return found
 
 
-def summary(works: Iterable[LayerWork], head_dim: int, padded: int) -> str:
-    """In one line what is skipped, for the log."""
+def summary(works: Iterable[LayerWork], head_dim: int, padded: int, slotless: int) -> str:
+    """In one line what is skipped, for the log; `slotless` layers keep no KV slots for visual tokens."""
     works = tuple(works)
     frozen = sum(not work.computing and not work.neurons for work in works)
     shown = sum(bool(work.parts) for work in works)
@@ -122,5 +122,5 @@ def summary(works: Iterable[LayerWork], head_dim: int, padded: int) -> str:
     room = f"; heads of {head_dim} take {padded} in the KV cache, to hide what text does not read" if padded > head_dim else ""
     return (
         f"visual tokens have K and V in {shown} of {len(works)} layers and are updated by {' and '.join(updated)}, "
-        f"frozen in {frozen}; all of their KV slots are kept{room}"
+        f"frozen in {frozen}; their KV slots are kept in {len(works) - slotless} layers{room}"
     )

@@ -5,7 +5,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,14 +16,16 @@ from vllm.model_executor.models.interns1 import InternS1ForConditionalGeneration
 from vllm.model_executor.models.llava import LlavaForConditionalGeneration
 from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 from vllm.model_executor.models.qwen2_vl import Qwen2VLForConditionalGeneration
+from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
 from vllm.model_executor.models.utils import WeightsMapper
 
 from ..errors import YopoError
 from ..families import converted_family
 from ..runtime.plan import Grid, from_json, normalise
 from . import checks, engine, prefill
-from .backend import of_text, widen
+from .backend import of_text, pack, widen
 from .projections import Reading, VisualProjections
+from .slots import slotless_layers
 from .work import layer_works, shown, strides
 
 logger = init_logger(f"vllm.{__name__}")
@@ -46,6 +48,7 @@ class Served:
     """
 
     language_model: Any
+    deepstack_num_level = 0
     obeying = True
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
@@ -67,17 +70,21 @@ class Served:
         padded = checks.padded_head_size(self.works, plan.sizes.head_dim, facts)
         self.projections: dict[int, VisualProjections] = {}
         hiding = any(work.hides for work in self.works)
+        whole = vllm_config.scheduler_config.disable_hybrid_kv_cache_manager
+        slotless = () if whole else slotless_layers(self.works)
         for index, (layer, work) in enumerate(zip(layers, self.works, strict=True)):
-            widen(layer.self_attn, padded, work, hiding, vllm_config)
+            widen(layer.self_attn, padded, work, hiding, index in slotless, vllm_config)
             layer.visual = self.projections[index] = VisualProjections(work, plan.sizes, family.layer)
         self._reading = Reading(self.projections, self.works, plan.sizes.head_dim, family.text_prefix, family.layer)
         _whole_graphs_off(vllm_config)
         vllm_config.model_config.model_arch_config.head_size = padded
-        logger.info("yopo: %s.", checks.summary(self.works, plan.sizes.head_dim, padded))
+        logger.info("yopo: %s.", checks.summary(self.works, plan.sizes.head_dim, padded, len(slotless)))
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         following: Any = super()
         loaded: set[str] = following.load_weights(self._reading.through(weights))
+        for projections in self.projections.values():
+            pack(projections)
         return loaded | {name for name, _ in self.named_parameters() if ".visual." in name and "language_model." in name}  # type: ignore[attr-defined]
 
     def grids(self, features: Any, **kwargs: Any) -> list[Grid]:
@@ -110,7 +117,7 @@ class Served:
         if not self.strides:
             return list(items), {}
         width = items[0].shape[-1] - len(self.strides)
-        if width != self.config.get_text_config().hidden_size:  # type: ignore[attr-defined]
+        if width != self.config.get_text_config().hidden_size * (1 + self.deepstack_num_level):  # type: ignore[attr-defined]
             raise YopoError(
                 "The vision tower's features came without their columns of strides, which the plan's read_stride needs.",
                 "Switch off what calls the vision tower otherwise, such as graphs of the encoder.",
@@ -142,11 +149,17 @@ class Served:
         self.counts.yopo_visual_rows += int(visual.sum())
         return self._obeyed(visual, positions, inputs_embeds, context)
 
+    def deepstack(self, visual: Tensor, rows: int) -> list[Tensor]:
+        """What is added to visual rows after each of the first layers, of a step that takes so many rows; given once."""
+        return []
+
     @torch.inference_mode()
     def _obeyed(self, visual: Tensor, positions: Tensor, embeds: Tensor, context: Any) -> Tensor:
         """Rows beyond those scheduled, which graphs of one size add, are left zero."""
         model, count = self.language_model.model, len(visual)
-        step = prefill.PrefillStep(visual, positions[..., :count], self.shown, context.attn_metadata, context.slot_mapping, of_text)
+        deepstack = self.deepstack(visual, len(embeds))
+        given = context.attn_metadata, context.slot_mapping, of_text, deepstack
+        step = prefill.PrefillStep(visual, positions[..., :count], self.shown, *given)
         rows = prefill.run(model.layers, model.norm, self.works, self.projections, embeds[:count], step)
         return rows if count == len(embeds) else nn.functional.pad(rows, (0, 0, 0, len(embeds) - count))
 
@@ -206,6 +219,18 @@ class ServedQwen2VL(ServedAnyGrid, Qwen2VLForConditionalGeneration):
 
 class ServedQwen25VL(ServedAnyGrid, Qwen2_5_VLForConditionalGeneration):
     """Qwen2.5-VL."""
+
+
+class ServedQwen3VL(ServedAnyGrid, Qwen3VLForConditionalGeneration):
+    """Qwen3-VL. Frames of a video are pictures of their own."""
+
+    def grids(self, features: Any, **kwargs: Any) -> list[Grid]:
+        return [replace(grid, frames=1) for grid in super().grids(features, **kwargs)]
+
+    def deepstack(self, visual: Tensor, rows: int) -> list[Tensor]:
+        levels = [level[: len(visual)][visual.to(level.device)] for level in self.deepstack_input_embeds]
+        self._clear_deepstack_input_embeds(rows)
+        return levels
 
 
 class ServedInternVL(OneGrid, InternS1ForConditionalGeneration):

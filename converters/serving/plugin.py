@@ -4,6 +4,7 @@ SERVED = {
     "YopoLlavaForConditionalGeneration": "ServedLlava",
     "YopoQwen2VLForConditionalGeneration": "ServedQwen2VL",
     "YopoQwen25VLForConditionalGeneration": "ServedQwen25VL",
+    "YopoQwen3VLForConditionalGeneration": "ServedQwen3VL",
     "YopoInternVLForConditionalGeneration": "ServedInternVL",
 }
 """The architectures of converted models, and the classes of `models` that serve them."""
@@ -14,7 +15,9 @@ def register() -> None:
     from vllm import ModelRegistry
 
     from ..runtime import registration
+    from . import cache
 
     registration.register()
+    cache.register()
     for architecture, served in SERVED.items():
         ModelRegistry.register_model(architecture, f"converters.serving.models:{served}")

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from .padded import HIDDEN, PaddedAttention
 from .projections import VisualProjections
@@ -19,7 +18,7 @@ class PrefillStep:
 
     `visual` `[rows]` marks visual rows, on the CPU; `shown` tells by stride which of the visual rows it shows. `positions` are of all rows,
     `[rows]` or `[3, rows]`. `metadata` and `slots` are by name of the attention layer; `of_text` makes of the metadata of all rows that of
-    text alone.
+    text alone. `deepstack` are features that are added to visual rows after the first layers, `[visual rows, hidden]` each.
     """
 
     visual: Tensor
@@ -28,6 +27,7 @@ class PrefillStep:
     metadata: Mapping[str, Any]
     slots: Mapping[str, Tensor]
     of_text: Callable[[Any, Tensor], Any]
+    deepstack: Sequence[Tensor] = ()
     _text_metadata: dict[int, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,6 +95,8 @@ def run(
     for index, (layer, work) in enumerate(zip(layers, works, strict=True)):
         _attention(layer, work, projections.get(index), rows, step)
         _ffn(layer, work, projections.get(index), rows)
+        if index < len(step.deepstack):
+            rows.add_visual(step.deepstack[index])
     out = torch.zeros_like(embeds)
     if len(step.text_rows):
         out[step.text_rows] = rows.normed_text(norm)
@@ -153,16 +155,27 @@ def _qkv(attention: Any, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _turned(attention: Any, positions: Tensor, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys `[rows, heads * head_dim]` turned by their positions: in place, where they are contiguous."""
+    """Queries and keys `[rows, heads * head_dim]`, normed, and turned by their positions: in place, where they are contiguous."""
     if not len(key):
         return query, key
+    query, key = _normed(attention, "q_norm", query), _normed(attention, "k_norm", key)
     turned: tuple[Tensor, Tensor] = attention.rotary_emb(positions, query.contiguous(), key.contiguous())
     return turned
 
 
-def _turned_alone(attention: Any, positions: Tensor, rows: Tensor) -> Tensor:
-    """Queries or keys alone; a rotary embedding takes both."""
-    return _turned(attention, positions, rows.new_zeros(len(rows), attention.head_dim), rows)[1]
+def _normed(attention: Any, name: str, rows: Tensor) -> Tensor:
+    """Rows `[rows, heads * head_dim]` after the norm of each head, where the model has one."""
+    norm = getattr(attention, name, None)
+    return rows if norm is None else norm(rows.unflatten(1, (-1, attention.head_dim))).flatten(1)
+
+
+def _turned_alone(attention: Any, norm: str, positions: Tensor, rows: Tensor) -> Tensor:
+    """Queries or keys alone, after their norm; a rotary embedding takes both."""
+    if not len(rows):
+        return rows
+    others, rows = rows.new_zeros(len(rows), attention.head_dim), _normed(attention, norm, rows)
+    turned: Tensor = attention.rotary_emb(positions, others, rows.contiguous())[1]
+    return turned
 
 
 def _dense_cache(attn: PaddedAttention, work: LayerWork, key: Tensor, value: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -191,16 +204,16 @@ def _visual_cache(
         assert projections is not None
         normed = rows.normed_visual(norm)
         query = projections.query(projections.inner(normed) if work.rank is not None else normed)
-        query = _turned_alone(attention, step.visual_positions, query)
+        query = _turned_alone(attention, "q_norm", step.visual_positions, query)
     for part in work.parts:
         assert projections is not None
         index, heads = step.of_part(part), slice(part.first, part.last)
         normed = rows.normed_visual(norm, index)
         normed = normed if work.rank is None else projections.inner(normed)
         elements = slice(part.first * size, part.last * size)
-        made, given = (linear(normed, one.weight[elements], one.bias[elements]) for one in (projections.key, projections.value))
+        made, given = (one.some(normed, elements) for one in (projections.key, projections.value))
         where = step.visual_positions if index is None else step.visual_positions[..., index].contiguous()
-        made = _turned_alone(attention, where, made)
+        made = _turned_alone(attention, "k_norm", where, made)
         places: Any = slice(0, count) if index is None else index
         keys[places, heads, :size] = made.unflatten(1, (-1, size))
         values[places, heads, :size] = given.unflatten(1, (-1, size))

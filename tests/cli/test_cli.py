@@ -218,9 +218,9 @@ class TestConvert:
     def test_bundled_shapes_are_not_for_real_models(self, tmp_path: Path) -> None:
         shutil.copytree(demo_folder(), tmp_path / "mine")
         result = run("convert", tmp_path / "mine", *QUICK, "-b", 0.2, "--samples", 2, "--dry-run", "--json")
-        assert "Warning" in result.stderr
-        assert "--calibration FILE.jsonl" in result.stderr
-        json.loads(result.stdout)
+        assert "Warning" not in result.stderr
+        assert "mine is calibrated on the bundled everyday pictures" in result.stderr
+        assert json.loads(result.stdout)["calibration"] | {"data": ""} == {"samples": 2, "from": "everyday", "seed": 0, "data": ""}
 
     def test_interrupted_run_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupt(*arguments: Any) -> None:
@@ -497,7 +497,7 @@ class TestPlan:
         plots = ("--plot", folder / "f.png", "--plot", folder / "f.svg")
         asked = ("plan", "demo", "--budgets", "0.3,0.1", "--samples", 4, "--max-drop", 1, "-o", folder / "f.json", *plots, "--json")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("converters.planner.usual_effort", lambda layers: Effort(30.0, grain=0.1))
+            patch.setattr("converters.planner.effort_of", lambda *asked: Effort(30.0, grain=0.1))
             patch.setattr("converters.data.split.BUNDLED_UNSEEN", 8)
             return folder, run(*asked)
 
@@ -536,7 +536,7 @@ class TestPlan:
         assert "of another model" in fails("convert", "demo", "-b", 0.2, "--frontier", tmp_path / "f.json", "--dry-run")
 
     def test_convert_searches_by_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("converters.planner.usual_effort", lambda layers: Effort(10.0, grain=0.2))
+        monkeypatch.setattr("converters.planner.effort_of", lambda *asked: Effort(10.0, grain=0.2))
         result = run("convert", "demo", "-b", 0.5, "--samples", 2, "--dry-run", "--json")
         assert 0.49 < json.loads(result.stdout)["budget"]["reached"] <= 0.5
         assert "forward passes of 2 questions" in result.stderr

@@ -68,6 +68,6 @@ def test_heads_are_as_wide_as_they_must_be() -> None:
 def test_the_log_says_what_is_skipped() -> None:
     layers = (DENSE.layers[0], replace(DENSE.layers[1], self_heads=(), neurons=()), LayerPlan((), (), ()))
     works = layer_works(Plan(SIZES, layers, DENSE.grids))
-    text = "visual tokens have K and V in 2 of 3 layers and are updated by self attention in 1 and FFN in 1, frozen in 2; all of their KV"
-    assert summary(works, 2, 2).startswith(text)
-    assert "heads of 2 take 32" in summary(works, 2, 32)
+    text = "visual tokens have K and V in 2 of 3 layers and are updated by self attention in 1 and FFN in 1, frozen in 2; their KV slots "
+    assert summary(works, 2, 2, 1) == text + "are kept in 2 layers"
+    assert "kept in 3 layers; heads of 2 take 32" in summary(works, 2, 32, 0)

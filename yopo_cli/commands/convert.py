@@ -11,7 +11,7 @@ from converters.loading import Dtype
 from converters.processes import joined
 
 from ..ui.costs import cost_table, dense_table
-from ..ui.options import SAMPLES, Compensation, Device, DtypeOption, For, Json, command_line, parse_grid
+from ..ui.options import EFFORT, SAMPLES, Compensation, Device, DtypeOption, EffortOption, For, Json, command_line, parse_grid
 from ..ui.picture import picture
 from ..ui.progress import listening
 from ..ui.terminal import show_json, show_table, show_text
@@ -61,7 +61,8 @@ def convert(
         ),
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help='Samples to calibrate on, a JSONL file of {"image", "question", "answer"?} (default: bundled).')
+        Path | None,
+        typer.Option(help='Samples to calibrate on: a JSONL file of {"image", "question", "answer"?}, hub:OWNER/NAME (default: bundled).'),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Calibration samples to use.")] = SAMPLES,
     seed: Annotated[int, typer.Option(min=0, help="Which samples are drawn.")] = 0,
@@ -71,6 +72,7 @@ def convert(
     ] = None,
     device: Device = None,
     dtype: DtypeOption = Dtype.AUTO,
+    effort: EffortOption = EFFORT,
     engine: For = None,
     heal: Annotated[
         int | None, typer.Option(min=1, help="Then heal for so many steps on the --calibration file's questions (default: bundled).")
@@ -98,8 +100,8 @@ def convert(
         chosen = _chosen(opened, budget, plan, frontier, cuts)
         done = convert(
             opened, chosen, output, samples=calibration or default_samples(opened, chosen, progress), count=samples, seed=seed,
-            recipe=recipe.value, statistics=statistics, grid=parse_grid(grid), refit=refit, served_by=engine, heal=heal, adapter=adapter,
-            dry_run=dry_run, force=force, command=command_line(context), progress=progress,
+            recipe=recipe.value, statistics=statistics, grid=parse_grid(grid), refit=refit, effort=effort, served_by=engine, heal=heal,
+            adapter=adapter, dry_run=dry_run, force=force, command=command_line(context), progress=progress,
         )  # fmt: skip
     if as_json:
         show_json(done.to_json())

@@ -11,7 +11,7 @@ import typer
 from converters.errors import YopoError
 from converters.loading import Dtype
 
-from ..ui.options import SAMPLES, Compensation, Device, DtypeOption, For, Json, parse_grid
+from ..ui.options import EFFORT, SAMPLES, Compensation, Device, DtypeOption, EffortOption, For, Json, parse_grid
 from ..ui.plot import check_plots, plot_frontier
 from ..ui.progress import listening
 from ..ui.terminal import say, show_json, show_table
@@ -36,7 +36,7 @@ def plan(
         list[Path] | None, typer.Option(help="Draw the frontier, PNG or SVG by the file's name; can be repeated. Needs yopo\\[plot].")
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help='Questions to plan on, a JSONL file of {"image", "question"} (default: bundled).')
+        Path | None, typer.Option(help='Questions to plan on: a JSONL file of {"image", "question"}, hub:OWNER/NAME (default: bundled).')
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Questions to plan on.")] = SAMPLES,
     seed: Annotated[int, typer.Option(min=0, help="Which questions are drawn.")] = 0,
@@ -49,6 +49,7 @@ def plan(
     compensation: Annotated[
         Compensation, typer.Option(help="refit: plans are measured with K and V of visual tokens refitted, as `convert` then does.")
     ] = Compensation.REFIT,
+    effort: EffortOption = EFFORT,
     engine: For = None,
     as_json: Json = False,
 ) -> None:
@@ -70,8 +71,8 @@ def plan(
         refit = compensation is Compensation.REFIT
         with resumable(state):
             frontier = plan(
-                opened, split, asked, seed=seed, statistics=statistics, grid=reference, refit=refit, served_by=engine, state=state,
-                progress=progress,
+                opened, split, asked, seed=seed, statistics=statistics, grid=reference, refit=refit, effort=effort, served_by=engine,
+                state=state, progress=progress,
             )  # fmt: skip
         frontier.save(target)
         state.unlink(missing_ok=True)

@@ -34,6 +34,8 @@ DtypeOption = Annotated[
     Dtype, typer.Option(help="Number format; auto: the checkpoint's own on a GPU, float32 on a CPU if that fits, else bfloat16.")
 ]
 For = Annotated[Engine | None, typer.Option("--for", help="vllm: only plans that its plugin serves: no window of visual tokens.")]
+EFFORT = "thorough"  # of a search, unless --effort says otherwise
+EffortOption = Annotated[str, typer.Option(help="Of the search: quick, usual, thorough, or a number of forward passes of the questions.")]
 RuntimeOption = Annotated[Runtime, typer.Option(help="What runs the model: PyTorch, or ONNX Runtime what `yopo export` wrote.")]
 AllowCpu = Annotated[bool, typer.Option("--allow-cpu", help="With --runtime onnx: run on the CPU where the asked device cannot be had.")]
 

@@ -30,6 +30,12 @@ class QuestionBatch:
         there: Tensor = self.call.split.visual_slots.flatten() >= 0
         return there
 
+    @property
+    def visual_width(self) -> int:
+        """Visual rows of each question, padding included."""
+        assert self.call.split is not None
+        return self.call.split.visual_slots.shape[1]
+
     def at(self, state: LayerInput) -> Call:
         """The call with these rows."""
         masks = TextMasks(self.call.timeline, self.call.text_slots, causal=False)

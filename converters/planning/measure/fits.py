@@ -44,11 +44,15 @@ class Fits:
         return compensation
 
     def _fitted(self, index: int, numbers: Sequence[int], visual: Sequence[Tensor], rank: int | None) -> LinearCompensation:
+        return self.sums(index, numbers, visual).solve(rank, self.adapter.kv_weights(index))
+
+    def sums(self, index: int, numbers: Sequence[int], visual: Sequence[Tensor]) -> LeastSquares:
+        """What a layer's compensations of any rank are solved from, of the visual rows that these batches bring to it."""
         fitting = LeastSquares()
         for number, rows in zip(numbers, visual, strict=True):
             if number in self.batches:
                 fitting.add(self._normalised(index, number, rows), self._dense_rows.get(index, number).text)
-        return fitting.solve(rank, self.adapter.kv_weights(index))
+        return fitting
 
     def _normalised(self, index: int, number: int, rows: Tensor) -> Tensor:
         """What a layer makes K and V from, of a batch's visual rows without padding."""

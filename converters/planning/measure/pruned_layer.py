@@ -40,8 +40,8 @@ def _visual(linear: Projections, layout: LayerLayout, size: int, compensation: L
     if compensation is None:
         return None, None, None, None
     inner = None if compensation.inner is None else Plain(*compensation.inner)
-    key, value = (_compensated(one, slice(layout.visual_kv_heads * size), compensation) for one in (linear.key, linear.value))
-    query = _compensated(linear.query, _elements(layout.computing, size), compensation) if layout.ranked_queries else None
+    key, value = (compensated(one, slice(layout.visual_kv_heads * size), compensation) for one in (linear.key, linear.value))
+    query = compensated(linear.query, _elements(layout.computing, size), compensation) if layout.ranked_queries else None
     return inner, key, value, query
 
 
@@ -60,7 +60,7 @@ def _permuted(parts: Projections, layout: LayerLayout, head_dim: int) -> Project
     )
 
 
-def _compensated(linear: Any, rows: Any, compensation: LinearCompensation) -> Plain:
+def compensated(linear: Any, rows: Any, compensation: LinearCompensation) -> Plain:
     """These rows of a projection as those of one of rows before a compensation."""
     weight, bias = linear.weight[rows], None if linear.bias is None else linear.bias[rows]
     return Plain(compensation.weight(weight), compensation.bias(weight, bias))

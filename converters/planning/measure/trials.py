@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ...runtime.plan import Plan, dense_plan, normalise
 from ..compensation import LinearCompensation, visual_keys
+from ..cost import dense_flops, layer_cost
 from .activation_cache import ActivationCache, LayerInput
 from .answers import Answered
 from .batches import QuestionBatch, open_batch
@@ -51,7 +53,8 @@ class Trials:
     fitted on the first batches, `fit`, which take part in every measurement. `measured` has the sum of the drift over a batch's answer
     tokens, by the plan's key and the batch: nothing is run twice, and a search that is given the measurements of an earlier run goes
     through the same plans without running them. `forwards` counts forward passes as if all of them had been run: all questions through
-    all layers are one, half of them through the later half of the layers a quarter.
+    all layers are one, half of them through the later half of the layers a quarter. `dense_forwards` counts the same by FLOPs, in those of
+    a pass of the dense model: layers in which visual tokens do less are cheaper.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class Trials:
                 self.cache.put(0, number, state)
         self.cache.accept(self.batches)
         self.on_measurement: Callable[[], None] = lambda: None  # called after every measurement
-        self.forwards = OPENING_FORWARDS
+        self.forwards = self.dense_forwards = OPENING_FORWARDS
         self._counted: set[str] = set()
         self._counts = [CachedPlan(self.plan) for _ in self.questions]
         self._kept = [CachedPlan(None) for _ in self.questions]
@@ -112,6 +115,25 @@ class Trials:
         """Measure changes of this plan from now on. Free for the plan measured last, whose states are at hand."""
         self.plan = normalise(plan)
 
+    def stand_at(self, plan: Plan, batches: Sequence[int]) -> None:
+        """Settle, and have what each layer is given under this plan in the cache for these batches and those to fit on."""
+        self.settle(plan)
+        self.logit_drift(plan, batches)
+        batches = sorted({*self.fit, *batches})
+        with torch.inference_mode():
+            if self._lacks(self.plan, 0):
+                self._kept[: len(self.fit)] = [CachedPlan(None) for _ in self.fit]
+            self._catch_up(batches)
+        for batch in batches:
+            self._kept[batch] = CachedPlan(self.plan)
+
+    def count_standing(self, plan: Plan, batches: Sequence[int]) -> None:
+        """Settle, and count what it takes to have that in the cache, whatever is really run."""
+        self.settle(plan)
+        for batch in batches:
+            self._count_again(batch)
+            self._counts[batch] = CachedPlan(self.plan)
+
     def logit_drift(self, plan: Plan, batches: Sequence[int] | None = None) -> float:
         """Mean `logit_drift` of the answers' tokens on these batches (default: all)."""
         plan, batches = normalise(plan), self.batches if batches is None else batches
@@ -147,11 +169,26 @@ class Trials:
     def _count(self, plan: Plan, batches: Iterable[int]) -> None:
         """Count a run of these batches as if nothing was known before, whatever is really run."""
         for batch in batches:
-            weight = len(self.questions[batch].lengths) / self.samples
-            if again := self._counts[batch].missing_for(self.plan):
-                self.forwards += weight * (1 - first_difference(*again) / len(plan.layers))
-            self.forwards += weight * (1 - first_difference(self.plan, plan) / len(plan.layers))
+            self._count_again(batch)
+            self._count_pass(batch, plan, first_difference(self.plan, plan))
             self._counts[batch] = CachedPlan(self.plan, plan)
+
+    def _count_again(self, batch: int) -> None:
+        if again := self._counts[batch].missing_for(self.plan):
+            self._count_pass(batch, self.plan, first_difference(*again))
+
+    def _count_pass(self, batch: int, plan: Plan, first: int) -> None:
+        """Count a batch's way through layers `first`.. of a plan."""
+        weight = len(self.questions[batch].lengths) / self.samples
+        self.forwards += weight * (1 - first / len(plan.layers))
+        self.dense_forwards += weight * self._flops(plan, first) / self._flops(self.dense, 0)
+
+    def _flops(self, plan: Plan, first: int) -> float:
+        """Of layers `first`.., for visual tokens and the median question's text."""
+        text = median(int((batch.call.text_slots >= 0).sum()) / batch.call.batch for batch in self.questions)
+        visual = plan.visual_tokens
+        of_text = dense_flops(plan.sizes, visual + round(text)) - dense_flops(plan.sizes, visual)
+        return sum(layer_cost(layer, plan).total for layer in plan.layers[first:]) + of_text * (1 - first / len(plan.layers))
 
     @torch.inference_mode()
     def _run(self, plan: Plan, batches: list[int]) -> None:

@@ -85,6 +85,12 @@ def notches(units: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(share * units)) if share else 0 for share in SHARES}, reverse=True))
 
 
+@lru_cache
+def notches_fine(units: int) -> tuple[int, ...]:
+    """More of them, rising: for changes that cost no measurement."""
+    return tuple(sorted({round(units * 0.8**step) for step in range(24)} | {0}))
+
+
 def counts(layer: LayerPlan, sizes: Sizes) -> dict[str, int]:
     """How many KV heads are read, self heads and neurons computed in a layer."""
     read = len({head // sizes.group for head in layer.read_heads})

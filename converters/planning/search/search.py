@@ -27,7 +27,8 @@ from ..recipes import RECIPES, make_plan
 from .descent import DescentOptions, Prices, SearchStep, descend, measured
 from .journal import Journal
 from .moves import visual_flops
-from .refine import discount_prices, refine
+from .priced import PricedSteps
+from .refine import DEPTHS, SLACK, discount_prices, refine
 
 REFINED = ", refined"
 STRIDES = ("stride",)
@@ -37,6 +38,8 @@ ONE_DESCENT = 0.4  # of the forward passes that are left: what one descent may u
 PATIENCE = 5.0  # seconds of measurements that an interrupted search may lose
 LOOK_BACK = 2  # forward passes that measuring a plan of another budget can take, since all layers are run again
 SURE_RECIPES = "interlaced", "yopo"  # are measured on all questions, to be sure that no plan is worse
+MEASURED = 2.0  # forward passes to measure the plan of a budget on all questions, and recipes on the first
+EXCHANGES = 0.25  # of the forward passes that are left to price tables: what is kept for exchanges at the budgets
 RECIPE_SLACK = 0.5  # share by which the others may be worse on the first questions
 
 
@@ -45,7 +48,9 @@ class Effort:
     """How much to search: forward passes in all (of all questions through all layers), and how descents go (see `DescentOptions`).
 
     Moves are looked at on the first `few` questions. Knobs `without` are left alone; without `window`, recipes' plans have none either.
-    `compensated`: plans are measured with the linear compensation that they will be written with. `refines`: plans are refined.
+    `compensated`: plans are measured with the linear compensation that they will be written with. `refines`: plans are refined. With
+    `probes` changes are chosen together by price tables from so many random gradients (see `measure.prices`); without, every move is
+    measured.
     """
 
     forwards: float
@@ -57,10 +62,16 @@ class Effort:
     without: tuple[str, ...] = ()
     compensated: bool = True
     refines: bool = True
+    probes: int = 0
 
     @property
     def descent(self) -> DescentOptions:
         return DescentOptions(block=self.block, grain=self.grain, slack=self.slack, fading=self.fading, without=self.without)
+
+
+EFFORTS = "quick", "usual", "thorough"
+FEWEST_MEASURED = 150.0  # forward passes: with fewer a search that measures every move hurries
+PROBES = 4
 
 
 @dataclass(frozen=True)
@@ -80,9 +91,32 @@ Progress = Callable[[SearchReport], None]
 PlansByBudget = Mapping[float, Mapping[str, Plan]]
 
 
-def usual_effort(layers: int) -> Effort:
+def thorough_effort(layers: int) -> Effort:
     """400 forward passes up to 16 layers; beyond, 800 at most, and neighbouring layers change together, in eight blocks."""
     return Effort(400.0) if layers <= 16 else Effort(800.0, block=ceil(layers / 8))
+
+
+def priced_effort(forwards: float) -> Effort:
+    """So many forward passes by price tables."""
+    return Effort(forwards, few=64, probes=PROBES)
+
+
+def effort_of(asked: str | float, layers: int, budgets: int) -> Effort:
+    """What `quick`, `usual` and `thorough` mean for so many budgets, or a number of forward passes. Raises YopoError for anything else.
+
+    `usual` is 20 passes for one budget and 5 for each more, `quick` half of that, both by price tables; `thorough` measures every move.
+    Of a number, from `FEWEST_MEASURED` passes on every move is measured.
+    """
+    usual = 15.0 + 5 * budgets
+    if asked in EFFORTS:
+        return {"quick": priced_effort(usual / 2), "usual": priced_effort(usual), "thorough": thorough_effort(layers)}[str(asked)]
+    try:
+        forwards = float(asked)
+    except ValueError:
+        forwards = 0.0
+    if not 0 < forwards < inf:
+        raise YopoError(f"There is no effort {asked!r}.", f"There are: {', '.join(EFFORTS)}, or a number of forward passes.")
+    return replace(thorough_effort(layers), forwards=forwards) if forwards >= FEWEST_MEASURED else priced_effort(forwards)
 
 
 def search(
@@ -111,7 +145,7 @@ def search(
     config = model.config.to_dict()
     sizes = family_of(config).sizes(config)
     dense = dense_plan(sizes, grids or statistics.grids)
-    effort = effort or usual_effort(sizes.num_hidden_layers)
+    effort = effort or thorough_effort(sizes.num_hidden_layers)
     left_alone = STRIDES if effort.compensated and "rank" not in effort.without else ("rank",)  # factors are fitted
     effort = replace(effort, without=tuple(dict.fromkeys((*effort.without, *left_alone))))
     budgets = sorted(set(budgets), reverse=True)
@@ -126,7 +160,19 @@ def search(
     trials.measured = journal.prices
     order = importance_order(statistics, sizes)
     points, path = search_trials(trials, recipes, order, effort, journal, progress)
-    return Frontier(points, path, order, trials.forwards, trials.samples, seed, statistics.model, data, questions_from, effort.compensated)
+    return Frontier(
+        points,
+        path,
+        order,
+        trials.forwards,
+        trials.samples,
+        seed,
+        statistics.model,
+        data,
+        questions_from,
+        effort.compensated,
+        trials.dense_forwards,
+    )
 
 
 def auto_plan(model: Any, batches: Iterable[Any], statistics: Statistics, budget: float, **options: Any) -> Plan:
@@ -199,6 +245,7 @@ class Search:
         self.dense = trials.plan
         self.few = trials.some(effort.few)
         self.descents = 0.0
+        self.priced = PricedSteps(self.few, effort.probes, effort.without, self.journal) if effort.probes else None
         self._last = SearchStep(self.dense, 0.0, visual_flops(self.dense)), "dense"
         trials.on_measurement = self._measured
         self.branch = Branch(measured(trials, self.dense), "dense", {})
@@ -206,8 +253,9 @@ class Search:
 
     def down(self, budgets: Sequence[float], recipes: PlansByBudget) -> list[Point]:
         """The plans of falling budgets."""
-        points = []
+        points, self.last = [], limit_of(budgets[-1], self.dense)
         for done, budget in enumerate(budgets, 1):
+            self.coming = len(budgets) - done
             self._reach(budget, recipes[budget])
             # Descents to come are taken to need half of what those so far did, for there is less and less to remove.
             needed = self.descents / done * (len(budgets) - done) / 2 + LOOK_BACK * len(budgets) + 1
@@ -243,7 +291,10 @@ class Search:
         best = self._best(branches, limit)
         for name, plan in recipes.items():
             plan = normalise(plan)
-            logit_drift = self.trials.race(plan, best.step.plan, inf if name in SURE_RECIPES else RECIPE_SLACK)
+            if self.priced and name not in SURE_RECIPES:
+                continue
+            sure = name in SURE_RECIPES and not self.priced
+            logit_drift = self.trials.race(plan, best.step.plan, inf if sure else RECIPE_SLACK)
             if isfinite(logit_drift):
                 best = self._best([best, Branch(SearchStep(plan, logit_drift, visual_flops(plan)), name, self.branch.prices)], limit)
         self.descents += self.trials.forwards - began
@@ -259,12 +310,14 @@ class Search:
     def _starts(self, limit: int) -> list[Branch]:
         """The branch so far; beside it, once, where the descent passes the cost of that, the plan that updates nothing and reads all."""
         plan = reading_plan(self.dense)
-        if not limit < visual_flops(plan) < self.branch.step.flops:
+        if self.priced or not limit < visual_flops(plan) < self.branch.step.flops:
             return [self.branch]
         return [self.branch, Branch(self.branch.step, "reading", {}).at(plan)]
 
     def _down(self, branch: Branch, limit: int, allowance: float) -> Branch:
         """The branch after its descent, with the rest of the budget filled where the last step took it from."""
+        if self.priced:
+            return self._down_by_prices(self.priced, branch, limit)
         options = replace(self.effort.descent, forwards=max(0.0, allowance))
         discount_prices(branch.prices)
         before = step = measured(self.trials, branch.step.plan)
@@ -274,14 +327,42 @@ class Search:
             self._report_step(step, f"from {branch.origin}")
         return branch.at(fill_budget(step.plan, limit, self.order, differing(step.plan, before.plan)) if step.flops <= limit else step.plan)
 
+    def _down_by_prices(self, priced: PricedSteps, branch: Branch, limit: int) -> Branch:
+        """The same by price tables; the plans on the way are measured on the first questions alone, and no part of the path."""
+        left = self.effort.forwards - self.trials.forwards - MEASURED * (self.coming + 1)
+        rounds = priced.rounds(branch.step.flops, limit, self.last, left * (1 - EXCHANGES))
+        before = step = branch.step
+        for following in priced.down(step, limit, rounds):
+            before, step = step, following
+            self._report_step(step, f"from {branch.origin}")
+        return branch.at(fill_budget(step.plan, limit, self.order, differing(step.plan, before.plan)) if step.flops <= limit else step.plan)
+
+    def _exchanged(self, priced: PricedSteps, start: SearchStep, limit: int) -> SearchStep:
+        """The plan of a budget after rounds in which it goes down and up again by price tables, as long as that is better."""
+        best, depths = start, list(DEPTHS)
+        share = (self.effort.forwards - self.trials.forwards - self.coming * (MEASURED + priced.forwards)) / (self.coming + 1)
+        until = self.trials.forwards + share
+        while depths and self.trials.forwards + priced.forwards + 1 < until:
+            plan = fill_budget(priced.chosen(best.plan, limit, depths[0]), limit, self.order, ())
+            logit_drift = self.trials.race(plan, best.plan, SLACK)
+            if isfinite(logit_drift) and logit_drift < best.logit_drift:
+                best = SearchStep(plan, logit_drift, visual_flops(plan))
+            else:
+                depths.pop(0)
+            self._report_step(best, "exchanging")
+        return best
+
     def _refined(self, budget: float, share: float, needed: float) -> Point:
         """The plan of a budget, refined with this share of the forward passes that are left, but for those needed elsewhere."""
         branch = self.branch
         left = self.effort.forwards - self.trials.forwards - needed
-        if self.effort.refines and branch.step.logit_drift >= NEGLIGIBLE and left > 0:
+        if self.effort.refines and branch.step.logit_drift >= NEGLIGIBLE and (self.priced or left > 0):
             where = limit_of(budget, self.dense), self.order, self.effort.descent
             report = lambda step: self._report_step(step, "refining")  # noqa: E731
-            step = refine(self.few, branch.step, *where, left * share, left, branch.prices, report)
+            if self.priced:
+                step = self._exchanged(self.priced, branch.step, where[0])
+            else:
+                step = refine(self.few, branch.step, *where, left * share, left, branch.prices, report)
             if step is not branch.step:
                 self.branch = replace(branch, step=step, origin=branch.origin.removesuffix(REFINED) + REFINED)
         point = Point(self.branch.step.plan, self.branch.step.logit_drift, self.branch.origin, budget)
