@@ -17,17 +17,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.evidence import MODELS, folder
+from benchmarks.evidence.sets import samples as questions_of
 from benchmarks.study import RECORDED, Setting, Subject, continued, known, note
 from benchmarks.study_report import OURS, Cells, draw, read
 from converters.checkpoint.convert import Provenance, convert
 from converters.checkpoint.reader import open_checkpoint
 from converters.checkpoint.source import Source
-from converters.data.demo.sets import samples as questions_of
 from converters.errors import YopoError
 from converters.healing.heal import HealingRequest, Tune, heal_model
 from converters.loading import Dtype, load, locate
-from converters.planning.search.search import thorough_effort
 from converters.progress import unheard
 
 BUDGETS = (0.06, 0.03, 0.12)
@@ -65,10 +63,10 @@ def healed(subject: Subject, budget: float, seed: int, options: argparse.Namespa
     setting = subject.setting
     place = options.scratch / f"{Path(setting.model).name}-{setting.questions_from}-{seed}"
     place.mkdir(parents=True, exist_ok=True)
-    found = subject.frontier(OURS, seed, thorough_effort(subject.sizes.num_hidden_layers), setting.samples)
+    found = subject.frontier(OURS, seed, setting.search_effort(subject.sizes.num_hidden_layers), setting.samples)
     point = found.at(budget)
     refits = subject.refits(point.plan, seed, setting.samples) if found.compensated else {}
-    base = locate(str(folder(setting.model)) if setting.model in MODELS else setting.model).path
+    base = locate(setting.place).path
     before, after = place / f"pruned-{budget:g}", place / f"{options.tune}-{budget:g}"
     provenance = Provenance(Source(setting.model, base), "heal", budget, OURS, refit_samples=setting.samples if refits else None)
     convert(open_checkpoint(base), point.plan, before, provenance, refits=refits, force=True)
@@ -86,7 +84,7 @@ def healed(subject: Subject, budget: float, seed: int, options: argparse.Namespa
 def run(options: argparse.Namespace) -> None:
     """Answer what the record lacks."""
     budgets, seeds = tuple(map(float, options.budgets.split(","))), tuple(map(int, options.seeds.split(",")))
-    setting = Setting(options.model, options.set, options.questions, options.samples, budgets, options.record)
+    setting = Setting(options.model, options.set, options.questions, options.samples, budgets, options.record, effort=options.effort)
     subject, done = Subject(setting), known(options.record, setting)
     if ("dense", None, None) not in done:
         began = time.process_time()
@@ -107,7 +105,7 @@ def run(options: argparse.Namespace) -> None:
 
 def table(cells: Cells) -> list[str]:
     """Markdown: the share of the dense accuracy that is kept before and after, and the points gained, with 95 % intervals."""
-    model, questions_from, questions, _ = cells.group
+    model, questions_from, questions, *_ = cells.group
     lines = [
         f"## {model} on `{questions_from}`",
         "",
@@ -136,12 +134,13 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     cell = commands.add_parser("run")
     cell.add_argument("--model", default="demo", help="demo, or the name of an evidence model")
-    cell.add_argument("--set", default="demo", help="the question set: demo, harder, sizes")
+    cell.add_argument("--set", default="demo", help="the question set: demo, harder, sizes, english")
     cell.add_argument("--scratch", type=Path, default=Path("build/heal"))
     cell.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
     cell.add_argument("--seeds", default="0,1,2")
     cell.add_argument("--samples", type=int, default=128, help="questions that the plans are searched on")
     cell.add_argument("--questions", type=int, default=2000)
+    cell.add_argument("--effort", default="thorough", help="of searches: quick, usual, thorough, or forward passes")
     cell.add_argument("--steps", type=int, default=345)
     cell.add_argument("--lessons", type=int, default=3000, help="questions to learn from")
     cell.add_argument("--tune", choices=list(NAMES), default="projector")

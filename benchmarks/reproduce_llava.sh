@@ -77,8 +77,11 @@ done
 
 times=()
 if [[ -n $TOKENS ]]; then
-    [[ -s $OUTPUT/bench.jsonl ]] || yopo bench "$MODEL" --random-weights --budget 0.25 --budget 0.12 --visual-tokens "$TOKENS" \
-        --against fastv,divprune --json > "$OUTPUT/bench.jsonl"
+    if [[ ! -f $OUTPUT/bench.jsonl ]]; then
+        yopo bench "$MODEL" --random-weights --budget 0.25 --budget 0.12 --visual-tokens "$TOKENS" --against fastv,divprune --json \
+            > "$OUTPUT/bench.part"
+        mv "$OUTPUT/bench.part" "$OUTPUT/bench.jsonl"
+    fi
     times=("$OUTPUT/bench.jsonl")
 fi
 [[ -f $OUTPUT/attention.json ]] || yopo inspect "$OUTPUT/0.12" --attention "$OUTPUT/attention.json" --samples 32 "${on[@]}"

@@ -26,6 +26,7 @@ import torch
 import transformers
 
 from benchmarks.evidence import MODELS, folder
+from benchmarks.evidence.sets import samples as questions_of
 from benchmarks.study_ablations import ABLATIONS, priced_searches, searches
 from benchmarks.study_report import report
 from converters.baselines.forward import generate, generate_each
@@ -33,7 +34,6 @@ from converters.baselines.pictures import refusals
 from converters.baselines.schedule import SCHEDULES, schedule
 from converters.baselines.smaller import Smaller
 from converters.calibration.statistics import Statistics, calibrate
-from converters.data.demo.sets import samples as questions_of
 from converters.errors import YopoError
 from converters.families import converted_family, family_of
 from converters.loading import Dtype, load, locate
@@ -44,12 +44,12 @@ from converters.planning.frontier import Frontier
 from converters.planning.measure.answers import Answered, language_model_pass
 from converters.planning.measure.trials import Trials
 from converters.planning.recipes import RECIPES, make_plan
-from converters.planning.search.search import Effort, effort_of, search, thorough_effort
+from converters.planning.search.search import Effort, effort_of, search
 from converters.runtime.plan import Plan, Sizes, dense_plan
 
 BATCH = 16
 MEMORY = 6 * 10**9
-NEW_TOKENS = 6
+OWN_TOKENS = 40
 REFITTED = ": refitted"  # after a recipe's name
 BUDGETS = (0.12, 0.06, 0.25, 0.04, 0.5, 0.03)
 RECORDED = tuple[str, float | None, int | None]  # method, budget, seed
@@ -57,7 +57,7 @@ RECORDED = tuple[str, float | None, int | None]  # method, budget, seed
 
 @dataclass(frozen=True)
 class Setting:
-    """What is studied: a model on a question set, `questions` unseen ones, planned on `samples` others."""
+    """What is studied: a model on a question set, `questions` unseen ones, planned on `samples` others, of this set or `planned_on`."""
 
     model: str
     questions_from: str
@@ -65,10 +65,32 @@ class Setting:
     samples: int
     budgets: tuple[float, ...]
     record: Path
+    planned_on: str = ""
+    effort: str = "thorough"
+
+    @property
+    def place(self) -> str:
+        """The model as `locate` takes it."""
+        return str(folder(self.model)) if self.model in MODELS else self.model
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a line of the record says of it. A folder's name is that of the model in it."""
+        found = {
+            "model": Path(self.model).name,
+            "questions_from": self.questions_from,
+            "questions": self.questions,
+            "samples": self.samples,
+        }
+        return found | ({"planned_on": self.planned_on} if self.planned_on else {})
+
+    def search_effort(self, layers: int) -> Effort:
+        """How much a search may measure for all budgets."""
+        return effort_of(self.effort, layers, len(self.budgets))
 
     def frontier_file(self, variant: str, seed: int) -> Path:
         """Where a search's result is kept, beside the record."""
-        name = f"{Path(self.model).name} {self.questions_from} {self.samples} {variant} {seed}"
+        name = f"{Path(self.model).name} {self.planned_on or self.questions_from} {self.samples} {variant} {seed}"
         return self.record.parent / "frontiers" / f"{name.replace(':', '').replace(',', '').replace(' ', '-')}.json"
 
 
@@ -77,19 +99,20 @@ class Subject:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        place = str(folder(setting.model)) if setting.model in MODELS else setting.model
-        loaded = load(locate(place).path, "cpu", Dtype.FLOAT32)
+        loaded = load(locate(setting.place).path, "cpu", Dtype.FLOAT32)
         self.model, self.processor = loaded.model, loaded.processor
         self._statistics: dict[int, Statistics] = {}
 
     def batches(self, count: int, seed: int, split: str, answers: bool = False) -> Iterator[tuple[Any, list[str]]]:
         """Left-padded processor outputs of questions, with their answers appended where asked for, and the expected answers."""
-        found = list(questions_of(self.setting.questions_from, count, seed, split))
+        setting = self.setting
+        asked = setting.planned_on if split == "calibration" and setting.planned_on else setting.questions_from
+        found = list(questions_of(asked, count, seed, split))
         for start in range(0, count, BATCH):
             part = found[start : start + BATCH]
             texts = [self.chat(one.question, one.answer if answers else None) for one in part]
-            inputs = self.processor(text=texts, images=[one.image for one in part], return_tensors="pt", padding=True)
-            yield inputs, [one.answer for one in part]
+            inputs = self.processor(text=texts, images=[one.picture() for one in part], return_tensors="pt", padding=True)
+            yield inputs, [one.answer or "" for one in part]
 
     def questions(self, samples: int, seed: int) -> Iterator[Any]:
         """What plans are calibrated on: left-padded processor outputs of questions."""
@@ -103,9 +126,14 @@ class Subject:
 
     @cached_property
     def exam(self) -> tuple[list[Any], list[list[str]]]:
-        """The unseen questions' inputs and answers by batch."""
+        """The unseen questions' inputs and answers by batch; where the set has none, the dense model's own, as far as OWN_TOKENS go."""
         pairs = list(self.batches(self.setting.questions, 0, "eval"))
-        return [inputs for inputs, _ in pairs], [expected for _, expected in pairs]
+        return [inputs for inputs, _ in pairs], [expected if any(expected) else self._own(inputs) for inputs, expected in pairs]
+
+    @torch.inference_mode()
+    def _own(self, inputs: Any) -> list[str]:
+        produced = self.model.generate(**inputs, max_new_tokens=OWN_TOKENS, do_sample=False)
+        return list(self.processor.batch_decode(produced[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
     @cached_property
     def taught(self) -> tuple[Trials, list[torch.Tensor]]:
@@ -137,7 +165,7 @@ class Subject:
         state = file.with_suffix(".search")
         asked = self.questions(samples, seed)
         statistics, budgets = self.statistics(seed), self.setting.budgets
-        source = self.setting.questions_from
+        source = self.setting.planned_on or self.setting.questions_from
         found = search(
             self.model, asked, statistics, budgets, seed=seed, questions_from=source, effort=effort, grids=self.dense.grids, state=state
         )  # fmt: skip
@@ -168,17 +196,24 @@ class Subject:
             return self._smaller_right(smaller), budget, smaller.note
         right: list[bool] = []
         for inputs, expected in zip(*self.exam, strict=True):
-            produced = generate_each(self.model, inputs, lambda grids: schedule(method, self.sizes, grids, budget), NEW_TOKENS, seed)
+            produced = generate_each(
+                self.model, inputs, lambda grids: schedule(method, self.sizes, grids, budget), self._longest(expected), seed
+            )
             right += self._equal(produced, expected)
         return right, made.share, made.note
 
     def _smaller_right(self, smaller: Smaller) -> list[bool]:
         right: list[bool] = []
         for one in questions_of(self.setting.questions_from, self.setting.questions, 0, "eval"):
-            encode = partial(self.processor, text=[self.chat(one.question)], images=[one.image], return_tensors="pt")
-            inputs, made = smaller.encoded([(one.image.height, one.image.width)], encode)
-            right += self._equal(generate(self.model, inputs, made, NEW_TOKENS), [one.answer])
+            picture, expected = one.picture(), one.answer or ""
+            encode = partial(self.processor, text=[self.chat(one.question)], images=[picture], return_tensors="pt")
+            inputs, made = smaller.encoded([(picture.height, picture.width)], encode)
+            right += self._equal(generate(self.model, inputs, made, self._longest([expected])), [expected])
         return right
+
+    def _longest(self, expected: list[str]) -> int:
+        """Tokens that tell whether any of these answers was given: one more than the longest has."""
+        return 1 + max(len(self.processor.tokenizer(one, add_special_tokens=False).input_ids) for one in expected)
 
     def _equal(self, produced: Any, expected: list[str]) -> list[bool]:
         answers = self.processor.batch_decode(list(produced), skip_special_tokens=True)
@@ -242,15 +277,15 @@ def answer(subject: Subject, method: str, budget: float | None, seed: int | None
         right, reached, note = subject.pruner_right(method, budget, seed or 0)
         return {"right": right, "reached": reached, "note": note}
     assert seed is not None
-    layers, samples = subject.sizes.num_hidden_layers, subject.setting.samples
-    variants = searches(thorough_effort(layers), samples)
-    variants |= priced_searches(effort_of("usual", layers, len(subject.setting.budgets)), samples)
+    setting, layers = subject.setting, subject.sizes.num_hidden_layers
+    variants = searches(setting.search_effort(layers), setting.samples)
+    variants |= priced_searches(effort_of("usual", layers, len(setting.budgets)), setting.samples)
     if method in variants:
         effort, samples = variants[method]
         found = subject.frontier(method, seed, effort, samples)
         point = found.at(budget)
         refits = subject.refits(point.plan, seed, samples) if found.compensated else None
-        facts = {"logit_drift": point.logit_drift, "origin": point.origin, "forwards": found.forwards}
+        facts = {"logit_drift": point.logit_drift, "origin": point.origin, "forwards": found.forwards, "effort": setting.effort}
         return {"right": subject.plan_right(point.plan, refits), "reached": point.share, **facts}
     if method in ABLATIONS:
         ablation, questions = ABLATIONS[method], partial(subject.questions, subject.setting.samples, seed)
@@ -270,15 +305,16 @@ def known(record: Path, setting: Setting) -> set[RECORDED]:
     return {
         (line["method"], line["budget"], line["seed"])
         for line in lines
-        if all(line[name] == getattr(setting, name) for name in ("model", "questions_from", "questions", "samples"))
+        if line.get("planned_on", "") == setting.planned_on and all(line[name] == value for name, value in setting.facts.items())
     }
 
 
 def run(options: argparse.Namespace) -> None:
     """Answer what the record lacks."""
     setting = Setting(
-        options.model, options.set, options.questions, options.samples, tuple(map(float, options.budgets.split(","))), options.record
-    )
+        options.model, options.set, options.questions, options.samples, tuple(map(float, options.budgets.split(","))), options.record,
+        options.planned_on, options.effort,
+    )  # fmt: skip
     done = known(options.record, setting)
     methods, seeds = re.split(r",(?! )", options.methods), tuple(map(int, options.seeds.split(",")))  # names may have a comma and a space
     left = [cell for cell in cells(setting, methods, seeds) if cell not in done]
@@ -296,8 +332,7 @@ def note(setting: Setting, cell: RECORDED, found: dict[str, Any], cpu_seconds: f
     """Append a cell's line to the record: what was found, with the outcomes by question as `right` unless there are none."""
     method, budget, seed = cell
     right = found.get("right")
-    line = {"model": setting.model, "questions_from": setting.questions_from, "questions": setting.questions}
-    line |= {"samples": setting.samples, "method": method, "budget": budget, "seed": seed}
+    line = {**setting.facts, "method": method, "budget": budget, "seed": seed}
     line |= {"accuracy": None} if right is None else {"accuracy": sum(right) / len(right), "right": packed(right)}
     line |= {name: value for name, value in found.items() if name != "right"}
     line |= {"cpu_seconds": round(cpu_seconds, 1), "date": str(date.today())}
@@ -319,7 +354,9 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     cell = commands.add_parser("run")
     cell.add_argument("--model", default="demo", help="demo, the name of an evidence model, or a folder")
-    cell.add_argument("--set", default="demo", help="the question set: demo, harder, sizes")
+    cell.add_argument("--set", default="demo", help="the question set: demo, harder, sizes, english, easy-vqa")
+    cell.add_argument("--planned-on", default="", help="the set that plans are made on, if it is another")
+    cell.add_argument("--effort", default="thorough", help="of searches: quick, usual, thorough, or forward passes")
     cell.add_argument("--record", type=Path, required=True)
     cell.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
     cell.add_argument("--methods", default=",".join(("auto", *RECIPES, *SCHEDULES)))

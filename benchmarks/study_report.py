@@ -19,7 +19,7 @@ LABELS = {
     "yopo": "the paper's recipe (yopo)",
 }
 """What methods are called in plots, where their names alone do not say."""
-Group = tuple[str, str, int, int]  # model, question set, questions, calibration samples
+Group = tuple[str, str, int, int, str]  # model, question set, questions, calibration samples, the set that these are of if another
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def read(files: Iterable[Path]) -> list[Cells]:
     for file in files:
         for line in file.read_text().splitlines():
             cell = json.loads(line)
-            groups[cell["model"], cell["questions_from"], cell["questions"], cell["samples"]].append(cell)
+            groups[cell["model"], cell["questions_from"], cell["questions"], cell["samples"], cell.get("planned_on", "")].append(cell)
     return [_cells(group, found) for group, found in groups.items()]
 
 
@@ -90,10 +90,11 @@ def unpacked(text: str) -> np.ndarray:
 
 def table(cells: Cells) -> list[str]:
     """Markdown: retention in percent with its interval; the lead of ours over the method where the interval has no zero in it."""
-    model, questions_from, questions, samples = cells.group
+    model, questions_from, questions, samples, planned_on = cells.group
     dense = cells.outcomes["dense", None].mean()
+    others = f"{samples} of `{planned_on}`" if planned_on else f"{samples} others"
     lines = [f"## {model} on `{questions_from}`", ""]
-    lines += [f"Dense {dense:.4f} of {questions} unseen questions; planned on {samples} others. Share of the dense accuracy kept, in"]
+    lines += [f"Dense {dense:.4f} of {questions} unseen questions; planned on {others}. Share of the dense accuracy kept, in"]
     lines += [
         "percent, with its 95 % interval; in brackets by how many points `auto` is ahead, bold where the paired interval excludes 0.",
         "",

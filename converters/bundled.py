@@ -1,5 +1,6 @@
 """The bundled samples, where none are given."""
 
+from .data import everyday
 from .data.samples import BUNDLED, SamplesLike, is_bundled
 from .errors import YopoError
 from .loading import DEMO
@@ -10,7 +11,7 @@ from .runtime.plan import Plan
 
 
 def default_samples(model: Model, chosen: Plan | Point | float, progress: Listener = unheard) -> SamplesLike | None:
-    """What to plan and fit on where no samples are given: the bundled ones, with a warning for a model that they are unlike.
+    """What to plan and fit on where no samples are given: the bundled ones.
 
     `chosen` is what `convert` gets: a `Plan`, and a budget of 1, need none; a frontier's point needs what it was planned on, None where
     that is no bundled set.
@@ -23,16 +24,11 @@ def default_samples(model: Model, chosen: Plan | Point | float, progress: Listen
 
 
 def bundled_samples_for(model: Model, progress: Listener) -> str:
-    """The name of the bundled samples, with a warning for a model that they are unlike."""
-    if not is_demo(model):
-        progress(
-            Message(
-                f"{model.name} is calibrated on the bundled pictures of coloured shapes, which are unlike what it is used for. "
-                "Pass --calibration FILE.jsonl with about a hundred pictures and questions of yours.",
-                warning=True,
-            )
-        )
-    return BUNDLED
+    """The name of the bundled samples: the demo's shapes for the demo, for others everyday pictures, with a line that says so."""
+    if is_demo(model):
+        return BUNDLED
+    progress(Message(f"{model.name} is calibrated on the bundled {everyday.NAME} pictures; --calibration takes questions of your own."))
+    return everyday.NAME
 
 
 def required_samples(samples: SamplesLike | None, model: Model, what: str) -> SamplesLike:

@@ -44,6 +44,7 @@ from tools.demo.train import (
     shared_prefix_attention,
     train_alignment,
     train_vision,
+    words_of,
 )
 
 from . import MODELS, folder
@@ -264,7 +265,8 @@ def train_harder_eyes(learner: Student, options: argparse.Namespace, log: Callab
     else:
         train_vision(learner.model, pool, options.eyes_minutes, options.seed, log, time.process_time, torch.float32)
     learner.tower.requires_grad_(False)
-    train_alignment(learner.model, learner.untrained.tokenizer, pool, options.alignment_minutes, options.seed, log, time.process_time)
+    words = words_of(learner.model, learner.untrained.tokenizer)
+    train_alignment(learner.model, words, pool, options.alignment_minutes, options.seed, log, time.process_time)
     learner.tower.requires_grad_(True)
     torch.save({"model": learner.model.state_dict(), "finished": ["eyes"]}, options.state)
 

@@ -104,10 +104,11 @@ def least_duplicate(states: Tensor, norms: Tensor, visual: Tensor, text: Tensor,
     """DART (arXiv 2502.11494): the visual tokens with the largest keys, and for each pivot those least like it; indices among `visual`.
 
     Pivots are PIVOTS of `visual` and PIVOTS of `text`, places in `states` `[length, hidden]`, by the L1 norm of their keys, `norms`
-    `[length]`. Each takes an equal share of what is kept beside the visual ones, in turn, what is left over the first ones.
+    `[length]`. Each takes an equal share of what is kept beside the visual ones, in the prompt's order (which the published code leaves
+    open), what is left over the first ones.
     """
-    first = norms[visual].topk(min(PIVOTS, kept, len(visual))).indices
-    pivots = torch.cat([visual[first], text[norms[text].topk(min(PIVOTS, len(text))).indices]])
+    first = norms[visual].topk(min(PIVOTS, kept, len(visual))).indices.sort().values
+    pivots = torch.cat([visual[first], text[norms[text].topk(min(PIVOTS, len(text))).indices.sort().values]])
     free = torch.ones(len(visual), dtype=torch.bool, device=visual.device)
     free[first] = False
     each, over = divmod(kept - len(first), len(pivots))

@@ -23,7 +23,7 @@ from ..runtime.autotune import CHOICES
 from ..runtime.plan import Grid, Plan, Sizes, dense_plan, normalise
 from .ceiling import Ceiling, measure_ceiling
 from .measure import Contender, Figures, Setting, measure
-from .models import cut, native, published_config, random_model, visual_grids
+from .models import cut, is_tiled, native, published_config, random_model, visual_grids
 
 DEFAULT_BUDGETS = (0.25,)
 DEFAULT_RECIPES = ("yopo", "interlaced")
@@ -194,6 +194,9 @@ def _subject(request: BenchRequest) -> BenchmarkModel:
     subject = _random_subject(request) if request.random_weights else _saved_subject(request)
     for _, reason in refusals(subject.dense, request.against):
         raise YopoError(reason, "Leave it out of --against.")
+    config = subject.dense.config.to_dict()
+    if "downsample" in request.against and (family_of(config).kinds is not None or is_tiled(config)):
+        raise YopoError("Downsampling is timed where all pictures have one size.", "Leave it out of --against.")
     return subject
 
 

@@ -130,7 +130,7 @@ def visual_grids(config: Mapping[str, Any], tokens: int) -> tuple[Grid, ...]:
         if native.tokens + side * (side + 1) != tokens or not side:
             raise YopoError(f"{tokens} visual tokens are no square picture.", f"It has {native.tokens} and n rows of n + 1 tokens.")
         return native, Grid(side, side + 1)
-    if _tiled(config):
+    if is_tiled(config):
         if tokens % native.tokens:
             raise YopoError(f"{tokens} visual tokens are no whole tiles.", f"A tile of this model has {native.tokens}.")
         return (native,) * (tokens // native.tokens)
@@ -139,7 +139,8 @@ def visual_grids(config: Mapping[str, Any], tokens: int) -> tuple[Grid, ...]:
     return (Grid(side, side),)
 
 
-def _tiled(config: Mapping[str, Any]) -> bool:
+def is_tiled(config: Mapping[str, Any]) -> bool:
+    """Whether the model cuts pictures up."""
     return "downsample_ratio" in config or "scale_factor" in config
 
 

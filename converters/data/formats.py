@@ -35,7 +35,8 @@ Record = Mapping[str, Any]
 
 
 def read_samples(source: Path | str) -> list[Sample]:
-    """All samples of a file, of a folder of parquet, or of `hub:OWNER/NAME[@REVISION]/PATTERN`; paths are relative to the file.
+    """All samples of a file, of a folder of parquet, of `hub:OWNER/NAME[@REVISION]/PATTERN`, or a few hundred of
+    `hub:OWNER/NAME[@REVISION][:CONFIG[:SPLIT]]`; paths are relative to the file.
 
     Raises YopoError, with the place, for what is no record, an unknown key, a value of another kind, and a picture that is not there.
     """
@@ -50,13 +51,16 @@ def read_samples(source: Path | str) -> list[Sample]:
 
 
 def _fetched(name: str) -> list[Path]:
-    from .hub import snapshot
-
+    """Whole files that match a pattern, else rows by range reads."""
     owner, _, rest = name.partition("/")
     repository, _, pattern = rest.partition("/")
-    repository, _, revision = repository.partition("@")
     if not pattern:
-        raise YopoError(f"{HUB}{name} names no files.", f"Such as {HUB}lmms-lab/POPE/data/test-*.parquet.")
+        from .hub_rows import rows_file
+
+        return [rows_file(name)]
+    from .hub import snapshot
+
+    repository, _, revision = repository.partition("@")
     return list(snapshot([f"{owner}/{repository}"], [pattern], revision or None).files)
 
 

@@ -10,6 +10,7 @@ from ..errors import YopoError
 from .pictures import Picture, picture_of
 
 GROUPS_KEPT = 2  # row groups of pictures in memory
+READ_BYTES = 1 << 18  # at a time, of a file that is elsewhere
 
 
 def parquet_rows(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
@@ -84,16 +85,21 @@ def _column(file: Path, group: int, name: str) -> Any:
 
 @cache
 def _opened(file: Path) -> Any:
+    return parquet_file(file, str(file))
+
+
+def parquet_file(source: Any, place: str) -> Any:
+    """The opened table of a file, by path or as Python reads it. What it is asked for is read then, and no more. Raises YopoError."""
     try:
         from pyarrow import ArrowInvalid
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise YopoError("Parquet files are read by pyarrow, which is not installed.", "pip install 'yopo[tasks]'") from None
     try:
-        return ParquetFile(file)
+        return ParquetFile(source, pre_buffer=False, buffer_size=0 if isinstance(source, Path) else READ_BYTES)
     except (OSError, ArrowInvalid) as error:
         raise YopoError(
-            f"{file} cannot be read as parquet: {error}.", "Is it whole? Files of the Hub's cache can be fetched again."
+            f"{place} cannot be read as parquet: {error}.", "Is it whole? Files of the Hub's cache can be fetched again."
         ) from None
 
 

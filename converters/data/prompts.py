@@ -8,6 +8,7 @@ from ..errors import YopoError
 from ..time_limit import time_limit
 from .footage import Footage
 from .sample import Sample
+from .videos import NoFrames
 
 TEMPLATE_SECONDS = 10.0
 OTHER_TEMPLATE = "Put another chat_template.jinja beside its processor_config.json."
@@ -43,7 +44,8 @@ def prompt(
 
 def check_videos(processor: Any, videos: int, place: str) -> None:
     """Raise YopoError where there are videos and the model takes none."""
-    if videos and not getattr(processor, "video_token", None):
+    films = getattr(processor, "video_processor", None)
+    if videos and (not getattr(processor, "video_token", None) or isinstance(films, NoFrames)):
         raise YopoError(f"{place} has a video, and this model takes none.", "Give its frames as pictures: a list in image.")
 
 

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, TypeAlias
 
 from ..errors import YopoError
+from . import everyday
 from .sample import FORMAT_HINT, Sample
 
 BUNDLED = "demo"
@@ -35,7 +36,7 @@ class Samples:
 
 
 SamplesLike: TypeAlias = Samples | Sequence[Sample] | str | Path
-"""What functions take samples as: `Sample` objects, a file of questions, or the name of a bundled set (demo, sizes, harder)."""
+"""What functions take samples as: `Sample` objects, a file of questions, or the name of a bundled set (demo, sizes, harder, everyday)."""
 
 
 def samples_of(given: SamplesLike, *, answers: bool, count: int | None = None, seed: int = 0) -> Samples:
@@ -73,11 +74,13 @@ def is_bundled(given: Any) -> bool:
     """Whether this is a bundled set's name, and no file of that name is there."""
     from .demo.sets import SETS
 
-    return isinstance(given, str | Path) and str(given) in SETS and not Path(given).exists()
+    return isinstance(given, str | Path) and str(given) in (*SETS, everyday.NAME) and not Path(given).exists()
 
 
 def bundled_samples(count: int, seed: int, split: str, name: str = BUNDLED) -> Samples:
-    """One of the sets of `converters.data.demo.sets`: the demo's shapes, or by `name` another."""
+    """One of the sets of `converters.data.demo.sets`: the demo's shapes, or by `name` another; of everyday pictures what there is."""
+    if name == everyday.NAME:
+        return _everyday(count, seed, split)
 
     def stream() -> Iterator[Sample]:
         from .demo.sets import samples
@@ -86,6 +89,20 @@ def bundled_samples(count: int, seed: int, split: str, name: str = BUNDLED) -> S
             yield replace(sample, place=f"{name} picture {index}")
 
     return Samples(name, name, count, stream)
+
+
+def _everyday(count: int, seed: int, split: str) -> Samples:
+    """Questions about photographs, pages, charts and screens, in an order drawn with `seed`. Raises YopoError where answers are needed."""
+    if split == "eval":
+        raise YopoError(
+            f"The questions of {everyday.NAME} have no answers to compare with: they are there to calibrate on.",
+            "Ask questions of your own.",
+        )
+    from .formats import read_samples
+
+    found = read_samples(everyday.FILE)
+    chosen = Random(seed).sample(found, min(count, len(found)))
+    return Samples(everyday.NAME, everyday.NAME, len(chosen), lambda: iter(chosen))
 
 
 def _checked(given: Sequence[Sample]) -> list[Sample]:

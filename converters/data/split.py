@@ -27,7 +27,8 @@ class SampleSplit:
         if isinstance(given, SampleSplit):
             return given
         if is_bundled(given):
-            return cls(bundled_samples(count + max(count, BUNDLED_UNSEEN), seed, "calibration", str(given)), frozenset(range(count)))
+            samples = bundled_samples(count + max(count, BUNDLED_UNSEEN), seed, "calibration", str(given))
+            return cls(samples, frozenset(range(min(count, samples.count))))
         samples = samples_of(given, answers=False)
         return cls(samples, frozenset(Random(seed).sample(range(samples.count), min(count, samples.count))))
 

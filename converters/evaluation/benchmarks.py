@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from ..data import everyday
 from ..data.prompts import check_videos, encode_samples
 from ..data.samples import BUNDLED, SamplesLike, batches, samples_of
 from ..errors import YopoError
-from ..loading import Loaded
+from ..export.loading import Runtime
+from ..loading import DEMO, Loaded
 from ..model import Model
 from ..processes import joined
 from ..progress import Listener, Message, unheard
@@ -34,7 +36,7 @@ class EvaluationRequest:
     """What to evaluate. `tasks` are names of benchmarks (`NAME[@REVISION][=PLACE]`), or samples: files, bundled sets, lists.
 
     `against` are token pruners and `recipes` are plans to compare with, all at `budget` of the dense visual FLOPs, by default the
-    model's own; recipes are calibrated on `calibration` (a file; None: the bundled shapes). `max_new_tokens` None: each task's own.
+    model's own; recipes are calibrated on `calibration` (a file; None: the bundled samples). `max_new_tokens` None: each task's own.
     `for_retention` refuses a model of which no retention can be measured.
     """
 
@@ -101,15 +103,25 @@ def base_name(model: Model) -> str:
 def evaluate_benchmarks(model: Model, request: EvaluationRequest, progress: Listener = unheard) -> dict[str, Any]:
     """Ask everything and return what came out, JSON-ready (`results.results` for each task). Raises YopoError."""
     check_names(request.against, request.recipes)
+    usual = BUNDLED if base_name(model) == DEMO else everyday.NAME
+    request = replace(request, calibration=request.calibration or Path(usual))
     missing = model.missing_dense_side()
     if request.for_retention:
         _check_retention(model, missing)
     if missing:
         progress(Message(f"{missing} Evaluate the base model beside it."))
     asked = asked_by(request)
+    _check_compared(model, request, asked)
     subject = subject_of(model)
     progress(Message(f"Path: {subject.loaded.path_report()}"))
     return evaluate_sides(model, request, asked, subject, list(_groups(request, subject)), progress)
+
+
+def _check_compared(model: Model, request: EvaluationRequest, asked: Sequence[Asked]) -> None:
+    if model.runtime is Runtime.ONNX and (request.against or request.recipes):
+        raise YopoError("Token pruners and recipes run in PyTorch.", "Leave --runtime onnx out, or --against and --recipe.")
+    if "downsample" in request.against and any(question.videos for one in asked for question in one.questions):
+        raise YopoError("downsample makes pictures smaller, and there are questions about videos.", "Leave it out of --against.")
 
 
 def _check_retention(model: Model, missing: str | None) -> None:

@@ -15,7 +15,8 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from lmms_eval.protocol import ChatMessages
 
-from ..data.prompts import encode
+from ..data.footage import video
+from ..data.prompts import check_videos, encode
 from ..model import load
 from .record import Key, Record
 from .sides import model_group, subject_of
@@ -71,14 +72,17 @@ class Yopo(lmms):  # type: ignore[misc]
 
     def _answers(self, requests: Sequence[Any]) -> Iterator[dict[str, str]]:
         """What every side says to each of a batch."""
-        texts, images = [], []
+        texts, images, videos = [], [], []
         processor = self.subject.loaded.processor
         for request in requests:
             _, messages_of, _, document, task, split = request.args
             messages = ChatMessages(messages=messages_of(self.task_dict[task][split][document]))
+            pictures, films, _ = messages.extract_media()
+            check_videos(processor, len(films), f"{task}, document {document}")
             texts.append(processor.apply_chat_template(messages.to_hf_messages(), add_generation_prompt=True))
-            images += messages.extract_media()[0]
-        inputs = encode(processor, texts, [image.convert("RGB") for image in images])
+            images += [image.convert("RGB") for image in pictures]
+            videos += [video(film).open() for film in films]
+        inputs = encode(processor, texts, images, videos)
         most = max(int(_settings(request).get("max_new_tokens", LONGEST)) for request in requests)
         said = {side.name: side.answer(inputs, most) for side in self.group.open()}
         return ({name: answers[place] for name, answers in said.items()} for place in range(len(requests)))

@@ -20,7 +20,8 @@ MOST_PICTURES, THUMBNAIL_SIDE = 60, 128  # of answers that changed, for each tas
 def results(asked: Asked, record: Record, base: str | None) -> dict[str, Any]:
     """One task's figures by side, overall and by kind. `base` is the dense model's name, for published figures beside the dense row."""
     scored = {side: _scored(asked, record, side) for side in record.sides}
-    kinds = dict.fromkeys(question.kind for question in asked.questions if question.kind is not None)
+    every = dict.fromkeys(question.kind for question in asked.questions)
+    kinds = [kind for kind in every if kind is not None and len(every) > 1]
     sides = _sides(asked.task, scored, record)
     if DENSE in sides:
         sides[DENSE]["published"] = published(asked.task.name, base)
@@ -29,7 +30,7 @@ def results(asked: Asked, record: Record, base: str | None) -> dict[str, Any]:
         "pictures": len({question.picture for question in asked.questions}),
         "origin": dict(asked.origin),
         "sides": sides,
-        "kinds": {kind: _sides(asked.task, _of_kind(scored, kind), record) for kind in kinds} if len(kinds) > 1 else {},
+        "kinds": {kind: _sides(asked.task, _of_kind(scored, kind), record) for kind in kinds},
     }
 
 

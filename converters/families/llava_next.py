@@ -30,7 +30,7 @@ def _recognises(config: Config) -> bool:
 
 def sizes(config: Config) -> Sizes:
     text = config.get("text_config") or {}
-    return stated_sizes(DEFAULTS.get(text.get("model_type"), {}) | text) or text_sizes(parsed(config).text_config)
+    return stated_sizes(DEFAULTS.get(str(text.get("model_type")), {}) | text) or text_sizes(parsed(config).text_config)
 
 
 def tile(config: Config) -> Grid:

@@ -101,7 +101,7 @@ def records(model: Any, projector: str, batch: Any, max_new_tokens: int = MAX_AN
     seen: list[Tensor] = []
     hook = model.get_submodule(projector).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].flatten(0, -2)))
     try:
-        with torch.inference_mode(), _packing(model) as numbers:
+        with torch.inference_mode(), _packing(model, "pixel_values_videos" in found.inputs) as numbers:
             rows, given = language_model_pass(model, found.inputs)
     finally:
         hook.remove()
@@ -134,13 +134,15 @@ def _by_token(rows: Tensor, numbers: list[Tensor], counts: list[int], places: Te
 
 
 @contextmanager
-def _packing(model: Any) -> Iterator[list[Tensor]]:
+def _packing(model: Any, videos: bool) -> Iterator[list[Tensor]]:
     """For each call, which of the projector's rows the visual tokens are, -1 for the end of a row; nothing where they are all in order."""
     numbers: list[Tensor] = []
     pack = getattr(model.model, "pack_image_features", None)
     if pack is None:
         yield numbers
         return
+    if videos:
+        raise YopoError("Healing does not know frames that are made smaller behind the projector.", "Heal on pictures.")
 
     def numbered(image_features: Sequence[Tensor], *arguments: Any, **keywords: Any) -> Any:
         count = sum(part.shape[0] * part.shape[1] for part in image_features)

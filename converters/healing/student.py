@@ -1,12 +1,13 @@
 """The pruned model as it is trained: what enters the projector goes in, the divergence from the dense model's answers comes out."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..planning.measure.answers import isin
+from ..planning.measure.answers import isin, videos_of
 from .answers import TeacherAnswer
 
 IGNORED = -100  # a row whose next token is not one of the answer's
@@ -60,7 +61,7 @@ def answer_rows(model: Any, placeholders: Sequence[int], batch: dict[str, Tensor
         attention_mask=mask,
         position_ids=batch.get("position_ids"),
         visual_mask=visual,
-        images=model.model.images,
+        images=partial(model.model.images, videos=videos_of(model, ids)),
         visual_pos_masks=visual,
         deepstack_visual_embeds=deepstack,
         use_cache=False,

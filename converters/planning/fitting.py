@@ -9,7 +9,7 @@ from ..calibration.batch import on_model
 from ..runtime.call import Call
 from ..runtime.plan import Plan, dense_plan, normalise
 from .compensation import LeastSquares, LinearCompensation, visual_keys
-from .measure.answers import Answered, isin, language_model_pass, placeholders_of
+from .measure.answers import Answered, isin, language_model_pass, placeholders_of, videos_of
 from .measure.batches import open_batch
 from .measure.dense_adapter import DenseAdapter
 from .measure.pruned_layer import PrunedLayer
@@ -52,7 +52,8 @@ def _calls(model: Any, adapter: DenseAdapter, batches: Iterable[Any]) -> list[tu
         mask, visual = given["attention_mask"].bool(), isin(given["input_ids"], placeholders)
         embeds = inputs["inputs_embeds"]
         nothing = torch.zeros_like(mask)
-        answered = Answered(embeds, inputs.get("position_ids"), mask, mask & visual, nothing, embeds[nothing])
+        more = tuple(inputs.get("deepstack_visual_embeds") or ()), videos_of(model, given["input_ids"])
+        answered = Answered(embeds, inputs.get("position_ids"), mask, mask & visual, nothing, embeds[nothing], *more)
         questions, state = open_batch(answered, adapter)
         pairs.append((questions.at(state), questions.at(state)))
         rows += int((mask & visual).sum())

@@ -17,7 +17,7 @@ from .importance import ImportanceOrder
 from .search.moves import rank_of, visual_flops
 
 SCHEMA = 1
-FACTS = ("forwards", "questions_from", "samples", "seed", "model", "data", "compensated")
+FACTS = ("forwards", "dense_forwards", "questions_from", "samples", "seed", "model", "data", "compensated")
 MAX_BYTES = 1 << 28
 AGAIN = "Make it again with `yopo plan`."
 
@@ -43,9 +43,9 @@ class Frontier:
     """What a search found: `asked`, the plans of the budgets, falling, and `path`, the plans that it passed on the way, falling.
 
     `order` is the order of importance by which plans between these are filled up. `forwards` counts passes of all calibration questions
-    through all layers; `samples` of them were drawn with `seed` from `questions_from`, and `data` is their hash; `model` is the
-    checkpoint's fingerprint. `compensated`: plans were measured with linear compensation. `split`: the samples themselves
-    while they are at hand; they are not saved.
+    through all layers, `dense_forwards` the same by FLOPs, in passes of the dense model; `samples` of them were drawn with `seed` from
+    `questions_from`, and `data` is their hash; `model` is the checkpoint's fingerprint. `compensated`: plans were measured with linear
+    compensation. `split`: the samples themselves while they are at hand; they are not saved.
     """
 
     asked: tuple[Point, ...]
@@ -58,6 +58,7 @@ class Frontier:
     data: str
     questions_from: str
     compensated: bool = False
+    dense_forwards: float | None = None
     split: SampleSplit | None = field(default=None, repr=False, compare=False)
 
     def at(self, budget: float) -> Point:
@@ -113,7 +114,7 @@ class Frontier:
     def _from_json(cls, data: dict[str, Any]) -> Self:
         asked = tuple(Point(from_json(point.get("plan")), point["logit_drift"], point["origin"], point["asked"]) for point in data["asked"])
         order = ImportanceOrder(**{name: tuple(map(tuple, orders)) for name, orders in data["importance_order"].items()})
-        facts = {name: data[name] for name in FACTS}
+        facts = {name: data.get(name) for name in FACTS}
         return cls(asked=asked, path=_from_changes(data["path"]), order=order, **facts)
 
 

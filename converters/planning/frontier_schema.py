@@ -39,6 +39,7 @@ class OrderFile(Closed):
 class FrontierFile(Closed):
     version: Literal[1] = Field(alias="schema")
     forwards: Nats
+    dense_forwards: Nats | None = None
     questions_from: str
     samples: Count
     seed: int

@@ -99,7 +99,7 @@ class YopoInternVLModel(InternVLModel):
         visual = visual_places(self, (self.config.image_token_id,), input_ids, visual_mask, kwargs)
         return super().forward(input_ids, visual_mask=visual, images=self.images, **kwargs)
 
-    def images(self, visual: Tensor, positions: Tensor | None, rows: Tensor) -> tuple[Image, ...]:
+    def images(self, visual: Tensor, positions: Tensor | None, rows: Tensor, videos: Tensor | None = None) -> tuple[Image, ...]:
         """The tiles of a call, thumbnails included: each is an image of its own, since their arrangement is not known here."""
         vision = self.config.vision_config
         sides = (

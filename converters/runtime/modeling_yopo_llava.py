@@ -75,7 +75,7 @@ class YopoLlavaModel(LlavaModel):
             image_outputs=pictures,
         )
 
-    def images(self, visual: Tensor, positions: Tensor | None, rows: Tensor) -> tuple[Image, ...]:
+    def images(self, visual: Tensor, positions: Tensor | None, rows: Tensor, videos: Tensor | None = None) -> tuple[Image, ...]:
         """The images of a call, from its visual tokens `[batch, length]`: all have the grid of the vision tower."""
         side = self.config.vision_config.image_size // self.config.vision_config.patch_size
         return images_of_one_grid(visual.sum(1).tolist(), Grid(side, side))

@@ -40,7 +40,7 @@ class AnyGrid:
         visual = visual_places(self, placeholders, input_ids, visual_mask, kwargs)
         return following.forward(input_ids, visual_mask=visual, images=self.images, **kwargs)
 
-    def images(self, visual: Tensor, positions: Tensor | None, rows: Tensor) -> tuple[Image, ...]:
+    def images(self, visual: Tensor, positions: Tensor | None, rows: Tensor, videos: Tensor | None = None) -> tuple[Image, ...]:
         """The images and videos of a call: inside `generate()` only the positions tell their grids."""
         if positions is None or positions.dim() != 3:
             raise ValueError("Pictures need multimodal positions: pass mm_token_type_ids and image_grid_thw.")

@@ -24,7 +24,7 @@ class ShuffledTiles:
         visual = visual_places(self, (self.config.image_token_id,), input_ids, visual_mask, kwargs)
         return following.forward(input_ids, visual_mask=visual, images=self.images, **kwargs)
 
-    def images(self, visual: Tensor, positions: Tensor | None, rows: Tensor) -> tuple[Image, ...]:
+    def images(self, visual: Tensor, positions: Tensor | None, rows: Tensor, videos: Tensor | None = None) -> tuple[Image, ...]:
         """The tiles of a call, and whole pictures and frames: each is an image of its own, as text stands between them."""
         vision = self.config.vision_config
         side = vision.image_size // vision.patch_size // self.config.scale_factor

@@ -218,9 +218,9 @@ class TestConvert:
     def test_bundled_shapes_are_not_for_real_models(self, tmp_path: Path) -> None:
         shutil.copytree(demo_folder(), tmp_path / "mine")
         result = run("convert", tmp_path / "mine", *QUICK, "-b", 0.2, "--samples", 2, "--dry-run", "--json")
-        assert "Warning" in result.stderr
-        assert "--calibration FILE.jsonl" in result.stderr
-        json.loads(result.stdout)
+        assert "Warning" not in result.stderr
+        assert "mine is calibrated on the bundled everyday pictures" in result.stderr
+        assert json.loads(result.stdout)["calibration"] | {"data": ""} == {"samples": 2, "from": "everyday", "seed": 0, "data": ""}
 
     def test_interrupted_run_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupt(*arguments: Any) -> None:

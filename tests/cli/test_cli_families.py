@@ -58,9 +58,18 @@ def test_from_the_published_folder_to_answers(layout: str, tmp_path: Path, monke
     answer = json.loads(run("ask", out, "hello w8", *picture, "--max-new-tokens", "3", "--json").stdout)
     assert answer["path"].startswith("pruned")
     assert answer["answer"]
-    scores = json.loads(run("eval", out, "--task", samples, "--max-new-tokens", "2", "--batch-size", "3", "--json").stdout)
-    assert scores["tasks"]["samples"]["sides"]["pruned"]["questions"] == len(SIZES)
-    timed = run("bench", out, "--rounds", "1", "--steps", "1", "--text-tokens", "4", "--json").stdout
-    dense, plan = json.loads(timed.splitlines()[-1])["runs"][0]["sides"]
+    asked = ("eval", out, "--task", samples, "--max-new-tokens", "2", "--batch-size", "3", "--json")
+    against = ("--against", "divprune,downsample") if layout != "Qwen3-VL" else ()
+    scores = json.loads(run(*asked, *against).stdout)
+    assert scores["sides"] == ["dense", "pruned", *(("divprune", "downsample") if against else ())]
+    assert all(one["questions"] == len(SIZES) for one in scores["tasks"]["samples"]["sides"].values())
+    if not against:
+        told = CliRunner().invoke(app, [*map(str, asked), "--against", "random"]).stderr
+        assert "Token pruners do not know visual features that are added between layers." in " ".join(told.split())
+    timed = run(
+        "bench", out, "--rounds", "1", "--steps", "1", "--text-tokens", "4", *(("--against", "random") if against else ()), "--json"
+    ).stdout
+    dense, plan, *others = json.loads(timed.splitlines()[-1])["runs"][0]["sides"]
+    assert [one["name"] for one in others] == (["random"] if against else [])
     assert dense["visual_share"] == 1
     assert plan["kv_bytes"] == plan["kv_bytes_predicted"]

@@ -11,7 +11,7 @@ from PIL import Image
 from support.published import LAYOUTS
 from typer.testing import CliRunner
 
-from converters.healing.answers import by_token
+from converters.healing.answers import by_placeholder
 from converters.loading import demo_folder
 from yopo_cli.app import app
 
@@ -41,7 +41,7 @@ def write_videos(folder: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("layout", ["Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "InternVL native"])
+@pytest.mark.parametrize("layout", ["Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "InternVL native", "LLaVA-OneVision"])
 def test_planned_on_and_asked(layout: str, tmp_path: Path) -> None:
     base, out, videos = tmp_path / "base", tmp_path / "out", write_videos(tmp_path)
     LAYOUTS[layout](base)
@@ -69,8 +69,8 @@ def test_searched_and_healed(tmp_path: Path) -> None:
 
 def test_what_the_projector_saw_goes_to_its_tokens() -> None:
     """Of pictures (7) first, then of videos (8)."""
-    rows = by_token(torch.tensor([[1], [2], [3], [4]]), torch.tensor([8, 7, 8, 7]), (7, 8))
-    assert rows.flatten().tolist() == [3, 1, 4, 2]
+    rows = torch.tensor([1, 2, 3, 4])[by_placeholder(torch.tensor([8, 7, 8, 7]), (7, 8))]
+    assert rows.tolist() == [3, 1, 4, 2]
 
 
 def test_a_model_without_videos_says_so(tmp_path: Path) -> None:
@@ -78,3 +78,13 @@ def test_a_model_without_videos_says_so(tmp_path: Path) -> None:
     for words in (("eval", demo_folder(), "--task", videos), ("convert", demo_folder(), "-b", 0.5, "--calibration", videos, "--dry-run")):
         told = " ".join(run(*words, code=1).stderr.split())
         assert "videos.json, entry 1 has a video, and this model takes none. Hint: Give its frames as pictures" in told
+
+
+def test_what_is_compared_on_videos(tmp_path: Path) -> None:
+    base, videos = tmp_path / "base", write_videos(tmp_path)
+    LAYOUTS["Qwen2-VL"](base)
+    asked = ("eval", base, "--task", videos, "--budget", 0.5, "--max-new-tokens", 2)
+    found = json.loads(run(*asked, "--against", "divprune,fastv", "--batch-size", 3, "--json").stdout)
+    assert list(found["tasks"]["videos"]["sides"]) == ["dense", "divprune", "fastv"]
+    told = " ".join(run(*asked, "--against", "downsample", code=1).stderr.split())
+    assert "downsample makes pictures smaller, and there are questions about videos" in told

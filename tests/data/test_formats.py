@@ -166,8 +166,8 @@ def test_what_it_looks_like(folder: Path, text: str, message: str) -> None:
 
 
 def test_hub_names() -> None:
-    with pytest.raises(YopoError, match="names no files"):
-        read_samples("hub:someone/data")
+    with pytest.raises(YopoError, match="names no data set"):
+        read_samples("hub:someone")
 
 
 def test_samples_of_several_pictures_in_a_list(folder: Path) -> None:

@@ -175,9 +175,7 @@ def product(folder: Path, store: Store, bits: int | None, weight: Weight, rows: 
     return onnxruntimes.session(folder / "product.onnx").run(None, {"rows": rows})[0]
 
 
-@pytest.mark.parametrize(
-    "family", ["llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "internvl qwen3", "next", "onevision", "smolvlm"]
-)
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "internvl qwen3", "next", "smolvlm"])
 def test_exports_answer_as_pytorch_does(tmp_path: Path, family: str) -> None:
     """Whole exports, tower included: 20 greedy tokens of single, batched and text-only prompts; nothing of this machine is in them."""
     grid = Grid(3, 4) if family.startswith("qwen") else GRID
@@ -192,10 +190,9 @@ def test_exports_answer_as_pytorch_does(tmp_path: Path, family: str) -> None:
         model = families.tiny_qwen(kind=family)
         prompts = {"single": families.qwen_inputs([(1, 3, 4)])[0], "batch": families.qwen_inputs([(1, 3, 4)], [(1, 3, 4)])[0]}
         prompts["text"] = words(prompts["batch"])
-    elif family in ("next", "onevision"):
-        grid, size, counted = Grid(6, 9), (24, 32), family == "onevision"
-        model, given = families.tiny_next("llama" if family == "next" else "qwen2"), families.next_inputs
-        prompts = {"single": given([size], counted=counted)[0], "batch": given([size], [size], counted=counted)[0], "text": given([])[0]}
+    elif family == "next":
+        grid, size, model, given = Grid(6, 9), (24, 32), families.tiny_next(), families.next_inputs
+        prompts = {"single": given([size])[0], "batch": given([size], [size])[0], "text": given([])[0]}
     elif family == "smolvlm":
         model = families.tiny_smol()
         prompts = {"single": families.smol_inputs(1), "batch": families.smol_inputs(2, 1), "text": families.smol_inputs(0, 0)}

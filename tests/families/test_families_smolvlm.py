@@ -23,7 +23,7 @@ def test_converts(kind: str, tmp_path: Path) -> None:
     assert checkpoint.family.name.lower() == kind
     assert (checkpoint.sizes, checkpoint.grids) == (Sizes(64, 48, 3, 8, 2, 8), (Grid(4, 4),))
     assert_migrates(tmp_path / "base", model, PROMPTS)
-    for seed in (1, 2):
+    for seed in (1, 2) if kind == "smolvlm" else (3,):
         out = assert_prunes(tmp_path / "base", model, PROMPTS, seed)
     assert_stands_alone(out, PROMPTS[1][0])
 

@@ -55,7 +55,7 @@ def test_the_wheel_is_all_that_it_takes(environment, tmp_path):
     assert run(yopo, "--version").split() == ["yopo", version]
     run(yopo, "convert", "demo", "--budget", "0.25", "--recipe", "interlaced", "--samples", "4", "-o", "demo-pruned", folder=tmp_path)
     assert "interlaced" in run(yopo, "inspect", "demo-pruned", folder=tmp_path)
-    assert "retention" in run(yopo, "eval", "demo-pruned", "--task", "demo", "--samples", "8", folder=tmp_path)
+    assert "kept" in run(yopo, "eval", "demo-pruned", "--task", "demo", "--samples", "8", folder=tmp_path)
     assert "[y/N]" not in run(python, "-c", code((ROOT / "README.md").read_text(), "python")[0], folder=tmp_path)
 
 

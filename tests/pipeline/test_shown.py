@@ -20,7 +20,7 @@ INPUT = re.compile(r"\$\{\{ inputs\.([\w-]+) \}\}|inputs\.([\w-]+) ==")
 def keys(schema: type[BaseModel]) -> set[str]:
     """Every key of a schema and of its parts."""
     parts = [part for part in map(_part, (field.annotation for field in schema.model_fields.values())) if part is not None]
-    return set(schema.model_fields).union(*map(keys, parts))
+    return {field.alias or name for name, field in schema.model_fields.items()}.union(*map(keys, parts))
 
 
 def _part(annotation: Any) -> type[BaseModel] | None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.random_plans import random_plan, ranked
 from support.tiny import tiny_llava
+from support.tiny_families import qwen_inputs, tiny_qwen
 from support.tiny_questions import ANSWER_TOKENS, GRIDS, questions
 from support.tiny_runtime import sizes_of
 
@@ -18,7 +19,11 @@ from converters.planning.measure.trials import Trials
 from converters.runtime.plan import Plan, dense_plan, factored, normalise
 
 
-def subject() -> tuple[Any, list[Any], Plan]:
+def subject(kind: str = "llava") -> tuple[Any, list[Any], Plan]:
+    if kind == "qwen3_vl":  # features are added between layers
+        model = tiny_qwen(kind=kind)
+        batches = [qwen_inputs([(1, 3, 4)], [(1, 2, 2), (1, 4, 3)], seed=seed)[0] for seed in (0, 1)]
+        return model, batches, dense_plan(sizes_of(model.config), GRIDS)
     model, config = tiny_llava(layers=4, heads=8, kv_heads=4, hidden=64)
     return model, questions(config), dense_plan(sizes_of(config), GRIDS)
 
@@ -113,9 +118,9 @@ def test_layers_before_the_first_pruned_update_need_none() -> None:
     assert fit_compensations(model, batches, dense) == {}
 
 
-@pytest.mark.parametrize("memory_bytes", [10**9, 0])
-def test_trials_fit_as_a_plan_is_fitted_for_good(memory_bytes: int) -> None:
-    model, batches, dense = subject()
+@pytest.mark.parametrize(("kind", "memory_bytes"), [("llava", 10**9), ("llava", 0), ("qwen3_vl", 10**9)])
+def test_trials_fit_as_a_plan_is_fitted_for_good(kind: str, memory_bytes: int) -> None:
+    model, batches, dense = subject(kind)
     answers = [answered(model, batch, ANSWER_TOKENS) for batch in batches]
     trials = Trials(model, answers, dense, fitting=True, memory_bytes=memory_bytes)
     plain = Trials(model, answers, dense)

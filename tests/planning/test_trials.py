@@ -16,7 +16,7 @@ from torch import Tensor
 
 from converters.errors import YopoError
 from converters.evaluation.reference import masked_logits
-from converters.planning.measure.answers import Answered, answered
+from converters.planning.measure.answers import Answered, answered, placeholders_of
 from converters.planning.measure.drift import logit_drift
 from converters.planning.measure.plan_keys import first_difference, plan_key
 from converters.planning.measure.trials import OPENING_FORWARDS, Trials
@@ -25,7 +25,7 @@ from converters.runtime.plan import Grid, Plan, dense_plan, normalise
 
 def drifts(model: Any, batch: Any, answer: Answered, plan: Plan, *grids: Any) -> Tensor:
     """How far the masked reference moves the answer's tokens."""
-    suppressed = [model.config.image_token_id]
+    suppressed = list(placeholders_of(model))
     whole = model.generate(**batch, max_new_tokens=ANSWER_TOKENS, do_sample=False, suppress_tokens=suppressed)
     inputs = {**batch, "input_ids": whole, "attention_mask": answer.mask.long()}
     if "mm_token_type_ids" in batch:
@@ -65,14 +65,14 @@ def test_trials_are_the_masked_reference(kv_heads: int, memory_bytes: int) -> No
     assert trials.cache.used_bytes <= memory_bytes
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "phi3", "qwen3", "mistral next", "smolvlm"])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "phi3", "qwen3", "onevision", "smolvlm"])
 def test_other_families(name: str) -> None:
     """Multimodal positions and any grid; features added between layers; tiles, fused projections; norms of heads; ends of rows; names."""
     tiles = [[Grid(4, 4)], [Grid(4, 4)] * 2]
     if name.endswith("vl"):
         model, (batch, grids) = tiny_qwen(kind=name), qwen_inputs([(1, 3, 4)], [(1, 2, 2), (1, 4, 3)])
-    elif name.endswith("next"):
-        model, (batch, grids) = tiny_next("mistral"), next_inputs([(24, 32)], [(16, 16), (48, 16)])
+    elif name == "onevision":
+        model, (batch, grids) = tiny_next("qwen2"), next_inputs([(48, 48)], [(16, 16), (48, 16), 2], counted=True)
     elif name == "smolvlm":
         model, (batch, grids) = tiny_smol(), (smol_inputs(1, 2), tiles)
     else:

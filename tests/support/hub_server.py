@@ -18,13 +18,14 @@ from urllib.parse import unquote, urlsplit
 @dataclass(frozen=True)
 class Repository:
     """Files by revision (branch or tag). `token`: what a request must bring; `gated`: whether its terms were not accepted; `pushed`: the
-    commits of revisions that were pushed to."""
+    commits of revisions that were pushed to; `card`: what the Hub reads from the README's head."""
 
     revisions: MutableMapping[str, Mapping[str, bytes]]
     token: str | None = None
     gated: bool = False
     private: bool = False
     pushed: dict[str, str] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
 
     def commit(self, revision: str) -> str | None:
         """The full hash that a branch, a tag or the hash itself stands for."""
@@ -45,7 +46,7 @@ class Repository:
 @dataclass
 class Hub:
     """A running server: its address and the requests it got. `cut` files end after so many bytes, once. `token`: what pushing needs;
-    `large`: files that were uploaded, by sha256."""
+    `large`: files that were uploaded, by sha256; `sent`: the bytes of files that were got."""
 
     address: str
     repositories: dict[str, Repository]
@@ -53,6 +54,7 @@ class Hub:
     cut: dict[str, int] = field(default_factory=dict)
     token: str | None = None
     large: dict[str, bytes] = field(default_factory=dict)
+    sent: int = 0
 
 
 @contextmanager
@@ -105,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         files = repository.files(commit)
         if action == "revision":
             siblings = [{"rfilename": file} for file in files]
-            return self._json({"id": name, "sha": commit, "private": repository.private, "siblings": siblings})
+            return self._json({"id": name, "sha": commit, "private": repository.private, "siblings": siblings, "cardData": repository.card})
         if action == "tree":
             return self._json([{"type": "file", "path": path, "size": len(data), "oid": _oid(data)} for path, data in files.items()])
         return self._file("/".join(file), files, commit)
@@ -178,11 +180,14 @@ class _Handler(BaseHTTPRequestHandler):
         if path not in files:
             return self._refuse(404, "EntryNotFound", "Entry not found")
         data, total = files[path], len(files[path])
-        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        start, end = int(first), int(last or total - 1) + 1
+        part = "Range" in self.headers
         headers = {"ETag": f'"{_oid(data)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{total - 1}/{total}"
-        self._send(206 if start else 200, data[start:], headers, self.state.cut.pop(path, None) if self.command == "GET" else None)
+        if part:
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{total}"
+        self.state.sent += end - start if self.command == "GET" else 0
+        self._send(206 if part else 200, data[start:end], headers, self.state.cut.pop(path, None) if self.command == "GET" else None)
 
     def _json(self, data: Any, status: int = 200) -> None:
         self._send(status, json.dumps(data).encode(), {"Content-Type": "application/json"})

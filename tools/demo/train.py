@@ -16,7 +16,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -260,12 +260,17 @@ def train_vision(
     return stage.steps
 
 
-def described_patches(embeddings: Tensor, tokenizer: PreTrainedTokenizerFast, pool: Pool, indices: Tensor) -> Tensor:
+Words = Callable[[list[str]], Tensor]  # the embeddings of words, (words, hidden)
+
+
+def words_of(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> Words:
+    """Of the demo, where each word is one token."""
+    embeddings = model.model.language_model.embed_tokens.weight.detach()
+    return lambda names: embeddings[torch.tensor(tokenizer.convert_tokens_to_ids(names))]
+
+
+def described_patches(words: Words, pool: Pool, indices: Tensor) -> Tensor:
     """Sum of the word embeddings of a patch: shape, colour, place between the four sides, and `shape` at a centre; (B, N, hidden)."""
-
-    def words(names: list[str]) -> Tensor:
-        return embeddings[torch.tensor(tokenizer.convert_tokens_to_ids(names))]
-
     x, y = pool.place[indices].unsqueeze(-1).unbind(dim=-2)
     left, right, top, bottom, shape = words(["left", "right", "top", "bottom", "shape"])
     target = words(["background", *pool.shapes])[pool.shape[indices]] + words(["background", *COLORS])[pool.color[indices]]
@@ -275,7 +280,7 @@ def described_patches(embeddings: Tensor, tokenizer: PreTrainedTokenizerFast, po
 
 def train_alignment(
     model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
+    words: Words,
     pool: Pool,
     minutes: float,
     seed: int,
@@ -283,13 +288,12 @@ def train_alignment(
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
     """The projector learns to speak in the language model's (still frozen) word embeddings."""
-    embeddings = model.model.language_model.embed_tokens.weight.detach()
     projector = model.model.multi_modal_projector
     stage = Stage("alignment", list(projector.parameters()), 3e-3, minutes, log, clock)
     for indices in batches(len(pool.scenes), 32, seed):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             features = visual_features(model, pool.pixels[indices])
-        errors = (projector(features.float()) - described_patches(embeddings, tokenizer, pool, indices)).square().mean(dim=-1)
+        errors = (projector(features.float()) - described_patches(words, pool, indices)).square().mean(dim=-1)
         weight = torch.where(pool.shape[indices] > 0, OBJECT_WEIGHT, 1.0)
         stage.step((errors * weight).sum() / weight.sum())
         if stage.progress >= 1:
@@ -313,19 +317,20 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def pack(tokenizer: PreTrainedTokenizerFast, asked: list[list[ShapeQuestion]]) -> TextRows:
-    """Lay out each row's questions and answers one after the other, as many as fit."""
-
-    tokens = torch.full((len(asked), ROW_TEXT_TOKENS), tokenizer.pad_token_id)
+def pack(
+    tokenizer: PreTrainedTokenizerFast, asked: list[list[ShapeQuestion]], turn: str = "{} ASSISTANT:", longest: int = ROW_TEXT_TOKENS
+) -> TextRows:
+    """Lay out each row's questions, as a turn has them, and answers one after the other, as many as fit into `longest` tokens."""
+    tokens = torch.full((len(asked), longest), tokenizer.pad_token_id)
     labels = torch.full_like(tokens, IGNORED)
     segment, offset = torch.zeros_like(tokens), torch.zeros_like(tokens)
     for row, row_questions in enumerate(asked):
         start = 0
         for number, question in enumerate(row_questions, start=1):
-            prompt = encode(tokenizer, f"{question.question} ASSISTANT:")
+            prompt = encode(tokenizer, turn.format(question.question))
             answer = (*encode(tokenizer, question.answer), tokenizer.eos_token_id)
             end = start + len(prompt) + len(answer)
-            if end > ROW_TEXT_TOKENS:
+            if end > longest:
                 break
             tokens[row, start:end] = torch.tensor(prompt + answer)
             labels[row, start + len(prompt) - 1 : end - 1] = torch.tensor(answer)
@@ -344,15 +349,15 @@ def block_mask(segment: Tensor, prefix: int) -> Tensor:
     return ((own | shared) & torch.ones(length, length, dtype=torch.bool).tril()).unsqueeze(1)
 
 
-def answer_loss(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pixels: Tensor, text: TextRows) -> Tensor:
-    """Cross entropy of the answers; pixels (B, pictures per row, 3, size, size)."""
+def answer_loss(model: LlavaForConditionalGeneration, before: Sequence[int], pixels: Tensor, text: TextRows) -> Tensor:
+    """Cross entropy of the answers; pixels (B, pictures per row, 3, size, size), with the tokens before them."""
     rows, pictures = pixels.shape[:2]
     features = visual_features(model, pixels.flatten(0, 1))
     visual = model.model.multi_modal_projector(features).reshape(rows, pictures * VISUAL_TOKENS, -1)
     embed = model.model.language_model.embed_tokens
-    start = torch.tensor([tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids("USER:")]).expand(rows, 2)
+    start = torch.tensor(before).expand(rows, -1)
     embeddings = torch.cat([embed(start), visual.float(), embed(text.tokens)], dim=1)
-    prefix = 2 + visual.shape[1]
+    prefix = len(before) + visual.shape[1]
     positions = torch.cat([torch.arange(prefix).expand(rows, prefix), prefix + text.offset], dim=1)
     mask = block_mask(text.segment, prefix)
     states = model.model.language_model(
@@ -387,6 +392,7 @@ def train_language(
     if tower_rate:
         stage.add_adamw(list(model.model.vision_tower.requires_grad_(True).parameters()), tower_rate)
     source = Random(f"questions/{seed}")
+    before = [tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids("USER:")]
     saved = time.monotonic()
     for indices in batches(len(pool.scenes), rows, seed + 1):
         asked = [questions(pool.scenes[index], source, 22) for index in indices.tolist()]
@@ -395,7 +401,7 @@ def train_language(
             pixels = pixels.view(-1, 2, *pixels.shape[2:])
             asked = [_mixed(source, first, second) for first, second in zip(asked[::2], asked[1::2], strict=True)]
         with torch.autocast("cpu", torch.bfloat16):
-            loss = answer_loss(model, tokenizer, pixels, pack(tokenizer, asked))
+            loss = answer_loss(model, before, pixels, pack(tokenizer, asked))
         stage.step(loss)
         if time.monotonic() - saved > 200:
             checkpoint()
@@ -479,7 +485,7 @@ def main() -> None:
         steps["vision"] = train_vision(model, pool, options.vision_minutes, seed, log)
     model.model.vision_tower.requires_grad_(False)
     if options.alignment_minutes:
-        steps["alignment"] = train_alignment(model, tokenizer, pool, options.alignment_minutes, seed, log)
+        steps["alignment"] = train_alignment(model, words_of(model, tokenizer), pool, options.alignment_minutes, seed, log)
 
     def checkpoint() -> None:
         if rank == 0:

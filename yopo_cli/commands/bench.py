@@ -26,9 +26,7 @@ def bench(
     recipe: Annotated[
         list[str] | None, typer.Option(help="Plans made without calibration: interlaced, yopo (default: both); may be repeated.")
     ] = None,
-    against: Annotated[
-        str, typer.Option(help="Token pruners at equal visual FLOPs: fastv,pyramiddrop,sparsevlm,visionzip,divprune,downsample,random.")
-    ] = "",
+    against: Annotated[str, typer.Option(help="Token pruners at equal visual FLOPs: fastv,divprune,dart,... (the guide lists them).")] = "",
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Random weights from config.json alone: no download for a short name.")
     ] = False,

@@ -61,7 +61,8 @@ def convert(
         ),
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help='Samples to calibrate on, a JSONL file of {"image", "question", "answer"?} (default: bundled).')
+        Path | None,
+        typer.Option(help='Samples to calibrate on: a JSONL file of {"image", "question", "answer"?}, hub:OWNER/NAME (default: bundled).'),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Calibration samples to use.")] = SAMPLES,
     seed: Annotated[int, typer.Option(min=0, help="Which samples are drawn.")] = 0,

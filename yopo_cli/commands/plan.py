@@ -36,7 +36,7 @@ def plan(
         list[Path] | None, typer.Option(help="Draw the frontier, PNG or SVG by the file's name; can be repeated. Needs yopo\\[plot].")
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help='Questions to plan on, a JSONL file of {"image", "question"} (default: bundled).')
+        Path | None, typer.Option(help='Questions to plan on: a JSONL file of {"image", "question"}, hub:OWNER/NAME (default: bundled).')
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Questions to plan on.")] = SAMPLES,
     seed: Annotated[int, typer.Option(min=0, help="Which questions are drawn.")] = 0,

@@ -23,7 +23,7 @@ class Answered:
     `visual` `[batch, length]` tell tokens from padding and visual ones from text. `predicts` `[batch, length]` marks the rows
     whose next token is one of the answer's, the end token included; `dense` `[answer tokens, hidden]` are the dense model's final
     (normalised) rows there, in order. `deepstack` `[visual tokens, hidden]` each are what the model adds to visual rows after its first
-    layers.
+    layers; `videos` `[batch, length]` marks the visual tokens that are of videos, for models whose rows do not tell (None: none is).
     """
 
     embeds: Tensor
@@ -33,6 +33,7 @@ class Answered:
     predicts: Tensor
     dense: Tensor
     deepstack: tuple[Tensor, ...] = ()
+    videos: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,14 @@ def answered(model: Any, batch: Any, max_new_tokens: int = MAX_ANSWER_TOKENS) ->
         rows, inputs = language_model_pass(model, answered_batch.inputs)
     embeds, predicts = inputs["inputs_embeds"], answered_batch.predicts
     tokens = answered_batch.mask, answered_batch.visual, predicts
-    return Answered(embeds, inputs.get("position_ids"), *tokens, rows[predicts], tuple(inputs.get("deepstack_visual_embeds") or ()))
+    deepstack, videos = tuple(inputs.get("deepstack_visual_embeds") or ()), videos_of(model, answered_batch.inputs["input_ids"])
+    return Answered(embeds, inputs.get("position_ids"), *tokens, rows[predicts], deepstack, videos)
+
+
+def videos_of(model: Any, ids: Tensor) -> Tensor | None:
+    """Which tokens are of videos, None for a model that sees none."""
+    token = getattr(model.config, "video_token_id", None)
+    return None if token is None else ids == token
 
 
 def placeholders_of(model: Any) -> tuple[int, ...]:

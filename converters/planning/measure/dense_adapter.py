@@ -45,7 +45,7 @@ class DenseAdapter:
             rotary,
             answered.mask.long(),
             answered.visual,
-            lambda visual: self.model_class.images(self.model.model, visual, answered.positions, answered.embeds),
+            lambda visual: self.model_class.images(self.model.model, visual, answered.positions, answered.embeds, answered.videos),
             Timeline(range(1, MAX_STRIDE + 1)),
             deepstack=answered.deepstack,
         )

@@ -130,7 +130,7 @@ class OpenLayer:
     """
 
     def __init__(self, adapter: DenseAdapter, index: int, plan: Plan, compensation: LinearCompensation | None) -> None:
-        layer = adapter.model.model.language_model.layers[index]
+        layer = adapter.model.get_decoder().layers[index]
         self.plan, self.kept, self.sizes = plan, plan.layers[index], plan.sizes
         self.updates = index < plan.visual_depth - 1
         self.linear: Any = adapter.projections(index)

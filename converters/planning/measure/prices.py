@@ -156,7 +156,7 @@ class _LayerByLayer:
             reference = model.lm_head(dense).float()
         with torch.enable_grad():
             leaf = text.requires_grad_()
-            moves = moves_over_margin(model.lm_head(model.model.language_model.norm(leaf[predicts])).float(), reference)
+            moves = moves_over_margin(model.lm_head(model.get_decoder().norm(leaf[predicts])).float(), reference)
         given, moved = self._seeds(moves.detach(), questions.lengths[part], number)
         self.moved.append(moved.cpu().numpy())
         (gradient,) = _backward((moves,), (leaf,), (given,))

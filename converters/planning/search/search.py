@@ -160,7 +160,19 @@ def search(
     trials.measured = journal.prices
     order = importance_order(statistics, sizes)
     points, path = search_trials(trials, recipes, order, effort, journal, progress)
-    return Frontier(points, path, order, trials.forwards, trials.samples, seed, statistics.model, data, questions_from, effort.compensated)
+    return Frontier(
+        points,
+        path,
+        order,
+        trials.forwards,
+        trials.samples,
+        seed,
+        statistics.model,
+        data,
+        questions_from,
+        effort.compensated,
+        trials.dense_forwards,
+    )
 
 
 def auto_plan(model: Any, batches: Iterable[Any], statistics: Statistics, budget: float, **options: Any) -> Plan:
