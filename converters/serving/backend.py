@@ -1,8 +1,9 @@
 """vLLM's attention layers and backends, as the plugin changes them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from vllm.model_executor.layers.attention import Attention
@@ -17,7 +18,7 @@ from .runs import text_runs
 from .work import LayerWork
 
 
-class TextSlotsAttention(Attention):  # type: ignore[misc]
+class TextSlotsAttention(Attention):
     """An attention layer that keeps no slots for visual tokens."""
 
     def get_kv_cache_spec(self, vllm_config: Any) -> TextSlotsSpec:
@@ -89,4 +90,4 @@ def pack(projections: VisualProjections) -> None:
         return
     for projection in projections.taken_whole():
         dispatch_cpu_unquantized_gemm(projection, remove_weight=True)
-        projection.multiply = projection.cpu_linear
+        projection.multiply = cast(Callable[[Tensor, Tensor, Tensor], Tensor], projection.cpu_linear)

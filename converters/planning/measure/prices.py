@@ -9,6 +9,7 @@ squared move. Contributions are sums: a set of changes is priced by adding vecto
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -275,4 +276,4 @@ def _together(parts: Sequence[LayerPrices]) -> LayerPrices:
         return np.concatenate([one(part) for part in parts], -1)
 
     names = ("read", "self_heads", "neurons", "rank", "queries")
-    return LayerPrices(*(joined(lambda part, name=name: getattr(part, name)) for name in names))
+    return LayerPrices(*(joined(attrgetter(name)) for name in names))
