@@ -298,12 +298,11 @@ class Choice:
     def _best(self, up: bool, limit: int) -> tuple[int, Setting] | None:
         """The layer and setting with the lowest price; None where there is none."""
         best: tuple[float, int, Setting] | None = None
-        depth = self.depth
         for index in range(len(self.tables)):
             found = self.candidates(index, up)
             if not found.settings:
                 continue
-            added = self._real(index, found, depth)
+            added = self.added(index, found)
             rise = self.rises(found)
             if up:
                 allowed = (added > 0) & (self.flops + added <= limit) & (rise < 0)
@@ -319,11 +318,11 @@ class Choice:
                 best = float(price[place]), index, found.settings[place]
         return None if best is None else (best[1], best[2])
 
-    def _real(self, index: int, found: Candidates, depth: int) -> NDArray[np.int64]:
-        """FLOPs that each setting adds, where it changes how deep visual tokens go too."""
+    def added(self, index: int, found: Candidates) -> NDArray[np.int64]:
+        """FLOPs that each setting of a layer adds, where it changes how deep visual tokens go too."""
         now = bool(self.settings[index].read)
         flops = found.flops.copy()
-        if index >= depth - 1:
+        if index >= self.depth - 1:
             for place, setting in enumerate(found.settings):
                 if bool(setting.read) != now:
                     flops[place] = self._flops(index, setting) - self.flops
