@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from converters.planning.measure.prices import Knobs, LayerPrices, PlanPrices
-from converters.planning.search.chosen import Choice, Setting, higher, lower
+from converters.planning.search.chosen import Choice, LayerSetting, higher, lower
 from converters.planning.search.moves import visual_flops
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan, normalise
 
@@ -50,7 +50,7 @@ def only_neurons(contributions: Sequence[Sequence[float]], moved: float = 0.0) -
     return PlanPrices((replace(quiet[0], neurons=neurons), *quiet[1:]), np.full(1, moved, np.float32))
 
 
-def with_setting(choice: Choice, index: int, setting: Setting) -> Plan:
+def with_setting(choice: Choice, index: int, setting: LayerSetting) -> Plan:
     layers = [table.layer(one) for table, one in zip(choice.tables, choice.settings, strict=True)]
     layers[index] = choice.tables[index].layer(setting)
     return normalise(replace(DENSE, layers=tuple(layers)))
@@ -111,12 +111,12 @@ def test_neurons_go_by_what_each_is_worth() -> None:
 def test_settings_around_one() -> None:
     table = Choice(DENSE, prices(), KNOBS, ()).tables[0]
     start = table.start
-    assert start == Setting(frozenset({0, 1}), frozenset({0, 1, 2, 3}), 8)
+    assert start == LayerSetting(frozenset({0, 1}), frozenset({0, 1, 2, 3}), 8)
     below = set(lower(table, start, KNOBS, ("window",)))
     assert replace(start, self_heads=frozenset(), neurons=0) in below
     assert replace(start, rank=4) in below
     assert not any(setting.window for setting in below)
     assert all(setting.rank is None or setting.rank in (4, 2) for setting in below)
-    least = Setting(frozenset(), frozenset(), 0)
+    least = LayerSetting(frozenset(), frozenset(), 0)
     assert {setting.read for setting in higher(table, least, KNOBS, (), dead=True)} == {frozenset({0}), frozenset({1})}
     assert any(setting.neurons for setting in higher(table, least, KNOBS, (), dead=False))
