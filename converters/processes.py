@@ -1,12 +1,15 @@
 """Several processes that do one command together, as `accelerate launch` and `torchrun` start them."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from converters.errors import YopoError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Item = TypeVar("Item")
 
@@ -26,6 +29,10 @@ class Processes:
         """Every `count`-th item, from this process's rank on."""
         return islice(items, self.rank, None, self.count)
 
+    def own(self, numbers: Iterable[int]) -> list[int]:
+        """Of the numbers of such items, those of this process's share."""
+        return [number for number in numbers if number % self.count == self.rank]
+
     def gathered(self, value: Any) -> list[Any]:
         """The values of all processes, by rank, in every one of them."""
         if self.count == 1:
@@ -35,6 +42,33 @@ class Processes:
         values: list[Any] = [None] * self.count
         distributed.all_gather_object(values, value)
         return values
+
+    def of_first(self, make: Callable[[], Item]) -> Item:
+        """What the first process makes, in all of them. Raises the YopoError that it raises there in all of them."""
+        if self.count == 1:
+            return make()
+        made: tuple[Any, YopoError | None] = None, None
+        if self.first:
+            try:
+                made = make(), None
+            except YopoError as error:
+                made = None, error
+        value, failure = self.gathered(made)[0]
+        if failure is not None:
+            raise failure
+        result: Item = value
+        return result
+
+    def summed(self, values: "Tensor") -> "Tensor":
+        """The sums over processes of a tensor that every one of them has, in its place; to the last bit the same in all."""
+        if self.count > 1:
+            from torch import distributed
+
+            distributed.all_reduce(values)
+        return values
+
+
+ALONE = Processes()
 
 
 def rank() -> int:

@@ -12,6 +12,15 @@ from .dense_adapter import DenseAdapter
 
 
 @dataclass(frozen=True)
+class BatchFacts:
+    """What every process knows of a batch: tokens of each answer, text rows of a question in the mean, visual rows without padding."""
+
+    lengths: tuple[int, ...]
+    text_rows: float
+    visual_rows: int
+
+
+@dataclass(frozen=True)
 class QuestionBatch:
     """One batch without its rows. `predicts` `[batch * text rows]` marks the text rows that predict an answer's tokens.
 
@@ -22,6 +31,11 @@ class QuestionBatch:
     predicts: Tensor
     dense: Tensor
     lengths: tuple[int, ...]
+
+    @property
+    def facts(self) -> BatchFacts:
+        text_rows = int((self.call.text_slots >= 0).sum()) / self.call.batch
+        return BatchFacts(self.lengths, text_rows, int(self.visual_rows.sum()))
 
     @property
     def visual_rows(self) -> Tensor:

@@ -8,8 +8,9 @@ squared move. Contributions are sums: a set of changes is priced by adding vecto
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from .open_layer import OpenLayer, OpenPass, OpenRows, VisualMaps, open_rows
 from .plan_keys import plan_key
 from .trials import Trials
 
+Item = TypeVar("Item")
 Vectors = NDArray[np.float32]
 """Contributions by unit, gradient (along the present move, then the probes) and question."""
 
@@ -80,8 +82,11 @@ class Pricing:
         self.trials.stand_at(plan, self.batches)
         self.count(plan)
         going = _LayerByLayer(self, plan)
-        layers = [going.layer(index) for index in reversed(range(len(plan.layers)))]
-        return PlanPrices(tuple(reversed(layers)), np.concatenate(going.moved))
+        layers = []
+        for index in reversed(range(len(plan.layers))):
+            with self.trials.adapter.layer_at_hand(index), self.trials.adapter.head_at_hand() if not layers else nullcontext():
+                layers.append(going.layer(index))
+        return PlanPrices(tuple(reversed(layers)), np.concatenate(going.of_all(going.moved)))
 
     def count(self, plan: Plan) -> None:
         """Count prices at a plan as if they were made."""
@@ -95,12 +100,12 @@ class Pricing:
         fits, own, key = self.trials.fits, plan.layers[index].kv_rank, visual_keys(plan, self.trials.dense)[index]
         if fits is None:
             return {None: None}
-        visual = [self.trials.cache.get(index, number).visual for number in self.trials.fit]
-        sums = fits.sums(index, self.trials.fit, visual)
+        visual = [self.trials.cache.get(index, number).visual for number in fits.own]
+        sums = fits.sums(index, fits.own, visual)
         made = sums.solve_all({own, *self.knobs.ranks}, self.trials.adapter.kv_weights(index))
         found: dict[int | None, LinearCompensation | None] = {**made}
         if key is not None:
-            found[own] = fits.compensation(index, key, self.trials.fit, visual, own)
+            found[own] = fits.compensation(index, key, fits.own, visual, own)
         return found | ({None: None} if sums.nothing_missing else {})
 
 
@@ -111,7 +116,8 @@ class _LayerByLayer:
         self.pricing, self.plan, self.trials = pricing, plan, pricing.trials
         self.strides = {1, *pricing.knobs.strides, *(layer.read_stride for layer in plan.layers)}
         self.gradients: dict[int, tuple[Tensor, Tensor]] = {}
-        self.moved: list[Vectors] = []
+        self.batches = self.trials.processes.own(pricing.batches)
+        self.moved: dict[int, list[Vectors]] = {number: [] for number in self.batches}
 
     def layer(self, index: int) -> LayerPrices:
         """The prices of a layer; the layer above it was the last."""
@@ -119,8 +125,8 @@ class _LayerByLayer:
             compensations = self.pricing.compensations(self.plan, index)
         layer = OpenLayer(self.trials.adapter, index, self.plan, compensations[self.plan.layers[index].kv_rank])
         maps = {rank: VisualMaps.of(self.trials.adapter, index, one) for rank, one in compensations.items()}
-        parts = []
-        for number in self.pricing.batches:
+        parts: dict[int, list[LayerPrices]] = {}
+        for number in self.batches:
             state, questions = self.trials.cache.get(index, number), self.trials.questions[number]
             found, back = [], []
             for part in _parts(questions, self.plan):
@@ -129,8 +135,13 @@ class _LayerByLayer:
                 found.append(made)
                 back.append(gradients)
             self.gradients[number] = torch.cat([one[0] for one in back], 1), torch.cat([one[1] for one in back], 1)
-            parts += found
-        return _together(parts)
+            parts[number] = found
+        return _together(self.of_all(parts))
+
+    def of_all(self, found: Mapping[int, Sequence[Item]]) -> list[Item]:
+        """What all processes have found for parts of their batches, in the order of these."""
+        together = {number: parts for share in self.trials.processes.gathered(dict(found)) for number, parts in share.items()}
+        return [part for number in sorted(together) for part in together[number]]
 
     def _priced(
         self, layer: OpenLayer, maps: Mapping[int | None, VisualMaps], rows: OpenRows, number: int, part: slice
@@ -157,20 +168,20 @@ class _LayerByLayer:
         with torch.enable_grad():
             leaf = text.requires_grad_()
             moves = moves_over_margin(model.lm_head(model.get_decoder().norm(leaf[predicts])).float(), reference)
-        given, moved = self._seeds(moves.detach(), questions.lengths[part], number)
-        self.moved.append(moved.cpu().numpy())
+        given, moved = self._seeds(moves.detach(), questions.lengths[part], number, part.start)
+        self.moved[number].append(moved.cpu().numpy())
         (gradient,) = _backward((moves,), (leaf,), (given,))
         none = gradient.new_zeros(len(given), len(text), questions.visual_width, text.shape[-1])
         return gradient, none
 
-    def _seeds(self, moves: Tensor, lengths: Sequence[int], number: int) -> tuple[Tensor, Tensor]:
+    def _seeds(self, moves: Tensor, lengths: Sequence[int], number: int, first: int) -> tuple[Tensor, Tensor]:
         """What goes back from moves `[tokens, 5]`, `[gradients, tokens, 5]`, and each question's present move.
 
-        The squared move of a token counts by the slope of the drift there.
+        The squared move of a token counts by the slope of the drift there. The questions are those of batch `number` from `first` on.
         """
         root = (moves.square().sum(-1, keepdim=True) + ROOT_FLOOR).sqrt()
         weight = (torch.exp(-root) / (2 * root)).sqrt()
-        generator = torch.Generator().manual_seed(int(plan_key(self.plan)[:8], 16) + 1000 * number + len(self.moved))
+        generator = torch.Generator().manual_seed(int(plan_key(self.plan)[:8], 16) + 1001 * number + first)
         signs = torch.randint(0, 2, (self.pricing.probes, *moves.shape), generator=generator).to(moves) * 2 - 1
         question = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(moves.device)
 
