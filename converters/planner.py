@@ -137,7 +137,10 @@ def answer_changes(model: Model | str | Path, frontier: Frontier, *, progress: L
     progress(Message(f"Asking {frontier.split.unseen} questions that the search did not see."))
     trials = Trials(
         loaded.model,
-        (answered(loaded.model, batch) for batch in frontier.split.batches(loaded.processor, unseen=True, processes=processes)),
+        (
+            None if batch is None else answered(loaded.model, batch)
+            for batch in frontier.split.batches(loaded.processor, unseen=True, processes=processes)
+        ),
         frontier.path[0].plan,
         processes=processes,
     )

@@ -29,10 +29,6 @@ class Processes:
         """Every `count`-th item, from this process's rank on."""
         return islice(items, self.rank, None, self.count)
 
-    def own(self, numbers: Iterable[int]) -> list[int]:
-        """Of the numbers of such items, those of this process's share."""
-        return [number for number in numbers if number % self.count == self.rank]
-
     def gathered(self, value: Any) -> list[Any]:
         """The values of all processes, by rank, in every one of them."""
         if self.count == 1:

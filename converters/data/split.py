@@ -52,6 +52,10 @@ class SampleSplit:
         return Samples(self.samples.name, self.samples.origin, self.unseen if unseen else len(self.seen), stream)
 
     def batches(self, processor: Any, *, unseen: bool = False, processes: Processes = ALONE) -> Iterator[Any]:
-        """Processor outputs of the questions planned on, without their answers, or of the others; of several processes, its share's."""
-        for batch in processes.share(batches(self.chosen(unseen=unseen).stream(), BATCH_SIZE)):
-            yield encode_samples(processor, batch)
+        """Processor outputs of the questions planned on, without their answers, or of the others.
+
+        Of several processes each gets its share of every batch, None where that is nothing.
+        """
+        for batch in batches(self.chosen(unseen=unseen).stream(), BATCH_SIZE):
+            share = list(processes.share(batch))
+            yield encode_samples(processor, share) if share else None

@@ -26,7 +26,8 @@ def fit_compensations(
 ) -> dict[int, LinearCompensation]:  # fmt: skip
     """The compensations of a plan by layer; `batches` are processor outputs of questions, with or without answers.
 
-    Where visual rows are still the dense model's there is none. Of several `processes` each is given its share, by turns, and gets all.
+    Where visual rows are still the dense model's there is none. Of several `processes` each is given its share of every
+    batch (None: nothing of it), and gets all.
     """
     plan, dense = normalise(plan), normalise(dense_plan(plan.sizes, plan.grids))
     keys = visual_keys(plan, dense)
@@ -50,17 +51,15 @@ def _calls(model: Any, adapter: DenseAdapter, batches: Iterable[Any], processes:
     """Each batch twice at the input of the first layer, for the plan and for the dense model; as many as are enough together."""
     placeholders = placeholders_of(model)
     pairs: list[tuple[Call, Call]] = []
-    enough, rows, own = max(MOST_ROWS * adapter.plan.sizes.hidden_size, ENOUGH_ROWS), 0, iter(batches)
-    while rows < enough:
-        batch = next(own, None)
-        found = None if batch is None else _opened(model, adapter, batch, placeholders)
-        turn = [more for more in processes.gathered(None if found is None else found[1]) if more is not None]
-        if found is not None and rows + sum(turn[: processes.rank]) < enough:
-            questions, state = found[0]
+    rows = 0
+    for batch in batches:
+        more = 0
+        if batch is not None:
+            (questions, state), more = _opened(model, adapter, batch, placeholders)
             pairs.append((questions.at(state), questions.at(state)))
-        rows += sum(turn)
-        if len(turn) < processes.count:
-            break  # there are no more
+        rows += sum(processes.gathered(more))
+        if rows >= max(MOST_ROWS * adapter.plan.sizes.hidden_size, ENOUGH_ROWS):
+            break
     return pairs
 
 

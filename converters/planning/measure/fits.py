@@ -19,7 +19,7 @@ KEPT_FITS = 8  # of each layer
 class Fits:
     """Compensations by layer and key (see `visual_keys`), each fitted on the same first `batches` beside the dense model's rows.
 
-    `questions` are the batches of this process by number, `facts` those of all; every process takes part in every fit.
+    `questions` are this process's shares of the batches by number, `facts` are of the whole ones; every process takes part in every fit.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Fits:
     ) -> None:  # fmt: skip
         self.adapter, self.questions, self.processes = adapter, questions, processes
         self.batches = range(enough_to_fit(facts, adapter.plan.sizes.hidden_size))
-        self.own = processes.own(self.batches)
+        self.own = [number for number in self.batches if number in questions]
         self._dense_rows = ActivationCache(memory_bytes, folder)
         self._known: dict[tuple[int, str], LinearCompensation] = {}
 

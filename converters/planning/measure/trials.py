@@ -5,11 +5,10 @@ What every layer was given under the current plan is kept, so that a trial costs
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
-from math import ceil, inf, sqrt
+from math import inf, sqrt
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +29,6 @@ from .pruned_layer import PrunedLayer
 MEMORY_BYTES = 4 * 10**9
 OPENING_FORWARDS = 3.0  # answering, the dense rows, the first kept states
 
-Item = TypeVar("Item")
 Compensations = Mapping[int, LinearCompensation]
 """By layer."""
 OnLayer = Callable[[int, Sequence[Tensor]], None]
@@ -59,12 +57,12 @@ class Trials:
     all layers are one, half of them through the later half of the layers a quarter. `dense_forwards` counts the same by FLOPs, in those of
     a pass of the dense model: layers in which visual tokens do less are cheaper.
 
-    Of several `processes` each is given its share of the answers (by turns), whose batches have the numbers that they have among all. What
-    they measure goes to all, so that all of them, asked the same, know and do the same.
+    Of several `processes` each is given its share of every batch (None: nothing of it). What they measure is added up for all, so that all
+    of them, asked the same, know and do the same.
     """
 
     def __init__(
-        self, model: Any, answers: Iterable[Answered], plan: Plan, *, fitting: bool = False,
+        self, model: Any, answers: Iterable[Answered | None], plan: Plan, *, fitting: bool = False,
         memory_bytes: int = MEMORY_BYTES, folder: Path | None = None, measured: dict[str, float] | None = None,
         processes: Processes = ALONE,
     ) -> None:  # fmt: skip
@@ -76,11 +74,15 @@ class Trials:
         self.cache = ActivationCache(memory_bytes, folder)
         self.processes = processes
         self.questions: dict[int, QuestionBatch] = {}
+        found: list[BatchFacts | None] = []
         with torch.inference_mode():
-            for number, answered in zip(count(processes.rank, processes.count), answers, strict=False):
-                self.questions[number], state = open_batch(answered, self.adapter)
-                self.cache.put(0, number, state)
-        self.facts: list[BatchFacts] = self._of_all({number: batch.facts for number, batch in self.questions.items()})
+            for number, answered in enumerate(answers):
+                found.append(None)
+                if answered is not None:
+                    self.questions[number], state = open_batch(answered, self.adapter)
+                    found[-1] = self.questions[number].facts
+                    self.cache.put(0, number, state)
+        self.facts = [BatchFacts.of_shares(shares) for shares in zip(*processes.gathered(found), strict=True)]
         self.cache.accept(self.batches)
         self.on_measurement: Callable[[], None] = lambda: None  # called after every measurement
         self.forwards = self.dense_forwards = OPENING_FORWARDS
@@ -91,13 +93,6 @@ class Trials:
         self.fits = Fits(self.adapter, self.questions, self.facts, memory_bytes // 2, folder, processes) if fitting else None
         if self.fits is not None:
             self._run_dense(self.fits)
-
-    def _of_all(self, found: Mapping[int, Item]) -> list[Item]:
-        """By number what each batch's process has found."""
-        together: dict[int, Item] = {}
-        for part in self.processes.gathered(dict(found)):
-            together |= part
-        return [together[number] for number in sorted(together)]
 
     @property
     def fit(self) -> range:
@@ -156,14 +151,10 @@ class Trials:
         key = plan_key(plan)
         self._count(plan, [batch for batch in batches if f"{key}:{batch}" not in self._counted])
         self._counted.update(f"{key}:{batch}" for batch in batches)
-        if any(f"{key}:{batch}" not in self.measured for batch in batches):
-            self._run(plan, [batch for batch in self._in_turn(batches) if f"{key}:{batch}" not in self.measured])
+        if unknown := [batch for batch in batches if f"{key}:{batch}" not in self.measured]:
+            self._run(plan, unknown)
             self.on_measurement()
         return sum(self.measured[f"{key}:{batch}"] for batch in batches) / sum(sum(self.facts[batch].lengths) for batch in batches)
-
-    def _in_turn(self, batches: Sequence[int]) -> range | Sequence[int]:
-        """First batches, with as many more as it takes for every process to have one in each turn: nobody need wait idle."""
-        return batches if self.processes.count == 1 else self.batches[: ceil(len(batches) / self.processes.count) * self.processes.count]
 
     def race(self, plan: Plan, rival: Plan, slack: float) -> float:
         """The same, batch by batch, and given up (infinite) once the plan is worse than the rival by a share `slack` of what that has."""
@@ -204,7 +195,7 @@ class Trials:
 
     def _flops(self, plan: Plan, first: int) -> float:
         """Of layers `first`.., for visual tokens and the median question's text."""
-        text = median(batch.text_rows for batch in self.facts)
+        text = median(batch.text_rows / len(batch.lengths) for batch in self.facts)
         visual = plan.visual_tokens
         of_text = dense_flops(plan.sizes, visual + round(text)) - dense_flops(plan.sizes, visual)
         return sum(layer_cost(layer, plan).total for layer in plan.layers[first:]) + of_text * (1 - first / len(plan.layers))
@@ -239,7 +230,7 @@ class Trials:
 
     @torch.inference_mode()
     def logits(self, plan: Plan, compensations: Compensations | None = None) -> Iterator[tuple[QuestionBatch, Tensor, Tensor]]:
-        """This process's batches, each with the pruned and the dense log-probabilities of its answers, float32 [answer tokens, vocabulary].
+        """This process's shares of the batches, with the pruned and dense log-probabilities of the answers, float32 [answer tokens, vocabulary].
 
         `compensations` are those of the layers, where the trials are not `fitting` themselves.
         """
@@ -259,11 +250,10 @@ class Trials:
         self.cache.discard(batches)
         key = plan_key(plan)
         found = {
-            f"{key}:{number}": float(logit_drift(pruned, dense).sum())
-            for number, _, pruned, dense in self._logits(plan, batches, first, keep=True)
+            number: float(logit_drift(pruned, dense).sum()) for number, _, pruned, dense in self._logits(plan, batches, first, keep=True)
         }
-        for part in self.processes.gathered(found):
-            self.measured.update(part)
+        shares = self.processes.gathered(found)
+        self.measured.update({f"{key}:{number}": sum(share.get(number, 0.0) for share in shares) for number in batches})
 
     def _logits(
         self, plan: Plan, batches: Sequence[int], first: int, keep: bool, compensations: Compensations | None = None
@@ -279,12 +269,12 @@ class Trials:
                     yield number, batch, pruned, dense
 
     def _blocks(self, plan: Plan, batches: Sequence[int], first: int) -> Iterator[Sequence[int]]:
-        """This process's batches that go through the layers together; where compensations are lacking first, all at once, those to fit on,
-        also where none of them is its own."""
+        """Batches that go through the layers together; where compensations are lacking first, all at once, those to fit on, also where
+        this process has nothing of them."""
         if self.fits is not None and self._lacks(plan, first):
             yield self.fits.own
             batches = [batch for batch in batches if batch not in self.fit]
-        own = self.processes.own(batches)
+        own = [batch for batch in batches if batch in self.questions]
         if self.fits is not None and not own:
             yield own  # so that every process uses the same compensations in the same order, and keeps the same
         yield from self.cache.blocks(own, first)

@@ -141,8 +141,8 @@ def search(
     `batches` are processor outputs of questions, left-padded, that end where the answer begins; `statistics` are those of the same
     model; `grids` are the visual grids that budgets are counted on (default: the statistics'). `state` is a file in which measurements
     are kept while the search runs: given again after an interruption, the search continues where it was. `seed` and `questions_from`
-    say which questions these are, and are only recorded. Of several `processes` each is given its share of the batches, by turns; all of
-    them come to the same frontier, and the first one alone reads and writes `state`.
+    say which questions these are, and are only recorded. Of several `processes` each is given its share of every batch (None: nothing of
+    it); all of them come to the same frontier, and the first one alone reads and writes `state`.
     Raises YopoError for no questions, budgets out of range or too small, and the state of another search.
     """
     config = model.config.to_dict()
@@ -189,11 +189,14 @@ def auto_plan(model: Any, batches: Iterable[Any], statistics: Statistics, budget
     return search(model, batches, statistics, [budget], **options).at(budget).plan
 
 
-def _answers(model: Any, batches: Iterable[Any], max_new_tokens: int, hashes: list[str]) -> Iterator[Answered]:
+def _answers(model: Any, batches: Iterable[Any], max_new_tokens: int, hashes: list[str]) -> Iterator[Answered | None]:
     """Batches with the dense model's answers, one at a time; their hashes are added to the list."""
     config = model.config.to_dict()
     visuals = family_of(config).visuals(config)
     for batch in batches:
+        if batch is None:
+            yield None
+            continue
         hashes.append(hash_of(batch, visuals))
         yield answered(model, batch, max_new_tokens)
 
