@@ -17,7 +17,7 @@ MEMORY_SHARE = 0.8  # of the machine's free bytes
 DEVICE_SHARE = 0.7  # of a device's; the rest is for what is computed there
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DeviceMap:
     """Layers fill the device where the model runs, then the machine's memory, then the disk.
 

@@ -230,7 +230,7 @@ class Trials:
 
     @torch.inference_mode()
     def logits(self, plan: Plan, compensations: Compensations | None = None) -> Iterator[tuple[QuestionBatch, Tensor, Tensor]]:
-        """This process's shares of the batches, with the pruned and dense log-probabilities of the answers, float32 [answer tokens, vocabulary].
+        """Its shares of the batches, with the pruned and the dense log-probabilities of answers, float32 [answer tokens, vocabulary].
 
         `compensations` are those of the layers, where the trials are not `fitting` themselves.
         """
