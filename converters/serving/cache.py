@@ -27,8 +27,8 @@ class TextSlotsSpec(AttentionSpec):
 
     def max_memory_usage_bytes(self, vllm_config: Any) -> int:
         longest: int = vllm_config.model_config.max_model_len
-        page: int = self.page_size_bytes
-        return -(-longest // self.block_size) * page
+        blocks: int = -(-longest // self.block_size)
+        return blocks * int(self.page_size_bytes)
 
 
 class TextSlotsManager(SingleTypeKVCacheManager):
