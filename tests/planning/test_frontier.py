@@ -53,7 +53,7 @@ def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
 
 def test_the_frontiers_of_the_study_are_read() -> None:
     files = sorted((Path(__file__).parents[2] / "benchmarks" / "study" / "frontiers").glob("*-auto-0.json"))
-    assert len(files) == 5
+    assert len(files) == 6
     for file in files:
         frontier = Frontier.load(file)
         assert frontier.questions_from in file.name or frontier.questions_from == "demo"
