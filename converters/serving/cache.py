@@ -26,9 +26,8 @@ class TextSlotsSpec(AttentionSpec):
     """What a layer keeps of text, and of visual tokens that share a block with some. A request may be all text."""
 
     def max_memory_usage_bytes(self, vllm_config: Any) -> int:
-        longest: int = vllm_config.model_config.max_model_len
-        page: int = self.page_size_bytes
-        return -(-longest // self.block_size) * page
+        most: int = -(-vllm_config.model_config.max_model_len // self.block_size) * self.page_size_bytes
+        return most
 
 
 class TextSlotsManager(SingleTypeKVCacheManager):
