@@ -214,7 +214,7 @@ def _unpacked(packed: Tensor, bits: int) -> Tensor:
     """Whole numbers from those of 32 bits that they are packed into, the first in the lowest bits, by 2 ** (bits - 1) too great."""
     places = torch.arange(0, 32, bits, device=packed.device)
     without_sign: Tensor = (packed[..., None] >> places) & (2**bits - 1)
-    return without_sign.flatten(1) - 2 ** (bits - 1)
+    return without_sign.flatten(1) - (1 << (bits - 1))
 
 
 def _absent(name: str, why: str) -> YopoError:
