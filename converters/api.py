@@ -28,6 +28,7 @@ from .healing.heal import BATCH_SIZE, STEPS, Healing, HealingRequest, Tune, heal
 from .inspection import inspect
 from .loading import Dtype, locate
 from .model import Model, load, opened
+from .placing import DeviceMap
 from .planner import calibrate, plan
 from .progress import Listener, unheard
 from .runtime.plan import Grid
@@ -85,15 +86,16 @@ def ask(model: Model | str | Path, question: str, images: Sequence[Any] = (), *,
 
 
 def verify(
-    model: Model | str | Path, *, device: str | None = None, dtype: Dtype | str = Dtype.AUTO, progress: Listener = unheard
+    model: Model | str | Path, *, device: str | None = None, dtype: Dtype | str = Dtype.AUTO, device_map: str | None = None,
+    progress: Listener = unheard,
 ) -> Verification:  # fmt: skip
     """Check a converted model: file hashes, the plan against the tensors, and the runtime against the masked reference.
 
-    `device` and `dtype` are those of a model given by name. Raises YopoError for what is no converted model.
+    `device`, `dtype` and `device_map` are those of a model given by name. Raises YopoError for what is no converted model.
     """
     if isinstance(model, Model):
-        return Verification(model.name, tuple(checks(model.path, model.device, model.dtype)))
-    return Verification(str(model), tuple(checks(locate(str(model)).path, device, Dtype(dtype))))
+        return Verification(model.name, tuple(checks(model.path, model.device, model.dtype, model.device_map)))
+    return Verification(str(model), tuple(checks(locate(str(model)).path, device, Dtype(dtype), DeviceMap.of(device_map))))
 
 
 def heal(
@@ -121,7 +123,7 @@ def heal(
     again. `output` defaults to NAME-healed; `recompute` halves the speed and takes far less memory. Raises YopoError.
     """
     started = time.monotonic()
-    model = opened(model)
+    model = opened(model).on_one_device("Healing")
     target = Path(output) if output is not None else Path(f"{model.name}-healed")
     made = command or f"yopo.heal(yopo.load({model.name!r}), ...)"
     how = Tune(tune), count, seed, batch_size, micro_batch, learning_rate, recompute, answers, model.device, model.dtype, made

@@ -27,7 +27,7 @@ from .planning.fitting import fit_compensations
 from .planning.frontier import Point
 from .planning.prefill import PrefillCost
 from .planning.search.search import Effort
-from .processes import only_first
+from .processes import joined, only_first
 from .progress import Listener, Message, Progress, unheard
 from .runtime.plan import Grid, Plan, dense_plan, to_json
 from .serving.checks import check_family, check_served
@@ -151,7 +151,7 @@ def merged_model(model: Model, adapter: Path, folder: Path, command: str, progre
 
 def _healing(model: Model, samples: SamplesLike | None, steps: int, seed: int, command: str) -> HealingRequest:
     """What healing is asked to do after converting. Raises YopoError where it has no samples."""
-    learned = required_samples(samples, model, "Healing learns")
+    learned = required_samples(samples, model.on_one_device("Healing"), "Healing learns")
     return HealingRequest(learned, steps, seed=seed, device=model.device, dtype=model.dtype, command=command)
 
 
@@ -168,7 +168,9 @@ def _compensations(model: Model, choice: PlanChoice, progress: Listener) -> dict
     if choice.plan is None or choice.split is None or not choice.refit:
         return {}
     progress(Message("Fitting K and V of visual tokens."))
-    return fit_compensations(model.loaded.model, choice.split.batches(model.loaded.processor), choice.plan)
+    processes = joined()
+    batches = choice.split.batches(model.loaded.processor, processes=processes)
+    return fit_compensations(model.loaded.model, batches, choice.plan, processes)
 
 
 def _write(

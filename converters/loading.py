@@ -12,6 +12,7 @@ from typing import Any
 
 from converters.errors import YopoError
 
+from .placing import DeviceMap
 from .processes import own_device
 
 DEMO = "demo"
@@ -76,7 +77,7 @@ def locate_config(model: str) -> tuple[str, dict[str, Any]]:
     return source.name, read_config(source.path)
 
 
-def load(path: Path, device: str | None, dtype: Dtype) -> Loaded:
+def load(path: Path, device: str | None, dtype: Dtype, device_map: DeviceMap | None = None) -> Loaded:
     """Load a dense or converted checkpoint and its processor. Raises YopoError."""
     quiet()
     import torch
@@ -92,18 +93,27 @@ def load(path: Path, device: str | None, dtype: Dtype) -> Loaded:
     where = pick_device(device)
     kind = pick_dtype(dtype, where, path)
     if checkpoint.foreign or method_of(read_config(path)) is not None:
-        model = _read_by_us(path, checkpoint, getattr(torch, kind)).to(where)
+        model = _read_by_us(path, checkpoint, getattr(torch, kind))
+        model = model.to(where) if device_map is None else _kept(device_map.dispatched(model, where), device_map)
         if not checkpoint.foreign:
             return Loaded(model, load_processor(path), where, kind)
         with TemporaryDirectory() as folder:
             checkpoint.write_processor(Path(folder))
             return Loaded(model, load_processor(Path(folder)), where, kind)
     options: dict[str, Any] = {"dtype": getattr(torch, kind), "local_files_only": True, "output_loading_info": True}
+    options |= {} if device_map is None else device_map.options(where)
     with _explained(path, "model"):
         model, info = AutoModelForImageTextToText.from_pretrained(path, **options)
     if missing := info["missing_keys"]:
         raise RuntimeError(f"transformers found no weights for {', '.join(sorted(missing))}")
-    return Loaded(model.to(where).eval(), load_processor(path), where, kind)
+    model = model.to(where) if device_map is None else _kept(model, device_map)
+    return Loaded(model.eval(), load_processor(path), where, kind)
+
+
+def _kept(model: Any, device_map: DeviceMap) -> Any:
+    """The model, which has the map's folder kept for as long as it is there."""
+    model.yopo_device_map = device_map
+    return model
 
 
 def _read_by_us(path: Path, checkpoint: Any, dtype: Any) -> Any:

@@ -1,5 +1,6 @@
 """A model as the user names it: its files are checked at once, its weights are loaded when something needs them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from gc import collect
@@ -12,6 +13,7 @@ from .checkpoint.source import Source
 from .errors import YopoError
 from .export.loading import Runtime, load_with
 from .loading import Dtype, Loaded, demo_folder, locate, quiet
+from .placing import DeviceMap
 from .runtime.plan import Plan
 
 
@@ -20,7 +22,8 @@ class Model:
     """A dense or a converted model. Make one with `yopo.load`.
 
     `device` and `dtype` are as they were asked for; `loaded` says what they came to. `runtime` is what runs it: PyTorch, or ONNX Runtime
-    for what `yopo.export` wrote, which may take the CPU for another device with `allow_cpu`.
+    for what `yopo.export` wrote, which may take the CPU for another device with `allow_cpu`. `device_map` is for what is larger than the
+    device.
     """
 
     source: Source
@@ -28,6 +31,7 @@ class Model:
     dtype: Dtype = Dtype.AUTO
     runtime: Runtime = Runtime.TORCH
     allow_cpu: bool = False
+    device_map: DeviceMap | None = None
 
     @property
     def name(self) -> str:
@@ -78,7 +82,7 @@ class Model:
     @cached_property
     def loaded(self) -> Loaded:
         """The model with its weights and its processor, loaded at the first use. Raises YopoError."""
-        return load_with(self.runtime, self.path, self.device, self.dtype, self.allow_cpu)
+        return load_with(self.runtime, self.path, self.device, self.dtype, self.allow_cpu, self.device_map)
 
     @property
     def torch(self) -> Any:
@@ -101,6 +105,12 @@ class Model:
             open_checkpoint(self.path)  # which says what to do instead
         return self
 
+    def on_one_device(self, who: str) -> "Model":
+        """This model, which must have no device map. Raises YopoError."""
+        if self.device_map is not None:
+            raise YopoError(f"{who} has the whole model on its device.", "Leave the device map out.")
+        return self
+
     def missing_dense_side(self) -> str | None:
         """Why the dense model cannot answer in a converted one's place, in a sentence; None where it can."""
         section = self.config.get("yopo", {})
@@ -118,14 +128,20 @@ def load(
     dtype: Dtype | str = Dtype.AUTO,
     runtime: Runtime | str = Runtime.TORCH,
     allow_cpu: bool = False,
+    device_map: str | None = None,
+    max_memory: Mapping[str, int | str] | None = None,
 ) -> Model:
     """Open a model: `demo`, a short name (`llava-1.5-7b`), a Hub id, a Hub id@revision, or a folder; dense or converted.
 
     It is fetched if need be, and all is checked that can be without reading weights, which are loaded when something needs them.
     `device`: cpu, cuda, cuda:1 or mps (default: a GPU if there is one). `dtype`: float32, bfloat16, float16, or auto: the checkpoint's
-    own on a GPU, float32 on a CPU if that fits, else bfloat16. `runtime`: torch, or onnx for an export. Raises YopoError.
+    own on a GPU, float32 on a CPU if that fits, else bfloat16. `runtime`: torch, or onnx for an export.
+    `device_map`: "auto" for what is larger than the device: layers that do not fit wait in memory, then on disk, within `max_memory`
+    ({"cuda:0": "60GB", "cpu": "100GB"}; by default most of what is free). Raises YopoError.
     """
-    found = Model(locate(str(model)), device, _member(Dtype, dtype, "number format"), _member(Runtime, runtime, "runtime"), allow_cpu)
+    placed = DeviceMap.of(device_map, max_memory)
+    kinds = _member(Dtype, dtype, "number format"), _member(Runtime, runtime, "runtime")
+    found = Model(locate(str(model)), device, *kinds, allow_cpu, placed)
     if found.runtime is Runtime.TORCH:
         found.checkpoint  # noqa: B018  (what is wrong with the files is told here)
     return found

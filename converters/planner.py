@@ -18,7 +18,7 @@ from .planning.headmask import Cuts, config_headmask, headmask_plan, read_headma
 from .planning.measure.answers import answered
 from .planning.measure.trials import Trials
 from .planning.search.search import Effort, SearchReport, effort_of, search
-from .processes import joined, only_first
+from .processes import joined
 from .progress import Listener, Message, SearchProgress, unheard
 from .runtime.plan import Grid, Plan
 from .serving.checks import ENGINES, KNOBS_WITHOUT, check_family
@@ -87,13 +87,13 @@ def plan(
         check_family(model.checkpoint.family)
     split = SampleSplit.of(samples, count, seed)
     known = statistics_of(model, statistics, split, seed, progress)
-    loaded = model.loaded
+    loaded, processes = model.loaded, joined()
     if state is not None and state.exists():
         progress(Message(f"Going on with the search whose measurements {state} holds."))
     effort = effort if isinstance(effort, Effort) else effort_of(effort, known.layers, len(set(budgets)))
     frontier = search(
         loaded.model,
-        split.batches(loaded.processor),
+        split.batches(loaded.processor, processes=processes),
         known,
         budgets,
         grids=None if grid is None else (grid,),
@@ -102,6 +102,7 @@ def plan(
         effort=replace(effort, compensated=refit, without=(*effort.without, *without)),
         state=state,
         progress=lambda report: progress(_search_progress(report)),
+        processes=processes,
     )
     return replace(frontier, split=split)
 
@@ -116,16 +117,10 @@ def knobs_without(engine: str | None) -> tuple[str, ...]:
 
 
 def statistics_of(model: Model, given: Statistics | Path | None, split: SampleSplit, seed: int, progress: Listener) -> Statistics:
-    """Those that were given, or are in the file; else measured now, and kept in the file if one was named.
-
-    Of several processes all measure; what follows is for the first one, and the others end here.
-    """
+    """Those that were given, or are in the file; else measured now, and kept in the file if one was named."""
     if isinstance(given, Statistics):
-        statistics = given.of_model(model.fingerprint)
-    else:
-        statistics = calibrate(model, split.chosen(), seed=seed, file=given, progress=progress)
-    only_first()
-    return statistics
+        return given.of_model(model.fingerprint)
+    return calibrate(model, split.chosen(), seed=seed, file=given, progress=progress)
 
 
 def _search_progress(report: SearchReport) -> SearchProgress:
@@ -140,17 +135,22 @@ def answer_changes(model: Model | str | Path, frontier: Frontier, *, progress: L
     if frontier.split is None:
         raise YopoError("The samples of this frontier are not at hand.", "Use the frontier that `plan` gave.")
     frontier.split.check_unseen()
-    loaded = opened(model).dense().loaded
+    loaded, processes = opened(model).dense().loaded, joined()
     progress(Message(f"Asking {frontier.split.unseen} questions that the search did not see."))
     trials = Trials(
         loaded.model,
-        (answered(loaded.model, batch) for batch in frontier.split.batches(loaded.processor, unseen=True)),
+        (
+            None if batch is None else answered(loaded.model, batch)
+            for batch in frontier.split.batches(loaded.processor, unseen=True, processes=processes)
+        ),
         frontier.path[0].plan,
+        processes=processes,
     )
 
     def changed(plan: Plan) -> float:
         fitting = frontier.compensated and frontier.split
-        refits = fit_compensations(loaded.model, fitting.batches(loaded.processor), plan) if fitting else None
+        batches = fitting.batches(loaded.processor, processes=processes) if fitting else None
+        refits = None if batches is None else fit_compensations(loaded.model, batches, plan, processes)
         return trials.changed(plan, refits)
 
     return {point.asked: changed(point.plan) for point in frontier.asked if point.asked is not None}

@@ -1,12 +1,15 @@
 """Several processes that do one command together, as `accelerate launch` and `torchrun` start them."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from converters.errors import YopoError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Item = TypeVar("Item")
 
@@ -35,6 +38,33 @@ class Processes:
         values: list[Any] = [None] * self.count
         distributed.all_gather_object(values, value)
         return values
+
+    def of_first(self, make: Callable[[], Item]) -> Item:
+        """What the first process makes, in all of them. Raises the YopoError that it raises there in all of them."""
+        if self.count == 1:
+            return make()
+        made: tuple[Any, YopoError | None] = None, None
+        if self.first:
+            try:
+                made = make(), None
+            except YopoError as error:
+                made = None, error
+        value, failure = self.gathered(made)[0]
+        if failure is not None:
+            raise failure
+        result: Item = value
+        return result
+
+    def summed(self, values: "Tensor") -> "Tensor":
+        """The sums over processes of a tensor that every one of them has, in its place; to the last bit the same in all."""
+        if self.count > 1:
+            from torch import distributed
+
+            distributed.all_reduce(values)
+        return values
+
+
+ALONE = Processes()
 
 
 def rank() -> int:

@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from ..families import Layer
+from ..runtime.offloaded import at_hand
 from ..runtime.plan import Sizes
 from .batch import TokenMasks
 from .histogram import BINS, bins_of
@@ -75,7 +76,8 @@ class Recorder:
     def _gram(self, layer: int) -> Tensor:
         """`W_h^T W_h` of each head's columns of o_proj, float32 [heads, head_dim, head_dim]: norms without [rows, hidden]."""
         if layer not in self.grams:
-            weight = self.outputs[layer].weight.detach().float()
+            with at_hand(self.outputs[layer]):
+                weight = self.outputs[layer].weight.detach().float()
             columns = weight.view(weight.shape[0], self.sizes.num_attention_heads, self.sizes.head_dim)
             self.grams[layer] = torch.einsum("xhd,xhe->hde", columns, columns)
         return self.grams[layer]
@@ -92,8 +94,11 @@ class Recorder:
     @property
     def neuron_sum(self) -> Tensor:
         """Summed squares of activation * ||down_proj column||, float64 [layers, intermediate]."""
-        columns = torch.stack([down.weight.detach().float().norm(dim=0).cpu().double() for down in self.downs])
-        return self._squares * columns.square()
+        columns = []
+        for down in self.downs:
+            with at_hand(down):
+                columns.append(down.weight.detach().float().norm(dim=0).cpu().double())
+        return self._squares * torch.stack(columns).square()
 
     @contextmanager
     def attached(self, language_model: Any) -> Iterator[None]:

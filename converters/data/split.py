@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 from ..errors import YopoError
+from ..processes import ALONE, Processes
 from .prompts import encode_samples
 from .sample import Sample
 from .samples import Samples, SamplesLike, batches, bundled_samples, is_bundled, samples_of
@@ -50,7 +51,11 @@ class SampleSplit:
 
         return Samples(self.samples.name, self.samples.origin, self.unseen if unseen else len(self.seen), stream)
 
-    def batches(self, processor: Any, *, unseen: bool = False) -> Iterator[Any]:
-        """Processor outputs of the questions planned on, without their answers, or of the others."""
+    def batches(self, processor: Any, *, unseen: bool = False, processes: Processes = ALONE) -> Iterator[Any]:
+        """Processor outputs of the questions planned on, without their answers, or of the others.
+
+        Of several processes each gets its share of every batch, None where that is nothing.
+        """
         for batch in batches(self.chosen(unseen=unseen).stream(), BATCH_SIZE):
-            yield encode_samples(processor, batch)
+            share = list(processes.share(batch))
+            yield encode_samples(processor, share) if share else None

@@ -120,6 +120,8 @@ def evaluate_benchmarks(model: Model, request: EvaluationRequest, progress: List
 def _check_compared(model: Model, request: EvaluationRequest, asked: Sequence[Asked]) -> None:
     if model.runtime is Runtime.ONNX and (request.against or request.recipes):
         raise YopoError("Token pruners and recipes run in PyTorch.", "Leave --runtime onnx out, or --against and --recipe.")
+    if model.device_map is not None and (request.against or request.recipes):
+        model.on_one_device("What is compared with")
     if "downsample" in request.against and any(question.videos for one in asked for question in one.questions):
         raise YopoError("downsample makes pictures smaller, and there are questions about videos.", "Leave it out of --against.")
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..runtime.offloaded import at_hand
 from ..runtime.plan import Grid, LayerPlan, Plan, Sizes, from_json, normalise
 
 
@@ -32,7 +33,8 @@ def masked_logits(model: Any, inputs: Any, plan: Plan | None = None, grids: list
     rotary = text_model.rotary_emb(rows, _rotary_positions(text_model, rows, positions))
     for index, (layer, kept) in enumerate(zip(text_model.layers, plan.layers, strict=True)):
         query_heads, neurons = _file_order(kept, plan.sizes) if converted else _dense_order(plan.sizes)
-        rows = _layer(layer, rows, rotary, plan, kept, query_heads, neurons, visual, valid, where)
+        with at_hand(layer):
+            rows = _layer(layer, rows, rotary, plan, kept, query_heads, neurons, visual, valid, where)
         if index < len(deepstack):
             rows = rows.clone()
             rows[visual] += deepstack[index]

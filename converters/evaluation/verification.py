@@ -10,6 +10,7 @@ from converters.errors import YopoError
 from ..data.prompts import encode_samples
 from ..data.samples import bundled_samples
 from ..loading import Dtype, Loaded, load
+from ..placing import DeviceMap
 
 # Largest difference of a logit over the largest logit; rounding of float32 and of the 8-bit mantissa of bfloat16 over all layers.
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
@@ -43,7 +44,7 @@ class Verification:
         return {"model": self.model, "passed": self.passed, "checks": checks}
 
 
-def checks(path: Path, device: str | None, dtype: Dtype) -> Iterator[Check]:
+def checks(path: Path, device: str | None, dtype: Dtype, device_map: DeviceMap | None = None) -> Iterator[Check]:
     """All checks of a converted model; the runtime runs only what the others found whole. YopoError if it is no converted one."""
     from converters.checkpoint.reader import open_converted
 
@@ -53,7 +54,7 @@ def checks(path: Path, device: str | None, dtype: Dtype) -> Iterator[Check]:
         done.append(_check("base", _base, converted))
     yield from done
     if all(check.passed for check in done):
-        loaded = load(path, device, dtype)
+        loaded = load(path, device, dtype, device_map)
         for index, inputs in enumerate(_inputs(loaded), 1):
             yield _check(f"runtime, sample {index}", _runtime, loaded, inputs)
 

@@ -8,6 +8,7 @@ from typing import Any
 from converters.errors import YopoError
 
 from ..loading import Dtype, Loaded, load, load_processor, pick_device, quiet
+from ..placing import DeviceMap
 
 
 class Runtime(StrEnum):
@@ -33,13 +34,17 @@ class LoadedExport(Loaded):
         return self.model.generate(inputs, max_new_tokens)
 
 
-def load_with(runtime: Runtime, path: Path, device: str | None, dtype: Dtype, allow_cpu: bool) -> Loaded:
+def load_with(
+    runtime: Runtime, path: Path, device: str | None, dtype: Dtype, allow_cpu: bool, device_map: DeviceMap | None = None
+) -> Loaded:  # fmt: skip
     """The model in a folder, in PyTorch or in ONNX Runtime. Raises YopoError."""
     if runtime is Runtime.ONNX:
+        if device_map is not None:
+            raise YopoError("--device-map is about PyTorch.", "ONNX Runtime has a whole model on its device: leave it out.")
         return load_export(path, device, dtype, allow_cpu=allow_cpu)
     if allow_cpu:
         raise YopoError("--allow-cpu is about ONNX Runtime's devices.", "Add --runtime onnx, or leave it out.")
-    return load(path, device, dtype)
+    return load(path, device, dtype, device_map)
 
 
 def load_export(path: Path, device: str | None, dtype: Dtype, *, allow_cpu: bool, threads: int | None = None) -> LoadedExport:

@@ -16,6 +16,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..processes import Processes
 from ..runtime.plan import LayerPlan, Plan, ranges
 
 RIDGE = 1e-3
@@ -71,6 +72,20 @@ class LeastSquares:
         self.missing = self.missing + missing.sum(0)
         self.squares = self.squares + rows.T @ rows
         self.products = self.products + missing.T @ rows
+
+    def summed(self, processes: Processes, like: Tensor) -> "LeastSquares":
+        """The sums over the rows of all processes; `like` `[..., hidden]` is on the device of the rows, of which there may be none here."""
+        if processes.count == 1:
+            return self
+        width = like.shape[-1]
+        parts = (self.pruned, (width,)), (self.missing, (width,)), (self.squares, (width, width)), (self.products, (width, width))
+        flat = [like.new_full((1,), self.count, dtype=torch.float64)]
+        flat += [(part if isinstance(part, Tensor) else like.new_zeros(shape, dtype=torch.float64)).flatten() for part, shape in parts]
+        count, *sums = processes.summed(torch.cat(flat)).split([len(part) for part in flat])
+        whole = LeastSquares()
+        whole.count = int(count)
+        whole.pruned, whole.missing, whole.squares, whole.products = (one.view(shape) for one, (_, shape) in zip(sums, parts, strict=True))
+        return whole
 
     @property
     def nothing_missing(self) -> bool:

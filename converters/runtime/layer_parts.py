@@ -47,7 +47,7 @@ def layer_parts(layer: Any, projections: Projections) -> LayerParts:
         if has_hooks(module):
             raise ValueError(
                 f"A hook on a decoder layer{name and f's {name[1:]}'} would be skipped: text and visual rows go through its projections "
-                "apart. Put it on the projections or norms, use `with model.dense():`, or load the model on one device."
+                "apart. Put it on the projections or norms, or use `with model.dense():`."
             )
     attention = layer.self_attn
     names = ("visual_kv_proj", "visual_k_proj", "visual_v_proj", "visual_q_proj")

@@ -24,6 +24,7 @@ from .chunking import in_place
 from .layer import run_layer
 from .layer_parts import LayerParts, Projections, layer_parts, separate, whole_layers
 from .layout import LayerLayout, layouts
+from .offloaded import at_hand, is_dispatched
 from .outputs import CACHE, output_of, refuse_other_outputs
 from .plan import Plan, factored, from_json, normalise, ranges
 from .projection import Called, own_projection
@@ -85,9 +86,12 @@ class SparseTextModel(nn.Module):
 
     def _layers_that_are_not_plain(self) -> list[str]:
         """How many projections are quantised, and how many are called whole."""
-        found = [whole for layer in self.layers for whole in whole_layers(self.projections(layer))]
+        elsewhere = sum(is_dispatched(layer) for layer in self.layers)
+        here = [layer for layer in self.layers if not is_dispatched(layer)]
+        found = [whole for layer in here for whole in whole_layers(self.projections(layer))]
         cut, called = (sum(isinstance(one, kind) for one in found) for kind in (Quantised, Called))
-        said = [f"{cut} weights are quantised, and visual rows go through parts of them"] if cut else []
+        said = [f"accelerate places the weights of {elsewhere} layers"] if elsewhere else []
+        said += [f"{cut} weights are quantised, and visual rows go through parts of them"] if cut else []
         return said + ([f"{called} projections are called whole, which skips none of their work"] if called else [])
 
     @staticmethod
@@ -181,9 +185,9 @@ class SparseTextModel(nn.Module):
         changed_in_place: bool = False,
         rows_of_call: Callable[[TokenSplit], Tensor] | None = None,
         deepstack: Sequence[Tensor] = (),
-    ) -> tuple[Call, Cache, list[SparseLayer], list[LayerParts]]:
-        """A call at the input of the first layer, the cache with its layers, and the parts of the model's layers."""
-        parts = [layer_parts(layer, self.projections(layer)) for layer in self.layers]
+    ) -> tuple[Call, Cache, list[SparseLayer], list[LayerParts | None]]:
+        """A call at the input of the first layer, the cache with its layers, and the parts of the model's layers (None: kept elsewhere)."""
+        parts = [None if is_dispatched(layer) else layer_parts(layer, self.projections(layer)) for layer in self.layers]
         _say_which_attention(self.config)
         strides = [kind.stride for layout in self.layouts for kind in layout.head_kinds]
         cache, cached = sparse_layers(cache, len(self.layers), strides)
@@ -207,17 +211,26 @@ class SparseTextModel(nn.Module):
             features = features.index_select(0, number.index_select(0, flat_index(split.visual_index, length)))
         return torch.cat([features, words])
 
-    def _through(self, call: Call, cached: list[SparseLayer], parts: list[LayerParts], checkpointing: bool = False) -> None:
+    def _through(self, call: Call, cached: list[SparseLayer], parts: list[LayerParts | None], checkpointing: bool = False) -> None:
         """All layers, which change the call's rows: one graph under `torch.compile`. Those that are asked to are checkpointed."""
         for index, (layer, layout) in enumerate(zip(self.layers, self.layouts, strict=True)):
             if index == self.depth:
                 call.visual = None
-            if checkpointing and (self.recomputing or layer.gradient_checkpointing):
+            here = parts[index]
+            if here is None:
+                self._run_dispatched(layer, layout, call, cached[index])
+            elif checkpointing and (self.recomputing or layer.gradient_checkpointing):
                 func = layer._gradient_checkpointing_func if layer.gradient_checkpointing else partial(checkpoint, use_reentrant=False)
-                call.text, call.visual = func(partial(self._from_rows, parts[index], layout, call), call.text, call.visual)
+                call.text, call.visual = func(partial(self._from_rows, here, layout, call), call.text, call.visual)
             else:
-                run_layer(parts[index], layout, call, cached[index], self.plan.locality)
+                run_layer(here, layout, call, cached[index], self.plan.locality)
             call.leave(index)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # weights come and go
+    def _run_dispatched(self, layer: Any, layout: LayerLayout, call: Call, cached: SparseLayer) -> None:
+        """A layer whose weights accelerate places."""
+        with at_hand(layer):
+            run_layer(layer_parts(layer, self.projections(layer)), layout, call, cached, self.plan.locality)
 
     def _from_rows(
         self, parts: LayerParts, layout: LayerLayout, call: Call, text: Tensor, visual: Tensor | None

@@ -1,9 +1,8 @@
 """vLLM's attention layers and backends, as the plugin changes them."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 from vllm.model_executor.layers.attention import Attention
@@ -90,4 +89,5 @@ def pack(projections: VisualProjections) -> None:
         return
     for projection in projections.taken_whole():
         dispatch_cpu_unquantized_gemm(projection, remove_weight=True)
-        projection.multiply = cast(Callable[[Tensor, Tensor, Tensor], Tensor], projection.cpu_linear)
+        packed: Any = projection.cpu_linear
+        projection.multiply = packed

@@ -26,7 +26,8 @@ class TextSlotsSpec(AttentionSpec):
     """What a layer keeps of text, and of visual tokens that share a block with some. A request may be all text."""
 
     def max_memory_usage_bytes(self, vllm_config: Any) -> int:
-        blocks: int = -(-vllm_config.model_config.max_model_len // self.block_size)
+        longest: int = vllm_config.model_config.max_model_len
+        blocks: int = -(-longest // self.block_size)
         return blocks * int(self.page_size_bytes)
 
 

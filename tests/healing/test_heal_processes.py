@@ -1,4 +1,4 @@
-"""Two processes on this machine (gloo): the statistics, scores and losses of one."""
+"""Two processes on this machine (gloo): the statistics, plans, scores and losses of one."""
 
 import json
 import multiprocessing
@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from converters.calibration.statistics import Statistics
 from converters.healing.answers import write_whole
+from converters.planning.frontier import Frontier
 from converters.processes import Processes
 
 SCRIPT = Path(__file__).parent.parent / "support" / "two_processes.py"
@@ -45,6 +47,20 @@ def healed_projector(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor.float() for name, tensor in tensors.items() if "multi_modal_projector" in name}
 
 
+def check_plans(folder: Path) -> None:
+    """The same frontiers by price tables and by measuring, and the same projections refitted."""
+    for name in ("frontier.json", "measured.json"):
+        one, two = (Frontier.load(folder / many / name) for many in ("alone", "both"))
+        assert (two.samples, two.data, two.forwards) == (one.samples, one.data, one.forwards)
+        for mine, other in zip((*one.asked, *one.path), (*two.asked, *two.path), strict=True):
+            assert (other.plan, other.origin) == (mine.plan, mine.origin)
+            assert other.logit_drift == pytest.approx(mine.logit_drift, rel=1e-5)
+    one, two = (load_file(folder / many / "pruned" / "model.safetensors") for many in ("alone", "both"))
+    assert any("visual_k_proj" in name for name in one)
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5)
+
+
 def test_two_processes_do_what_one_does(tmp_path: Path, converted_demo: Path) -> None:
     alone = done(ALONE, tmp_path / "alone", converted_demo)
     both = done(BOTH, tmp_path / "both", converted_demo)
@@ -57,6 +73,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path, converted_demo: Path) ->
     for name in ("read_sum", "self_sum", "neuron_sum"):
         torch.testing.assert_close(getattr(two, name), getattr(one, name), rtol=1e-6, atol=0.0)
 
+    check_plans(tmp_path)
     for name in ("loss", "grad_norm"):  # the first gradients tell whether the processes share them
         expected = curve(tmp_path / "alone", name)
         assert len(expected) == 12

@@ -119,7 +119,7 @@ def test_some_batches_count_for_what_they_are() -> None:
     assert trials.forwards == OPENING_FORWARDS + 0.5
     whole, second = trials.logit_drift(plans[0]), trials.logit_drift(plans[0], [1])
     assert trials.forwards == OPENING_FORWARDS + 1
-    tokens = [sum(batch.lengths) for batch in trials.questions]
+    tokens = [sum(batch.lengths) for batch in trials.facts]
     assert whole == pytest.approx((first * tokens[0] + second * tokens[1]) / sum(tokens))
     good, bad = sorted(plans, key=lambda plan: trials.logit_drift(plan, [0]))[:: len(plans) - 1]
     trials.logit_drift(good)
@@ -132,7 +132,7 @@ def test_the_error_of_a_difference() -> None:
     model, config = tiny_llava(layers=3)
     answers = [answered(model, tiny_inputs(config, (3, 5), (1, 2), seed=seed), 2) for seed in range(3)]
     trials = Trials(model, answers, dense_plan(sizes_of(config), GRIDS))
-    assert {sum(batch.lengths) for batch in trials.questions} == {4}
+    assert {sum(batch.lengths) for batch in trials.facts} == {4}
     one, other = (random_plan(trials.plan.sizes, seed, GRIDS) for seed in range(2))
     assert trials.logit_drift(one) != trials.logit_drift(other)
     differences = [trials.logit_drift(one, [batch]) - trials.logit_drift(other, [batch]) for batch in range(3)]

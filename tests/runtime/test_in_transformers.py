@@ -110,8 +110,11 @@ def test_placed_by_accelerate(tmp_path: Path) -> None:
     names += [f"model.language_model.{name}" for name in ("embed_tokens", "norm", "rotary_emb")]
     spread = {**dict.fromkeys([*names, "lm_head"], "cpu"), "model.language_model.layers": "disk"}
     offloaded = type(own).from_pretrained(tmp_path, device_map=spread, offload_folder=tmp_path / "offloaded")
-    with pytest.raises(ValueError, match="load the model on one device"):
-        offloaded(**inputs)
+    for _ in range(2):
+        torch.testing.assert_close(offloaded(**inputs).logits, own(**inputs).logits, atol=1e-5, rtol=0)
+    assert all(weight.is_meta for weight in offloaded.model.language_model.layers.parameters())
+    with own.dense(), offloaded.dense():
+        torch.testing.assert_close(offloaded(**inputs).logits, own(**inputs).logits, atol=1e-5, rtol=0)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own, which differ between versions of PyTorch

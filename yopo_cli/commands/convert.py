@@ -11,7 +11,19 @@ from converters.loading import Dtype
 from converters.processes import joined
 
 from ..ui.costs import cost_table, dense_table
-from ..ui.options import EFFORT, SAMPLES, Compensation, Device, DtypeOption, EffortOption, For, Json, command_line, parse_grid
+from ..ui.options import (
+    EFFORT,
+    SAMPLES,
+    Compensation,
+    Device,
+    DeviceMapOption,
+    DtypeOption,
+    EffortOption,
+    For,
+    Json,
+    command_line,
+    parse_grid,
+)
 from ..ui.picture import picture
 from ..ui.progress import listening
 from ..ui.terminal import show_json, show_table, show_text
@@ -71,6 +83,7 @@ def convert(
         str | None, typer.Option(metavar="ROWSxCOLUMNS", help="Visual grid that the budget is counted on (default: the samples').")
     ] = None,
     device: Device = None,
+    device_map: DeviceMapOption = None,
     dtype: DtypeOption = Dtype.AUTO,
     effort: EffortOption = EFFORT,
     engine: For = None,
@@ -96,7 +109,7 @@ def convert(
 
     refit = None if compensation is None else compensation is Compensation.REFIT
     with listening() as progress:
-        opened = load(model, device=device, dtype=dtype)
+        opened = load(model, device=device, dtype=dtype, device_map=device_map)
         chosen = _chosen(opened, budget, plan, frontier, cuts)
         done = convert(
             opened, chosen, output, samples=calibration or default_samples(opened, chosen, progress), count=samples, seed=seed,

@@ -12,7 +12,7 @@ from converters.export.loading import Runtime
 from converters.loading import Dtype
 
 from ..ui.benchmarks import benchmark_tables, executed_lines
-from ..ui.options import AllowCpu, Device, DtypeOption, Json, RuntimeOption
+from ..ui.options import AllowCpu, Device, DeviceMapOption, DtypeOption, Json, RuntimeOption
 from ..ui.progress import listening
 from ..ui.terminal import GATE_FAILED, say, show_json, show_table, show_text
 
@@ -45,6 +45,7 @@ def evaluate(
     runtime: RuntimeOption = Runtime.TORCH,
     allow_cpu: AllowCpu = False,
     device: Device = None,
+    device_map: DeviceMapOption = None,
     dtype: DtypeOption = Dtype.AUTO,
     as_json: Json = False,
 ) -> None:
@@ -59,7 +60,7 @@ def evaluate(
         for_retention=min_retention is not None,
     )  # fmt: skip
     with listening() as progress:
-        opened = load(model, device=device, dtype=dtype, runtime=runtime, allow_cpu=allow_cpu)
+        opened = load(model, device=device, dtype=dtype, runtime=runtime, allow_cpu=allow_cpu, device_map=device_map)
         results = evaluate_benchmarks(opened, request, progress)
     if as_json:
         show_json({**results, "seconds": round(time.monotonic() - started, 3)})

@@ -10,8 +10,9 @@ import typer
 
 from converters.errors import YopoError
 from converters.loading import Dtype
+from converters.processes import joined, only_first
 
-from ..ui.options import EFFORT, SAMPLES, Compensation, Device, DtypeOption, EffortOption, For, Json, parse_grid
+from ..ui.options import EFFORT, SAMPLES, Compensation, Device, DeviceMapOption, DtypeOption, EffortOption, For, Json, parse_grid
 from ..ui.plot import check_plots, plot_frontier
 from ..ui.progress import listening
 from ..ui.terminal import say, show_json, show_table
@@ -45,6 +46,7 @@ def plan(
         str | None, typer.Option(metavar="ROWSxCOLUMNS", help="Visual grid that budgets are counted on (default: the samples').")
     ] = None,
     device: Device = None,
+    device_map: DeviceMapOption = None,
     dtype: DtypeOption = Dtype.AUTO,
     compensation: Annotated[
         Compensation, typer.Option(help="refit: plans are measured with K and V of visual tokens refitted, as `convert` then does.")
@@ -62,7 +64,7 @@ def plan(
     asked, reference, started = parse_budgets(budgets), parse_grid(grid), time.monotonic()
     check_plots(plot or ())
     with listening() as progress:
-        opened = load(model, device=device, dtype=dtype)
+        opened = load(model, device=device, dtype=dtype, device_map=device_map)
         target = output or Path(f"{opened.name}-frontier.json")
         state = check_target(target)
         split = SampleSplit.of(calibration or bundled_samples_for(opened, progress), samples, seed)
@@ -74,10 +76,12 @@ def plan(
                 opened, split, asked, seed=seed, statistics=statistics, grid=reference, refit=refit, effort=effort, served_by=engine,
                 state=state, progress=progress,
             )  # fmt: skip
-        frontier.save(target)
-        state.unlink(missing_ok=True)
-        plot_frontier(frontier, opened.name, plot or ())
+        if joined().first:
+            frontier.save(target)
+            state.unlink(missing_ok=True)
+            plot_frontier(frontier, opened.name, plot or ())
         changes = {} if max_drop is None else answer_changes(opened, frontier, progress=progress)
+        only_first()
     facts = {"unseen": split.unseen if changes else 0, "disk_bytes": progress.disk_bytes, "seconds": round(time.monotonic() - started, 3)}
     result = _result(opened.name, frontier, changes, max_drop) | facts | {"output": str(target)}
     if as_json:

@@ -25,11 +25,15 @@ class Engine(StrEnum):
     VLLM = "vllm"
 
 
-NOT_PART = ("output", "device", "answers", "micro_batch", "recompute", "dry_run", "force", "as_json")
+NOT_PART = ("output", "device", "device_map", "answers", "micro_batch", "recompute", "dry_run", "force", "as_json")
 SAMPLES = 128  # questions that plans are made on, unless --samples says otherwise
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
 Device = Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps (default: a GPU if there is one).")]
+DeviceMapOption = Annotated[
+    str | None,
+    typer.Option(metavar="auto", help="auto: layers that the device has no room for wait in memory, then on disk. Needs yopo\\[heal]."),
+]
 DtypeOption = Annotated[
     Dtype, typer.Option(help="Number format; auto: the checkpoint's own on a GPU, float32 on a CPU if that fits, else bfloat16.")
 ]

@@ -1,6 +1,8 @@
 """Batches of questions as the layers see them: what stays the same for every plan, and the rows that enter layer 0."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from torch import Tensor
 
@@ -9,6 +11,23 @@ from ...runtime.text_attention import TextMasks
 from .activation_cache import LayerInput
 from .answers import Answered
 from .dense_adapter import DenseAdapter
+
+
+@dataclass(frozen=True)
+class BatchFacts:
+    """What every process knows of a batch: tokens of each answer, text rows and visual rows of all its questions, without padding."""
+
+    lengths: tuple[int, ...]
+    text_rows: int
+    visual_rows: int
+
+    @classmethod
+    def of_shares(cls, shares: Sequence["BatchFacts | None"]) -> "BatchFacts":
+        """Those of a batch whose questions were dealt out by turns."""
+        there = [share for share in shares if share is not None]
+        turns = zip_longest(*(share.lengths for share in there))
+        lengths = tuple(length for turn in turns for length in turn if length is not None)
+        return cls(lengths, sum(share.text_rows for share in there), sum(share.visual_rows for share in there))
 
 
 @dataclass(frozen=True)
@@ -22,6 +41,10 @@ class QuestionBatch:
     predicts: Tensor
     dense: Tensor
     lengths: tuple[int, ...]
+
+    @property
+    def facts(self) -> BatchFacts:
+        return BatchFacts(self.lengths, int((self.call.text_slots >= 0).sum()), int(self.visual_rows.sum()))
 
     @property
     def visual_rows(self) -> Tensor:

@@ -1,5 +1,6 @@
 """A dense model as the runtime sees it: positions, pictures and fused layers, read by the classes of its family, without converting it."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -10,6 +11,7 @@ from ...families import Family, family_of
 from ...runtime.cache import Timeline
 from ...runtime.call import Call, open_call
 from ...runtime.layer_parts import Projections
+from ...runtime.offloaded import at_hand
 from ...runtime.plan import MAX_STRIDE, Plan, dense_plan
 from ...runtime.text_model import SparseTextModel
 from .answers import Answered
@@ -49,6 +51,14 @@ class DenseAdapter:
             Timeline(range(1, MAX_STRIDE + 1)),
             deepstack=answered.deepstack,
         )
+
+    def layer_at_hand(self, index: int) -> AbstractContextManager[None]:
+        """A context in which a decoder layer's weights are where it runs, should they be kept elsewhere."""
+        return at_hand(self.model.get_decoder().layers[index])
+
+    def head_at_hand(self) -> AbstractContextManager[None]:
+        """The same of what makes logits of the last layer's rows."""
+        return at_hand(self.model.get_decoder().norm, self.model.lm_head)
 
     def projections(self, index: int) -> Projections:
         """The linear layers of a decoder layer of the dense model."""

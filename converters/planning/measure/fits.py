@@ -1,13 +1,14 @@
 """Linear compensations of plans that are tried: fitted on the first batches when a layer's visual rows are new, and kept for a while."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
+from ...processes import Processes
 from ..compensation import LeastSquares, LinearCompensation
 from .activation_cache import ActivationCache, LayerInput
-from .batches import QuestionBatch
+from .batches import BatchFacts, QuestionBatch
 from .dense_adapter import DenseAdapter
 
 FIT_ROWS = 8  # visual rows that a compensation is fitted on, times the hidden size
@@ -16,19 +17,26 @@ KEPT_FITS = 8  # of each layer
 
 
 class Fits:
-    """Compensations by layer and key (see `visual_keys`), each fitted on the same first `batches` beside the dense model's rows."""
+    """Compensations by layer and key (see `visual_keys`), each fitted on the same first `batches` beside the dense model's rows.
 
-    def __init__(self, adapter: DenseAdapter, questions: Sequence[QuestionBatch], memory_bytes: int, folder: Path | None) -> None:
-        self.adapter, self.questions = adapter, questions
-        self.batches = range(enough_to_fit(questions, adapter.plan.sizes.hidden_size))
+    `questions` are this process's shares of the batches by number, `facts` are of the whole ones; every process takes part in every fit.
+    """
+
+    def __init__(
+        self, adapter: DenseAdapter, questions: Mapping[int, QuestionBatch], facts: Sequence[BatchFacts], memory_bytes: int,
+        folder: Path | None, processes: Processes,
+    ) -> None:  # fmt: skip
+        self.adapter, self.questions, self.processes = adapter, questions, processes
+        self.batches = range(enough_to_fit(facts, adapter.plan.sizes.hidden_size))
+        self.own = [number for number in self.batches if number in questions]
         self._dense_rows = ActivationCache(memory_bytes, folder)
         self._known: dict[tuple[int, str], LinearCompensation] = {}
 
     def keep_dense(self, index: int, visual: Sequence[Tensor]) -> None:
-        """Keep the visual rows that the dense model brings to a layer, one tensor for each of the batches."""
-        for number, rows in zip(self.batches, visual, strict=True):
+        """Keep the visual rows that the dense model brings to a layer, one tensor for each of this process's batches."""
+        for number, rows in zip(self.own, visual, strict=True):
             self._dense_rows.put(index, number, LayerInput(self._normalised(index, number, rows), rows[:0]))
-        self._dense_rows.accept(self.batches)
+        self._dense_rows.accept(self.own)
 
     def knows(self, index: int, key: str) -> bool:
         """Whether a layer's compensation needs no fitting."""
@@ -52,7 +60,7 @@ class Fits:
         for number, rows in zip(numbers, visual, strict=True):
             if number in self.batches:
                 fitting.add(self._normalised(index, number, rows), self._dense_rows.get(index, number).text)
-        return fitting
+        return fitting.summed(self.processes, self.adapter.model.get_decoder().layers[index].input_layernorm.weight)
 
     def _normalised(self, index: int, number: int, rows: Tensor) -> Tensor:
         """What a layer makes K and V from, of a batch's visual rows without padding."""
@@ -61,13 +69,13 @@ class Fits:
         return normalised
 
 
-def enough_to_fit(questions: Sequence[QuestionBatch], hidden_size: int) -> int:
+def enough_to_fit(facts: Sequence[BatchFacts], hidden_size: int) -> int:
     """How many of the first batches are enough to fit on."""
     rows = samples = 0
-    total = sum(len(batch.lengths) for batch in questions)
-    for number, batch in enumerate(questions, 1):
-        rows += int(batch.visual_rows.sum())
+    total = sum(len(batch.lengths) for batch in facts)
+    for number, batch in enumerate(facts, 1):
+        rows += batch.visual_rows
         samples += len(batch.lengths)
         if rows >= FIT_ROWS * hidden_size and samples >= FIT_SHARE * total:
             return number
-    return len(questions)
+    return len(facts)

@@ -8,9 +8,10 @@ squared move. Contributions are sums: a set of changes is priced by adding vecto
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,11 +21,12 @@ from torch import Tensor
 from ...runtime.plan import Plan, normalise
 from ..compensation import LinearCompensation, visual_keys
 from .batches import QuestionBatch
-from .drift import moves_over_margin
+from .drift import LIKELIEST, moves_over_margin
 from .open_layer import OpenLayer, OpenPass, OpenRows, VisualMaps, open_rows
 from .plan_keys import plan_key
 from .trials import Trials
 
+Item = TypeVar("Item")
 Vectors = NDArray[np.float32]
 """Contributions by unit, gradient (along the present move, then the probes) and question."""
 
@@ -81,8 +83,11 @@ class Pricing:
         self.trials.stand_at(plan, self.batches)
         self.count(plan)
         going = _LayerByLayer(self, plan)
-        layers = [going.layer(index) for index in reversed(range(len(plan.layers)))]
-        return PlanPrices(tuple(reversed(layers)), np.concatenate(going.moved))
+        layers: list[LayerPrices] = []
+        for index in reversed(range(len(plan.layers))):
+            with self.trials.adapter.layer_at_hand(index), self.trials.adapter.head_at_hand() if not layers else nullcontext():
+                layers.append(going.layer(index))
+        return PlanPrices(tuple(reversed(layers)), np.take(np.concatenate(going.of_all(going.moved)), going.order))
 
     def count(self, plan: Plan) -> None:
         """Count prices at a plan as if they were made."""
@@ -96,12 +101,12 @@ class Pricing:
         fits, own, key = self.trials.fits, plan.layers[index].kv_rank, visual_keys(plan, self.trials.dense)[index]
         if fits is None:
             return {None: None}
-        visual = [self.trials.cache.get(index, number).visual for number in self.trials.fit]
-        sums = fits.sums(index, self.trials.fit, visual)
+        visual = [self.trials.cache.get(index, number).visual for number in fits.own]
+        sums = fits.sums(index, fits.own, visual)
         made = sums.solve_all({own, *self.knobs.ranks}, self.trials.adapter.kv_weights(index))
         found: dict[int | None, LinearCompensation | None] = {**made}
         if key is not None:
-            found[own] = fits.compensation(index, key, self.trials.fit, visual, own)
+            found[own] = fits.compensation(index, key, fits.own, visual, own)
         return found | ({None: None} if sums.nothing_missing else {})
 
 
@@ -112,6 +117,11 @@ class _LayerByLayer:
         self.pricing, self.plan, self.trials = pricing, plan, pricing.trials
         self.strides = {1, *pricing.knobs.strides, *(layer.read_stride for layer in plan.layers)}
         self.gradients: dict[int, tuple[Tensor, Tensor]] = {}
+        self.likeliest = min(LIKELIEST, self.trials.model.lm_head.weight.shape[0])
+        self.batches = [number for number in pricing.batches if number in self.trials.questions]
+        own = [(number, place) for number in self.batches for place in self._places(number)]
+        everywhere = self.of_all(own)
+        self.order = sorted(range(len(everywhere)), key=lambda place: everywhere[place])
         self.moved: list[Vectors] = []
 
     def layer(self, index: int) -> LayerPrices:
@@ -121,7 +131,7 @@ class _LayerByLayer:
         layer = OpenLayer(self.trials.adapter, index, self.plan, compensations[self.plan.layers[index].kv_rank])
         maps = {rank: VisualMaps.of(self.trials.adapter, index, one) for rank, one in compensations.items()}
         parts = []
-        for number in self.pricing.batches:
+        for number in self.batches:
             state, questions = self.trials.cache.get(index, number), self.trials.questions[number]
             found, back = [], []
             for part in _parts(questions, self.plan):
@@ -131,7 +141,15 @@ class _LayerByLayer:
                 back.append(gradients)
             self.gradients[number] = torch.cat([one[0] for one in back], 1), torch.cat([one[1] for one in back], 1)
             parts += found
-        return _together(parts)
+        return _together(self.of_all(parts), self.order)
+
+    def of_all(self, found: list[Item]) -> list[Item]:
+        """What every process has found for its questions, those of the first process first; `order` puts them in the batches' order."""
+        return [one for share in self.trials.processes.gathered(found) for one in share]
+
+    def _places(self, number: int) -> list[int]:
+        """Which questions of a batch are this process's."""
+        return list(self.trials.processes.share(range(len(self.trials.facts[number].lengths))))
 
     def _priced(
         self, layer: OpenLayer, maps: Mapping[int | None, VisualMaps], rows: OpenRows, number: int, part: slice
@@ -158,21 +176,27 @@ class _LayerByLayer:
         with torch.enable_grad():
             leaf = text.requires_grad_()
             moves = moves_over_margin(model.lm_head(model.get_decoder().norm(leaf[predicts])).float(), reference)
-        given, moved = self._seeds(moves.detach(), questions.lengths[part], number)
+        given, moved = self._seeds(moves.detach(), questions.lengths[part], self._signs(number, part).to(moves))
         self.moved.append(moved.cpu().numpy())
         (gradient,) = _backward((moves,), (leaf,), (given,))
         none = gradient.new_zeros(len(given), len(text), questions.visual_width, text.shape[-1])
         return gradient, none
 
-    def _seeds(self, moves: Tensor, lengths: Sequence[int], number: int) -> tuple[Tensor, Tensor]:
+    def _signs(self, number: int, part: slice) -> Tensor:
+        """Random signs `[probes, tokens, likeliest]` of some of this process's questions, from those of the whole batch."""
+        lengths = self.trials.facts[number].lengths
+        generator = torch.Generator().manual_seed(int(plan_key(self.plan)[:8], 16) + 1001 * number)
+        signs = torch.randint(0, 2, (self.pricing.probes, sum(lengths), self.likeliest), generator=generator) * 2 - 1
+        by_question = signs.split(lengths, 1)
+        return torch.cat([by_question[place] for place in self._places(number)[part]], 1)
+
+    def _seeds(self, moves: Tensor, lengths: Sequence[int], signs: Tensor) -> tuple[Tensor, Tensor]:
         """What goes back from moves `[tokens, 5]`, `[gradients, tokens, 5]`, and each question's present move.
 
         The squared move of a token counts by the slope of the drift there.
         """
         root = (moves.square().sum(-1, keepdim=True) + ROOT_FLOOR).sqrt()
         weight = (torch.exp(-root) / (2 * root)).sqrt()
-        generator = torch.Generator().manual_seed(int(plan_key(self.plan)[:8], 16) + 1000 * number + len(self.moved))
-        signs = torch.randint(0, 2, (self.pricing.probes, *moves.shape), generator=generator).to(moves) * 2 - 1
         question = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(moves.device)
 
         def by_question(values: Tensor) -> Tensor:
@@ -266,14 +290,14 @@ def _by_unit(sums: Tensor) -> Vectors:
     return array
 
 
-def _together(parts: Sequence[LayerPrices]) -> LayerPrices:
-    """The prices of all questions."""
+def _together(parts: Sequence[LayerPrices], order: Sequence[int]) -> LayerPrices:
+    """The prices of all questions, in this order."""
 
     def joined(one: Callable[[LayerPrices], Any]) -> Any:
         first = one(parts[0])
         if isinstance(first, dict):
-            return {key: np.concatenate([one(part)[key] for part in parts], -1) for key in first}
-        return np.concatenate([one(part) for part in parts], -1)
+            return {key: np.take(np.concatenate([one(part)[key] for part in parts], -1), order, -1) for key in first}
+        return np.take(np.concatenate([one(part) for part in parts], -1), order, -1)
 
     names = ("read", "self_heads", "neurons", "rank", "queries")
     return LayerPrices(*(joined(attrgetter(name)) for name in names))

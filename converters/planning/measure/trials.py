@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...processes import ALONE, Processes
 from ...runtime.plan import Plan, dense_plan, normalise
 from ..compensation import LinearCompensation, visual_keys
 from ..cost import dense_flops, layer_cost
 from .activation_cache import ActivationCache, LayerInput
 from .answers import Answered
-from .batches import QuestionBatch, open_batch
+from .batches import BatchFacts, QuestionBatch, open_batch
 from .dense_adapter import DenseAdapter
 from .drift import logit_drift
 from .fits import Fits
@@ -55,11 +56,15 @@ class Trials:
     through the same plans without running them. `forwards` counts forward passes as if all of them had been run: all questions through
     all layers are one, half of them through the later half of the layers a quarter. `dense_forwards` counts the same by FLOPs, in those of
     a pass of the dense model: layers in which visual tokens do less are cheaper.
+
+    Of several `processes` each is given its share of every batch (None: nothing of it). What they measure is added up for all, so that all
+    of them, asked the same, know and do the same.
     """
 
     def __init__(
-        self, model: Any, answers: Iterable[Answered], plan: Plan, *, fitting: bool = False,
+        self, model: Any, answers: Iterable[Answered | None], plan: Plan, *, fitting: bool = False,
         memory_bytes: int = MEMORY_BYTES, folder: Path | None = None, measured: dict[str, float] | None = None,
+        processes: Processes = ALONE,
     ) -> None:  # fmt: skip
         """Trials that start from `plan`. States beyond `memory_bytes` go to files below `folder` (None: the system's)."""
         self.model = model
@@ -67,20 +72,25 @@ class Trials:
         self.plan = normalise(plan)
         self.measured = {} if measured is None else measured
         self.cache = ActivationCache(memory_bytes, folder)
-        self.questions: list[QuestionBatch] = []
+        self.processes = processes
+        self.questions: dict[int, QuestionBatch] = {}
+        found: list[BatchFacts | None] = []
         with torch.inference_mode():
             for number, answered in enumerate(answers):
-                questions, state = open_batch(answered, self.adapter)
-                self.questions.append(questions)
-                self.cache.put(0, number, state)
+                found.append(None)
+                if answered is not None:
+                    self.questions[number], state = open_batch(answered, self.adapter)
+                    found[-1] = self.questions[number].facts
+                    self.cache.put(0, number, state)
+        self.facts = [BatchFacts.of_shares(shares) for shares in zip(*processes.gathered(found), strict=True)]
         self.cache.accept(self.batches)
         self.on_measurement: Callable[[], None] = lambda: None  # called after every measurement
         self.forwards = self.dense_forwards = OPENING_FORWARDS
         self._counted: set[str] = set()
-        self._counts = [CachedPlan(self.plan) for _ in self.questions]
-        self._kept = [CachedPlan(None) for _ in self.questions]
+        self._counts = [CachedPlan(self.plan) for _ in self.facts]
+        self._kept = [CachedPlan(None) for _ in self.facts]
         self.dense = self.plan
-        self.fits = Fits(self.adapter, self.questions, memory_bytes // 2, folder) if fitting else None
+        self.fits = Fits(self.adapter, self.questions, self.facts, memory_bytes // 2, folder, processes) if fitting else None
         if self.fits is not None:
             self._run_dense(self.fits)
 
@@ -93,18 +103,18 @@ class Trials:
     def _run_dense(self, fits: Fits) -> None:
         """Have the dense model's visual rows kept, layer by layer."""
         whole = dense_plan(self.plan.sizes, self.plan.grids)
-        self._through(whole, 0, fits.batches, [self.cache.get(0, number) for number in fits.batches], keep=False, on_layer=fits.keep_dense)
+        self._through(whole, 0, fits.own, [self.cache.get(0, number) for number in fits.own], keep=False, on_layer=fits.keep_dense)
 
     @property
     def batches(self) -> range:
-        return range(len(self.questions))
+        return range(len(self.facts))
 
     @property
     def samples(self) -> int:
         return self.samples_of(self.batches)
 
     def samples_of(self, batches: Iterable[int]) -> int:
-        return sum(len(self.questions[batch].lengths) for batch in batches)
+        return sum(len(self.facts[batch].lengths) for batch in batches)
 
     def some(self, samples: float) -> "TrialSubset":
         """Trials on as many of the first batches as it takes for so many samples, or on all."""
@@ -144,7 +154,7 @@ class Trials:
         if unknown := [batch for batch in batches if f"{key}:{batch}" not in self.measured]:
             self._run(plan, unknown)
             self.on_measurement()
-        return sum(self.measured[f"{key}:{batch}"] for batch in batches) / sum(sum(self.questions[batch].lengths) for batch in batches)
+        return sum(self.measured[f"{key}:{batch}"] for batch in batches) / sum(sum(self.facts[batch].lengths) for batch in batches)
 
     def race(self, plan: Plan, rival: Plan, slack: float) -> float:
         """The same, batch by batch, and given up (infinite) once the plan is worse than the rival by a share `slack` of what that has."""
@@ -160,7 +170,7 @@ class Trials:
         That of a ratio of sums over batches, the tokens of which differ (Cochran, Sampling Techniques, 1977, section 6.4); 0 of one batch.
         """
         keys = [plan_key(normalise(one)) for one in (plan, rival)]
-        tokens = [sum(questions.lengths) for questions in self.questions]
+        tokens = [sum(batch.lengths) for batch in self.facts]
         more = [self.measured[f"{keys[0]}:{batch}"] - self.measured[f"{keys[1]}:{batch}"] for batch in self.batches]
         mean, batches = sum(more) / sum(tokens), len(tokens)
         squares = sum((one - mean * many) ** 2 for one, many in zip(more, tokens, strict=True))
@@ -179,13 +189,13 @@ class Trials:
 
     def _count_pass(self, batch: int, plan: Plan, first: int) -> None:
         """Count a batch's way through layers `first`.. of a plan."""
-        weight = len(self.questions[batch].lengths) / self.samples
+        weight = len(self.facts[batch].lengths) / self.samples
         self.forwards += weight * (1 - first / len(plan.layers))
         self.dense_forwards += weight * self._flops(plan, first) / self._flops(self.dense, 0)
 
     def _flops(self, plan: Plan, first: int) -> float:
         """Of layers `first`.., for visual tokens and the median question's text."""
-        text = median(int((batch.call.text_slots >= 0).sum()) / batch.call.batch for batch in self.questions)
+        text = median(batch.text_rows / len(batch.lengths) for batch in self.facts)
         visual = plan.visual_tokens
         of_text = dense_flops(plan.sizes, visual + round(text)) - dense_flops(plan.sizes, visual)
         return sum(layer_cost(layer, plan).total for layer in plan.layers[first:]) + of_text * (1 - first / len(plan.layers))
@@ -220,7 +230,7 @@ class Trials:
 
     @torch.inference_mode()
     def logits(self, plan: Plan, compensations: Compensations | None = None) -> Iterator[tuple[QuestionBatch, Tensor, Tensor]]:
-        """Each batch with the pruned and the dense log-probabilities of its answers, float32 [answer tokens, vocabulary].
+        """Its shares of the batches, with the pruned and the dense log-probabilities of answers, float32 [answer tokens, vocabulary].
 
         `compensations` are those of the layers, where the trials are not `fitting` themselves.
         """
@@ -233,32 +243,42 @@ class Trials:
         for batch, pruned, dense in self.logits(plan, compensations):
             same = (pruned.argmax(-1) == dense.argmax(-1)).split(batch.lengths)
             changed += sum(not bool(answer.all()) for answer in same)
-        return changed / self.samples
+        everywhere: list[int] = self.processes.gathered(changed)
+        return sum(everywhere) / self.samples
 
     def _measure(self, plan: Plan, batches: Sequence[int], first: int) -> None:
         """Run layers `first`.. of a plan; the states on the way become candidates, and the logit drift is noted."""
         self.cache.discard(batches)
         key = plan_key(plan)
-        for number, _, pruned, dense in self._logits(plan, batches, first, keep=True):
-            self.measured[f"{key}:{number}"] = float(logit_drift(pruned, dense).sum())
+        found = {
+            number: float(logit_drift(pruned, dense).sum()) for number, _, pruned, dense in self._logits(plan, batches, first, keep=True)
+        }
+        shares = self.processes.gathered(found)
+        self.measured.update({f"{key}:{number}": sum(share.get(number, 0.0) for share in shares) for number in batches})
 
     def _logits(
         self, plan: Plan, batches: Sequence[int], first: int, keep: bool, compensations: Compensations | None = None
     ) -> Iterator[tuple[int, QuestionBatch, Tensor, Tensor]]:
         for numbers in self._blocks(plan, batches, first):
             states = [self.cache.get(first, number) for number in numbers]
-            for number, state in zip(numbers, self._through(plan, first, numbers, states, keep, compensations), strict=True):
-                batch = self.questions[number]
-                rows = self.model.get_decoder().norm(state.text[batch.predicts])
-                pruned, dense = (self.model.lm_head(values).float().log_softmax(-1) for values in (rows, batch.dense))
-                yield number, batch, pruned, dense
+            done = self._through(plan, first, numbers, states, keep, compensations)
+            with self.adapter.head_at_hand():
+                for number, state in zip(numbers, done, strict=True):
+                    batch = self.questions[number]
+                    rows = self.model.get_decoder().norm(state.text[batch.predicts])
+                    pruned, dense = (self.model.lm_head(values).float().log_softmax(-1) for values in (rows, batch.dense))
+                    yield number, batch, pruned, dense
 
     def _blocks(self, plan: Plan, batches: Sequence[int], first: int) -> Iterator[Sequence[int]]:
-        """Batches that go through the layers together; those to fit on all at once where compensations are lacking."""
-        if self._lacks(plan, first):
-            yield self.fit
+        """Batches that go through the layers together; where compensations are lacking first, all at once, those to fit on, also where
+        this process has nothing of them."""
+        if self.fits is not None and self._lacks(plan, first):
+            yield self.fits.own
             batches = [batch for batch in batches if batch not in self.fit]
-        yield from self.cache.blocks(batches, first)
+        own = [batch for batch in batches if batch in self.questions]
+        if self.fits is not None and not own:
+            yield own  # so that every process uses the same compensations in the same order, and keeps the same
+        yield from self.cache.blocks(own, first)
 
     def _lacks(self, plan: Plan, first: int) -> bool:
         """Whether the plan has to go through layers `first`.. on the batches to fit on before others."""
@@ -279,18 +299,19 @@ class Trials:
         visual = [state.visual for state in states]
         keys = visual_keys(plan, self.dense)
         for index in range(first, len(plan.layers)):
-            on_layer(index, visual)
-            compensation, key = (compensations or {}).get(index), keys[index]
-            if self.fits is not None and key is not None:
-                compensation = self.fits.compensation(index, key, numbers, visual, plan.layers[index].kv_rank)
-            layer = PrunedLayer(self.adapter, index, plan, compensation)
-            for place, (number, call) in enumerate(zip(numbers, calls, strict=True)):
-                if keep and index > first:
-                    self.cache.put(index, number, LayerInput(call.text, visual[place]))
-                if index >= plan.visual_depth:
-                    call.visual = None
-                layer.run(call)
-                visual[place] = visual[place] if call.visual is None else call.visual
+            with self.adapter.layer_at_hand(index):
+                on_layer(index, visual)
+                compensation, key = (compensations or {}).get(index), keys[index]
+                if self.fits is not None and key is not None:
+                    compensation = self.fits.compensation(index, key, numbers, visual, plan.layers[index].kv_rank)
+                layer = PrunedLayer(self.adapter, index, plan, compensation)
+                for place, (number, call) in enumerate(zip(numbers, calls, strict=True)):
+                    if keep and index > first:
+                        self.cache.put(index, number, LayerInput(call.text, visual[place]))
+                    if index >= plan.visual_depth:
+                        call.visual = None
+                    layer.run(call)
+                    visual[place] = visual[place] if call.visual is None else call.visual
         return [LayerInput(call.text, rows) for call, rows in zip(calls, visual, strict=True)]
 
 

@@ -70,8 +70,8 @@ class PricedSteps:
         choice.down(int(limit * under))
         choice.up(limit)
         chosen = choice.result()
-        self.journal.plans[key] = to_json(chosen)
-        return chosen
+        self.journal.plans[key] = self.few.trials.processes.of_first(lambda: to_json(chosen))
+        return normalise(from_json(self.journal.plans[key]))
 
     def rounds(self, now: int, limit: int, last: int, forwards: float) -> float:
         """How many rounds a descent to a limit may take of those that so many forward passes allow, down to the last limit."""

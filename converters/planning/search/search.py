@@ -16,6 +16,7 @@ from ...calibration.batch import add_hashes, hash_of
 from ...calibration.statistics import Statistics
 from ...errors import YopoError
 from ...families import family_of
+from ...processes import ALONE, Processes
 from ...runtime.plan import Grid, Plan, dense_plan, normalise
 from ..cost import dense_visual_flops
 from ..fill_budget import fill_budget, is_filled, limit_of
@@ -133,13 +134,15 @@ def search(
     max_answer_tokens: int = MAX_ANSWER_TOKENS,
     memory_bytes: int = MEMORY_BYTES,
     progress: Progress = lambda report: None,
+    processes: Processes = ALONE,
 ) -> Frontier:
     """The frontier of a dense transformers model for these budgets (shares of the dense visual FLOPs, within 0..1).
 
     `batches` are processor outputs of questions, left-padded, that end where the answer begins; `statistics` are those of the same
     model; `grids` are the visual grids that budgets are counted on (default: the statistics'). `state` is a file in which measurements
     are kept while the search runs: given again after an interruption, the search continues where it was. `seed` and `questions_from`
-    say which questions these are, and are only recorded.
+    say which questions these are, and are only recorded. Of several `processes` each is given its share of every batch (None: nothing of
+    it); all of them come to the same frontier, and the first one alone reads and writes `state`.
     Raises YopoError for no questions, budgets out of range or too small, and the state of another search.
     """
     config = model.config.to_dict()
@@ -152,11 +155,17 @@ def search(
     recipes = {budget: recipe_plans(statistics, dense, budget, windows="window" not in effort.without) for budget in budgets}
     hashes: list[str] = []
     trials = Trials(
-        model, _answers(model, batches, max_answer_tokens, hashes), dense, fitting=effort.compensated, memory_bytes=memory_bytes
+        model, _answers(model, batches, max_answer_tokens, hashes), dense, fitting=effort.compensated, memory_bytes=memory_bytes,
+        processes=processes,
     )  # fmt: skip
-    data = add_hashes(hashes)
+    if not trials.facts:
+        raise YopoError("There is no calibration sample.", "Pass at least one image with a question.")
+    data = add_hashes(processes.gathered(add_hashes(hashes)))
     facts = {"model": statistics.model, "statistics": statistics.data, "data": data, "seed": seed, "budgets": budgets}
-    journal = Journal(state, {**facts, "grids": [str(grid) for grid in dense.grids], "effort": asdict(effort), "answer": max_answer_tokens})
+    facts |= {"grids": [str(grid) for grid in dense.grids], "effort": asdict(effort), "answer": max_answer_tokens}
+    journal = processes.of_first(lambda: Journal(state, facts))
+    if not processes.first:
+        journal.path = None
     trials.measured = journal.prices
     order = importance_order(statistics, sizes)
     points, path = search_trials(trials, recipes, order, effort, journal, progress)
@@ -180,15 +189,16 @@ def auto_plan(model: Any, batches: Iterable[Any], statistics: Statistics, budget
     return search(model, batches, statistics, [budget], **options).at(budget).plan
 
 
-def _answers(model: Any, batches: Iterable[Any], max_new_tokens: int, hashes: list[str]) -> Iterator[Answered]:
+def _answers(model: Any, batches: Iterable[Any], max_new_tokens: int, hashes: list[str]) -> Iterator[Answered | None]:
     """Batches with the dense model's answers, one at a time; their hashes are added to the list."""
     config = model.config.to_dict()
     visuals = family_of(config).visuals(config)
     for batch in batches:
+        if batch is None:
+            yield None
+            continue
         hashes.append(hash_of(batch, visuals))
         yield answered(model, batch, max_new_tokens)
-    if not hashes:
-        raise YopoError("There is no calibration sample.", "Pass at least one image with a question.")
 
 
 def recipe_plans(statistics: Statistics, dense: Plan, budget: float, windows: bool = True) -> dict[str, Plan]:
