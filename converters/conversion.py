@@ -30,7 +30,7 @@ from .planning.search.search import Effort
 from .processes import joined, only_first
 from .progress import Listener, Message, Progress, unheard
 from .runtime.plan import Grid, Plan, dense_plan, to_json
-from .serving.checks import check_served
+from .serving.checks import check_family, check_served
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ def convert(
     """
     started = time.monotonic()
     model = opened(model).dense()
+    if served_by is not None:
+        check_family(model.checkpoint.family)
     command = command or f"yopo.convert(yopo.load({model.name!r}), ...)"
     target = Path(output) if output is not None else _default_output(model, plan)
     healing = None if heal is None or dry_run else _healing(model, samples, heal, seed, command)

@@ -21,7 +21,7 @@ from .planning.search.search import Effort, SearchReport, effort_of, search
 from .processes import joined
 from .progress import Listener, Message, SearchProgress, unheard
 from .runtime.plan import Grid, Plan
-from .serving.checks import ENGINES, KNOBS_WITHOUT
+from .serving.checks import ENGINES, KNOBS_WITHOUT, check_family
 
 SAMPLES = 128  # that plans are made on, unless told otherwise
 BUDGETS = (0.5, 0.25, 0.12, 0.06, 0.04)
@@ -83,6 +83,8 @@ def plan(
     """
     without = knobs_without(served_by)
     model = opened(model).dense()
+    if served_by is not None:
+        check_family(model.checkpoint.family)
     split = SampleSplit.of(samples, count, seed)
     known = statistics_of(model, statistics, split, seed, progress)
     loaded, processes = model.loaded, joined()

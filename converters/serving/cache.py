@@ -26,10 +26,12 @@ class TextSlotsSpec(AttentionSpec):
     """What a layer keeps of text, and of visual tokens that share a block with some. A request may be all text."""
 
     def max_memory_usage_bytes(self, vllm_config: Any) -> int:
-        return -(-vllm_config.model_config.max_model_len // self.block_size) * self.page_size_bytes
+        longest: int = vllm_config.model_config.max_model_len
+        blocks: int = -(-longest // self.block_size)
+        return blocks * int(self.page_size_bytes)
 
 
-class TextSlotsManager(SingleTypeKVCacheManager):  # type: ignore[misc]
+class TextSlotsManager(SingleTypeKVCacheManager):
     """Deals out blocks for groups of such layers.
 
     The prefix cache holds no null block: the pool's visual blocks are known by their hashes, which pictures are part of. What was

@@ -4,12 +4,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..errors import YopoError
+from ..families import FAMILIES, Family
 from ..runtime.plan import Plan, ranges
 from . import VLLM
 from .work import LayerWork
 
 CHANNELS = 2
 """Dimensions that hiding adds to a head: one for tokens that no head of a KV head reads, one for those that some of its heads read."""
+SERVED = {
+    "YopoLlavaForConditionalGeneration": "ServedLlava",
+    "YopoQwen2VLForConditionalGeneration": "ServedQwen2VL",
+    "YopoQwen25VLForConditionalGeneration": "ServedQwen25VL",
+    "YopoQwen3VLForConditionalGeneration": "ServedQwen3VL",
+    "YopoInternVLForConditionalGeneration": "ServedInternVL",
+}
+"""The architectures of converted models, and the classes of `models` that serve them."""
 TEXT_MODELS = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3LLMForCausalLM")
 ENGINES = ("vllm",)
 """What a plan can be made for."""
@@ -39,6 +48,13 @@ class EngineFacts:
     speculative: bool = False
     kv_transfer: bool = False
     video_pruning: bool = False
+
+
+def check_family(family: Family) -> None:
+    """Raises YopoError for a family that no engine serves."""
+    if family.yopo_architecture not in SERVED:
+        served = dict.fromkeys(one.name for one in FAMILIES if one.yopo_architecture in SERVED)
+        raise YopoError(f"vLLM's plugin does not serve {family.name}.", f"It serves {', '.join(served)}; leave out --for vllm.")
 
 
 def check_served(plan: Plan) -> None:

@@ -1,13 +1,6 @@
 """The entry point that vLLM calls in every process: converted models become known to transformers and to vLLM."""
 
-SERVED = {
-    "YopoLlavaForConditionalGeneration": "ServedLlava",
-    "YopoQwen2VLForConditionalGeneration": "ServedQwen2VL",
-    "YopoQwen25VLForConditionalGeneration": "ServedQwen25VL",
-    "YopoQwen3VLForConditionalGeneration": "ServedQwen3VL",
-    "YopoInternVLForConditionalGeneration": "ServedInternVL",
-}
-"""The architectures of converted models, and the classes of `models` that serve them."""
+from .checks import SERVED
 
 
 def register() -> None:

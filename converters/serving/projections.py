@@ -200,18 +200,22 @@ def _multiplied_out(module: str, pieces: dict[str, Tensor]) -> Tensor:
         whole = pieces["weight"]
         if whole.dtype not in EIGHT_BITS or scale.numel() not in (1, len(whole)):
             raise _absent(f"{module}.weight", f"which is {whole.dtype} with scales {list(scale.shape)}")
-        return whole.float() * scale.reshape(-1, 1)
+        whole = whole.float() * scale.reshape(-1, 1)
+        return whole
     packed, inputs = pieces["weight_packed"], int(pieces["weight_shape"][1])
     bits = next((bits for bits in (4, 8) if -(-inputs * bits // 32) == packed.shape[1]), None)
     if bits is None:
         raise _absent(f"{module}.weight", f"whose {inputs} inputs are packed into {packed.shape[1]} numbers")
-    return (_unpacked(packed, bits)[:, :inputs].float().unflatten(1, (scale.shape[1], -1)) * scale[..., None]).flatten(1)
+    numbers: Tensor = _unpacked(packed, bits)[:, :inputs].float().unflatten(1, (scale.shape[1], -1))
+    return (numbers * scale[..., None]).flatten(1)
 
 
 def _unpacked(packed: Tensor, bits: int) -> Tensor:
     """Whole numbers from those of 32 bits that they are packed into, the first in the lowest bits, by 2 ** (bits - 1) too great."""
     places = torch.arange(0, 32, bits, device=packed.device)
-    return ((packed[..., None] >> places) & (2**bits - 1)).flatten(1) - 2 ** (bits - 1)
+    numbers: Tensor = ((packed[..., None] >> places) & (2**bits - 1)).flatten(1)
+    signed: Tensor = numbers - 2 ** (bits - 1)
+    return signed
 
 
 def _absent(name: str, why: str) -> YopoError:

@@ -14,6 +14,7 @@ from converters.errors import YopoError
 from converters.families import family_of
 from converters.families.llava_next import grids_of_picture
 from converters.runtime.any_resolution import grids_of_pictures, grids_of_videos, is_end
+from converters.runtime.modeling_yopo_llava_onevision import YopoLlavaOnevisionModel
 from converters.runtime.plan import Grid, Sizes
 
 TOWER_336 = {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14}
@@ -87,6 +88,17 @@ def test_grids_are_read_from_the_ends_of_rows() -> None:
     for cut in (8, 7):
         with pytest.raises(ValueError, match="no whole videos"):
             grids_of_videos([False] * cut, Grid(2, 2))
+
+
+def test_a_video_is_not_taken_for_pictures() -> None:
+    """Five frames of four tokens are a tile and a row of four to whoever does not know the placeholder."""
+    model = tiny_next("qwen2").model
+    rows = torch.cat([torch.randn(1, 20, 64), model.image_newline.detach()[None, None]], 1)
+    images, visual = YopoLlavaOnevisionModel.images, torch.ones(1, 21, dtype=torch.bool)
+    assert [image.grid for image in images(model, visual, None, rows, visual)] == [Grid(2, 2, 5), Grid(1, 1)]
+    assert [image.grid for image in images(model, visual, None, rows, ~visual)] == [Grid(4, 4), Grid(1, 5)]
+    with pytest.raises(ValueError, match="may be a video's: pass input_ids"):
+        images(model, visual, None, rows)
 
 
 def test_autocast_changes_no_grid() -> None:

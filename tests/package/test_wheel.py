@@ -53,6 +53,8 @@ def test_the_wheel_is_all_that_it_takes(environment, tmp_path):
     assert all(Path(place).with_name("py.typed").exists() for place in where.split()[:2])
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert run(yopo, "--version").split() == ["yopo", version]
+    shipped = "from converters.data.samples import samples_of; print(samples_of('everyday', answers=False).count)"
+    assert run(python, "-c", shipped, folder=tmp_path).strip() == "268"
     run(yopo, "convert", "demo", "--budget", "0.25", "--recipe", "interlaced", "--samples", "4", "-o", "demo-pruned", folder=tmp_path)
     assert "interlaced" in run(yopo, "inspect", "demo-pruned", folder=tmp_path)
     assert "kept" in run(yopo, "eval", "demo-pruned", "--task", "demo", "--samples", "8", folder=tmp_path)

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 
 from converters.planning.measure.prices import Knobs, LayerPrices, PlanPrices
-from converters.planning.search.chosen import Choice, Setting, higher, lower
+from converters.planning.search.chosen import Choice, LayerSetting, higher, lower
 from converters.planning.search.moves import visual_flops
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan, normalise
 
@@ -49,20 +50,30 @@ def only_neurons(contributions: Sequence[Sequence[float]], moved: float = 0.0) -
     return PlanPrices((replace(quiet[0], neurons=neurons), *quiet[1:]), np.full(1, moved, np.float32))
 
 
+def with_setting(choice: Choice, index: int, setting: LayerSetting) -> Plan:
+    layers = [table.layer(one) for table, one in zip(choice.tables, choice.settings, strict=True)]
+    layers[index] = choice.tables[index].layer(setting)
+    return normalise(replace(DENSE, layers=tuple(layers)))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_chosen_costs_what_is_said(seed: int) -> None:
     """On the way down and up again, also where deeper layers lose their last reader, and what it is all for."""
     choice = Choice(DENSE, prices(seed), KNOBS, ())
     assert choice.flops == visual_flops(DENSE)
-    depths = set()
+    depths = {choice.depth}
     for share in (0.7, 0.4, 0.1, 0.02):
         limit = int(visual_flops(DENSE) * share)
         choice.down(limit)
         assert choice.flops == visual_flops(choice.result()) <= limit
-        depths.add(choice.result().visual_depth)
+        depths.add(choice.depth)
         low = choice.flops
         choice.up(int(limit * 1.1))
         assert low <= choice.flops == visual_flops(choice.result()) <= limit * 1.1
+        for index, up in product(range(3), (False, True)):
+            found = choice.candidates(index, up)
+            for setting, added in zip(found.settings, choice.added(index, found), strict=True):
+                assert visual_flops(with_setting(choice, index, setting)) - choice.flops == added
     assert len(depths) > 1
 
 
@@ -71,7 +82,8 @@ def test_the_predicted_move_is_that_of_all_changes_together() -> None:
     start = normalise(replace(DENSE, layers=(LayerPlan((0, 1), (0, 1, 2), (0, 1, 2, 3, 4), 5, 2, 4), *DENSE.layers[1:])))
     made = prices(1, plan=start, moved=0.5)
     choice = Choice(start, made, KNOBS, ())
-    choice.down(int(choice.flops * 0.3))
+    choice.down(int(choice.flops * 0.6))
+    assert choice.depth == 3  # else updates that nobody reads any more are gone too
     total = np.zeros((3, 3))
     for index, (before, after) in enumerate(zip(start.layers, choice.result().layers, strict=True)):
         for sign, layer in ((-1, before), (1, after)):
@@ -83,17 +95,7 @@ def test_the_predicted_move_is_that_of_all_changes_together() -> None:
                 total += sign * sum(one.self_heads[layer.window or 0][head] + one.queries[layer.kv_rank][head] for head in layer.self_heads)
                 total += sign * sum(one.neurons[neuron] for neuron in layer.neurons)
     total[0] += 0.5
-    if choice.result().visual_depth == 3:  # else updates that nobody reads any more are gone too
-        assert choice.predicted == pytest.approx(float((total**2).sum()), rel=1e-4)
-
-
-def down_by(contributions: Sequence[Sequence[float]], neurons: int, moved: float = 0.0) -> tuple[int, ...]:
-    """Neurons of layer 0 that are kept when so many have to go and nothing else may."""
-    made = only_neurons(contributions, moved)
-    each = 2 * 3 * 16 * 16
-    choice = Choice(DENSE, made, KNOBS, ())
-    choice.down(visual_flops(DENSE) - neurons * each)
-    return choice.tables[0].order[: choice.settings[0].neurons]
+    assert choice.predicted == pytest.approx(float((total**2).sum()), rel=1e-4)
 
 
 def test_neurons_go_by_what_each_is_worth() -> None:
@@ -109,12 +111,12 @@ def test_neurons_go_by_what_each_is_worth() -> None:
 def test_settings_around_one() -> None:
     table = Choice(DENSE, prices(), KNOBS, ()).tables[0]
     start = table.start
-    assert start == Setting(frozenset({0, 1}), frozenset({0, 1, 2, 3}), 8)
+    assert start == LayerSetting(frozenset({0, 1}), frozenset({0, 1, 2, 3}), 8)
     below = set(lower(table, start, KNOBS, ("window",)))
     assert replace(start, self_heads=frozenset(), neurons=0) in below
     assert replace(start, rank=4) in below
     assert not any(setting.window for setting in below)
     assert all(setting.rank is None or setting.rank in (4, 2) for setting in below)
-    least = Setting(frozenset(), frozenset(), 0)
+    least = LayerSetting(frozenset(), frozenset(), 0)
     assert {setting.read for setting in higher(table, least, KNOBS, (), dead=True)} == {frozenset({0}), frozenset({1})}
     assert any(setting.neurons for setting in higher(table, least, KNOBS, (), dead=False))

@@ -23,7 +23,7 @@ from converters.planning.measure.open_layer import OpenLayer, open_rows
 from converters.planning.measure.prices import ROOT_FLOOR, Knobs, Pricing
 from converters.planning.measure.trials import Trials
 from converters.planning.search.chosen import Choice
-from converters.runtime.plan import Plan, dense_plan, normalise
+from converters.runtime.plan import LayerPlan, Plan, dense_plan, normalise
 
 KNOBS = Knobs((1, 2), (0, 5, 3), (None,))
 
@@ -117,11 +117,7 @@ def test_the_first_gradient_is_that_of_gates() -> None:
     for index in (0, 1):
         expected: dict[str, list[Tensor]] = {"neurons": [], "heads": []}
         for batch, answer in zip(batches, answers, strict=True):
-            suppressed = [model.config.image_token_id]
-            whole = model.generate(**batch, max_new_tokens=ANSWER_TOKENS, do_sample=False, suppress_tokens=suppressed)
-            inputs = {**batch, "input_ids": whole, "attention_mask": answer.mask.long()}
-            with torch.no_grad():
-                dense = model(**inputs).logits[answer.predicts]
+            inputs, dense = asked(model, batch, answer)
             gates = {"neurons": torch.zeros(len(answer.mask), neurons), "heads": torch.ones(len(answer.mask), heads)}
             gates["neurons"][:, ::2] = 1
             gates = {name: gate.requires_grad_() for name, gate in gates.items()}
@@ -137,6 +133,85 @@ def test_the_first_gradient_is_that_of_gates() -> None:
             wanted = torch.cat(expected[name]).T.numpy()[list(units)]
             assert np.abs(wanted).max() > 1e-3
             np.testing.assert_allclose(2 * prices.moved * found[list(units), 0], wanted, atol=2e-4 * np.abs(wanted).max())
+
+
+def asked(model: Any, batch: Any, answer: Any) -> tuple[Any, Tensor]:
+    """A batch with its answer, and the dense model's logits of that."""
+    suppressed = [model.config.image_token_id]
+    whole = model.generate(**batch, max_new_tokens=ANSWER_TOKENS, do_sample=False, suppress_tokens=suppressed)
+    inputs = {**batch, "input_ids": whole, "attention_mask": answer.mask.long()}
+    with torch.no_grad():
+        return inputs, model(**inputs).logits[answer.predicts]
+
+
+def slopes_towards(model: Any, batch: Any, answer: Any, plan: Plan, other: LayerPlan, index: int) -> Tensor:
+    """By question and head: how fast the weighted move rises when what a layer's heads see goes over to what they see under another
+    layer plan."""
+    inputs, dense = asked(model, batch, answer)
+    output, seen = model.model.language_model.layers[index].self_attn.o_proj, []
+    changed = replace(plan, layers=(*plan.layers[:index], other, *plan.layers[index + 1 :]))
+    handle = output.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        masked_logits(model, inputs, changed)
+    handle.remove()
+    heads = plan.sizes.num_attention_heads
+    gates = torch.zeros(len(answer.mask), heads, requires_grad=True)
+    factors = gates[:, None].repeat_interleave(seen[0].shape[-1] // heads, -1)
+    handle = output.register_forward_pre_hook(lambda _, given: given[0] + factors * (seen[0] - given[0].detach()))
+    weighted_drift(model, inputs, answer, plan, dense).backward()
+    handle.remove()
+    assert gates.grad is not None
+    return gates.grad
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_windows_strides_and_reading_are_slopes_too(kv_heads: int) -> None:
+    """Of layers that read with a stride beside self heads, which need some KV heads whole."""
+    model, batches, answers, trials = subject(kv_heads)
+    layers = [replace(layer, self_heads=(0, 1), neurons=(1, 2), read_stride=2) for layer in trials.plan.layers]
+    plan, index = normalise(replace(trials.plan, layers=tuple(layers))), 1
+    made = Pricing(trials, trials.batches, 1, KNOBS).of(plan)
+    one = made.layers[index]
+    held, group = 2 * kv_heads // 4, 4 // kv_heads
+    only = range(held, kv_heads)
+    cases = (
+        ({"window": 3}, one.self_heads[3][:2] - one.self_heads[0][:2], lambda slopes: slopes[:, :2]),
+        ({"read_stride": 1}, one.read[1][only] - one.read[2][only], lambda slopes: by_group(slopes, group)[:, held:]),
+        ({"read_heads": ()}, -np.concatenate([one.read[1][:held], one.read[2][only]]), lambda slopes: by_group(slopes, group)),
+    )
+    for change, vectors, chosen in cases:
+        other = replace(plan.layers[index], **change)
+        wanted = torch.cat([slopes_towards(model, *pair, plan, other, index) for pair in zip(batches, answers, strict=True)])
+        expected = chosen(wanted).T.numpy()
+        assert np.abs(expected).max() > 1e-3
+        np.testing.assert_allclose(2 * made.moved * vectors[:, 0], expected, atol=2e-4 * np.abs(expected).max())
+
+
+def by_group(slopes: Tensor, group: int) -> Tensor:
+    return slopes.unflatten(1, (-1, group)).sum(-1)
+
+
+def test_all_gradients_together_give_the_whole_squared_move() -> None:
+    """Of the neuron that moves a question's logits the most along the way that they have gone: what lies along it is not counted twice."""
+    model, batches, answers, trials = subject()
+    layers = [replace(layer, self_heads=(0, 2), neurons=tuple(range(0, 48, 2))) for layer in trials.plan.layers]
+    plan = normalise(replace(trials.plan, layers=tuple(layers)))
+    vectors = Pricing(trials, [0], 200, KNOBS).of(plan).layers[1].neurons[::2]
+    squares, along = (vectors**2).sum(1), vectors[:, 0] ** 2
+    neuron, question = np.unravel_index((along / squares).argmax(), along.shape)
+    assert along[neuron, question] > 0.25 * squares[neuron, question]
+    answer = answers[0]
+    inputs, dense = asked(model, batches[0], answer)
+    gates = {"neurons": torch.zeros(len(answer.mask), 48), "heads": torch.ones(len(answer.mask), 4)}
+    gates["neurons"][:, ::2] = 1
+    moves = []
+    for change in (0.0, 1e-2):
+        gates["neurons"][question, 2 * neuron] = 1 + change
+        with torch.no_grad(), gated(model, 1, answer.visual, plan.layers[1].neurons, gates):
+            moves.append(moves_over_margin(masked_logits(model, inputs, plan)[answer.predicts], dense))
+    root = (moves[0].square().sum(-1) + ROOT_FLOOR).sqrt()
+    change = ((moves[1] - moves[0]) / 1e-2).square().sum(-1) * torch.exp(-root) / (2 * root)
+    assert squares[neuron, question] == pytest.approx(float(change.sum()), rel=0.15)
 
 
 def rises(trials: Trials, plan: Plan, probes: int, knobs: Knobs = KNOBS) -> tuple[list[float], list[float]]:
@@ -166,34 +241,30 @@ def test_the_order_of_prices_is_that_of_measured_moves(kv_heads: int) -> None:
 
 
 def test_the_price_of_a_rank_is_the_slope_towards_it() -> None:
-    """Of all KV heads together, between the whole map and that of a rank, by finite differences of the pruned model itself."""
+    """Of all KV heads together, from the whole map to that of a rank, by finite differences of the pruned model itself; what visual rows
+    become goes through a rank in the layer above."""
     model, config = tiny_llava(layers=3, heads=4, kv_heads=2)
     answers = [answered(model, batch, ANSWER_TOKENS) for batch in questions(config)]
     dense = dense_plan(sizes_of(config), GRIDS)
     trials, plain = Trials(model, answers, dense, fitting=True), Trials(model, answers, dense)
-    layers = [replace(layer, self_heads=(1,), neurons=tuple(range(24))) for layer in dense.layers]
+    layers = [replace(layer, self_heads=(1, 3), neurons=tuple(range(24))) for layer in dense.layers]
+    layers[2] = replace(layers[2], kv_rank=4)
     plan, knobs = normalise(replace(dense, layers=tuple(layers))), Knobs((1,), (0,), (None, 4))
     pricing = Pricing(trials, trials.batches, 1, knobs)
     made = pricing.of(plan)
     found = {index: pricing.compensations(plan, index) for index in range(3)}
-    own = {index: one[None] for index, one in found.items() if one[None] is not None}
-    assert set(own) == {1, 2}
-    for index in own:
-        rank = found[index][4]
-        assert rank is not None
-        assert rank.inner is not None
-        whole = LinearCompensation(rank.matrix @ rank.inner[0], rank.offset + rank.matrix @ rank.inner[1])
-        slopes = []
-        for sign in (1, -1):
-            mixed = {**own, index: _between(own[index], whole, sign * 1e-3)}
-            slopes.append(sign * _weighted(plain, plan, mixed, own))
-        measured = sum(slopes) / 2e-3
-        predicted = float((2 * made.moved * made.layers[index].rank[4].sum(0)[0]).sum())
-        assert predicted == pytest.approx(measured, rel=0.02)
-        assert abs(predicted) > 1e-3
+    own = {1: found[1][None], 2: found[2][4]}
+    rank = found[1][4]
+    assert rank is not None
+    assert rank.inner is not None
+    whole = LinearCompensation(rank.matrix @ rank.inner[0], rank.offset + rank.matrix @ rank.inner[1])
+    mixed = [_weighted(plain, plan, {**own, 1: _between(own[1], whole, share)}, own) for share in (1e-3, -1e-3)]
+    predicted = float((2 * made.moved * made.layers[1].rank[4].sum(0)[0]).sum())
+    assert predicted == pytest.approx((mixed[0] - mixed[1]) / 2e-3, rel=0.02)
+    assert abs(predicted) > 1e-3
 
 
-def _between(one: LinearCompensation, other: LinearCompensation, share: float) -> LinearCompensation:
+def _between(one: Any, other: LinearCompensation, share: float) -> LinearCompensation:
     return LinearCompensation(one.matrix + share * (other.matrix - one.matrix), one.offset + share * (other.offset - one.offset))
 
 

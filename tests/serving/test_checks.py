@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from converters.errors import YopoError
+from converters.families import FAMILIES
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes, dense_plan, normalise
-from converters.serving.checks import EngineFacts, check_engine, check_served, padded_head_size, summary
+from converters.serving.checks import SERVED, EngineFacts, check_engine, check_family, check_served, padded_head_size, summary
 from converters.serving.work import layer_works
 
 SIZES = Sizes(8, 12, 3, 4, 2, 2)
@@ -24,6 +25,17 @@ def test_windows_are_not_served() -> None:
     with pytest.raises(YopoError, match="the plan's window is 5 in layers 1"):
         check_served(windowed)
     check_served(DENSE)
+
+
+def test_families_that_are_not_served() -> None:
+    """Every family is served or refused; a class serves each architecture that is said to be served."""
+    served = [family for family in FAMILIES if family.yopo_architecture in SERVED]
+    assert {family.yopo_architecture for family in served} == SERVED.keys()
+    for family in served:
+        check_family(family)
+    with pytest.raises(YopoError, match="vLLM's plugin does not serve LLaVA-NeXT") as refused:
+        check_family(next(family for family in FAMILIES if family.model_type == "llava_next"))
+    assert "LLaVA-1.5, Qwen2-VL, Qwen2.5-VL" in str(refused.value.hint)
 
 
 REFUSED = {

@@ -42,3 +42,11 @@ def test_a_plan_that_vllm_does_not_serve(tmp_path: Path) -> None:
 def test_an_engine_that_nobody_knows() -> None:
     with pytest.raises(YopoError, match="No plans are made for 'sglang'"):
         plan("demo", "demo", served_by="sglang")
+
+
+@pytest.mark.parametrize("command", [["convert", "--budget", "0.5"], ["plan", "--budgets", "0.5"]])
+def test_a_family_that_vllm_does_not_serve(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("converters.serving.checks.SERVED", {})
+    refused = CliRunner().invoke(app, [command[0], "demo", *command[1:], "-o", str(tmp_path / "out"), "--for", "vllm"])
+    assert refused.exit_code == 1
+    assert "vLLM's plugin does not serve LLaVA-1.5" in refused.stderr

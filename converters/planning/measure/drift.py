@@ -15,7 +15,8 @@ def moves_over_margin(pruned: Tensor, dense: Tensor) -> Tensor:
     likeliest = dense.topk(min(LIKELIEST, dense.shape[-1]), -1)
     moved = (pruned - dense).gather(-1, likeliest.indices)
     margin = (likeliest.values[:, 0] - likeliest.values[:, 1]).clamp(min=LEAST_MARGIN)
-    return (moved - moved.mean(-1, keepdim=True)) / (margin[:, None] * moved.shape[-1] ** 0.5)
+    over: Tensor = (moved - moved.mean(-1, keepdim=True)) / (margin[:, None] * moved.shape[-1] ** 0.5)
+    return over
 
 
 def logit_drift(pruned: Tensor, dense: Tensor) -> Tensor:

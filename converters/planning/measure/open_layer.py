@@ -54,7 +54,8 @@ def open_rows(questions: QuestionBatch, state: LayerInput, strides: Iterable[int
     own = [Image(image.sample - first, image.start, image.grid) for image in split.images if image.sample in range(count)[part]]
 
     def of(rows: Tensor) -> Tensor:
-        return rows.unflatten(0, (count, -1))[part].clone()
+        own: Tensor = rows.unflatten(0, (count, -1))[part]
+        return own.clone()
 
     def rotary(pair: Rotary) -> Rotary:
         return of(pair[0]), of(pair[1])
@@ -111,12 +112,15 @@ class VisualMaps:
         linear: Any = adapter.projections(index)
         parts = linear.key, linear.value, linear.query
         if compensation is None:
-            return cls(*(Plain(part.weight.detach(), None if part.bias is None else part.bias.detach()) for part in parts))
+            key, value, query = (Plain(part.weight.detach(), None if part.bias is None else part.bias.detach()) for part in parts)
+            return cls(key, value, query)
         made = [compensated(part, slice(None), compensation) for part in parts]
         if compensation.inner is None:
             return cls(made[0], made[1], Plain(linear.query.weight.detach(), linear.query.bias))
         dtype = linear.key.weight.dtype
-        return cls(*made, Plain(*(part.clone().to(dtype) for part in compensation.inner)))
+        key, value, query = made
+        inner, bias = (part.clone().to(dtype) for part in compensation.inner)
+        return cls(key, value, query, Plain(inner, bias))
 
     def sources(self, normed: Tensor) -> Tensor:
         """What K and V are made from, of normalised rows `[rows, hidden]`."""
@@ -137,7 +141,7 @@ class OpenLayer:
         self.maps = VisualMaps.of(adapter, index, compensation)
         self.norms = layer.input_layernorm, layer.post_attention_layernorm
         self.query_norm, self.key_norm = head_norms(layer.self_attn)
-        self.scale, self.device = layer.self_attn.scaling, self.linear.key.weight.device
+        self.scale, self.device = layer.self_attn.scaling, self.maps.key.weight.device
         kept = set(self.kept.neurons)
         self.neurons = [
             self._index(self.kept.neurons),
@@ -241,16 +245,19 @@ class OpenLayer:
     def _text_ffn(self, text: Tensor) -> Tensor:
         normed = _flat(self.norms[1](text))
         neurons = self.linear.activation(self.linear.gate.outputs(normed)) * self.linear.up.outputs(normed)
-        return text + self.linear.down.inputs(neurons).view_as(text)
+        updated: Tensor = text + self.linear.down.inputs(neurons).view_as(text)
+        return updated
 
     def _turned(self, made: Tensor, norm: Any, rotary: Rotary) -> Tensor:
         """Heads `[questions, heads, rows, head_dim]` of products, normalised and turned."""
         heads = made.unflatten(-1, (-1, self.sizes.head_dim))
         heads = heads if norm is None else norm(heads)
-        return rotate(heads, *(part.flatten(0, 1) for part in rotary)).unflatten(0, rotary[0].shape[:2]).transpose(1, 2)
+        turned: Tensor = rotate(heads, *(part.flatten(0, 1) for part in rotary)).unflatten(0, rotary[0].shape[:2])
+        return turned.transpose(1, 2)
 
     def _heads(self, made: Tensor, questions: int) -> Tensor:
-        return made.unflatten(-1, (-1, self.sizes.head_dim)).unflatten(0, (questions, -1)).transpose(1, 2)
+        heads: Tensor = made.unflatten(-1, (-1, self.sizes.head_dim)).unflatten(0, (questions, -1))
+        return heads.transpose(1, 2)
 
     def _index(self, places: Sequence[int]) -> Tensor:
         return torch.tensor(list(places), dtype=torch.long, device=self.device)

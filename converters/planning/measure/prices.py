@@ -10,6 +10,7 @@ squared move. Contributions are sums: a set of changes is priced by adding vecto
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -84,7 +85,7 @@ class Pricing:
         self.trials.stand_at(plan, self.batches)
         self.count(plan)
         going = _LayerByLayer(self, plan)
-        layers = []
+        layers: list[LayerPrices] = []
         for index in reversed(range(len(plan.layers))):
             with self.trials.adapter.layer_at_hand(index), self.trials.adapter.head_at_hand() if not layers else nullcontext():
                 layers.append(going.layer(index))
@@ -301,4 +302,4 @@ def _together(parts: Sequence[LayerPrices], order: Sequence[int]) -> LayerPrices
         return np.take(np.concatenate([one(part) for part in parts], -1), order, -1)
 
     names = ("read", "self_heads", "neurons", "rank", "queries")
-    return LayerPrices(*(joined(lambda part, name=name: getattr(part, name)) for name in names))
+    return LayerPrices(*(joined(attrgetter(name)) for name in names))

@@ -243,7 +243,8 @@ class Trials:
         for batch, pruned, dense in self.logits(plan, compensations):
             same = (pruned.argmax(-1) == dense.argmax(-1)).split(batch.lengths)
             changed += sum(not bool(answer.all()) for answer in same)
-        return sum(self.processes.gathered(changed)) / self.samples
+        everywhere: list[int] = self.processes.gathered(changed)
+        return sum(everywhere) / self.samples
 
     def _measure(self, plan: Plan, batches: Sequence[int], first: int) -> None:
         """Run layers `first`.. of a plan; the states on the way become candidates, and the logit drift is noted."""

@@ -24,7 +24,7 @@ chosen by them."""
 
 
 @dataclass(frozen=True)
-class Setting:
+class LayerSetting:
     """A layer: KV heads that text reads, self heads, how many neurons (the first in the layer's order), window (0: none), stride, rank."""
 
     read: frozenset[int]
@@ -41,7 +41,7 @@ class LayerTable:
     def __init__(self, kept: LayerPlan, prices: LayerPrices, moved: Array, plan: Plan) -> None:
         self.kept, self.prices, self.moved, self.plan, self.sizes = kept, prices, moved, plan, plan.sizes
         self.questions = next(iter(prices.read.values())).shape[1:]
-        self.start = Setting(
+        self.start = LayerSetting(
             frozenset(head // self.sizes.group for head in kept.read_heads), frozenset(kept.self_heads), len(kept.neurons),
             kept.window or 0, kept.read_stride, kept.kv_rank,
         )  # fmt: skip
@@ -49,9 +49,9 @@ class LayerTable:
         self._sums = self._cumulated()
         squares = _squares(self.prices.neurons[list(self.order)][:, 1:]) if self._sums else np.zeros(1)
         self._squared = {count: float(squares[:count].sum()) for count in self.notches}
-        self._known: dict[Setting, Array] = {}
-        self._owns: dict[Setting, float] = {}
-        self._costs: dict[tuple[Setting, bool], int] = {}
+        self._known: dict[LayerSetting, Array] = {}
+        self._owns: dict[LayerSetting, float] = {}
+        self._costs: dict[tuple[LayerSetting, bool], int] = {}
 
     def _order(self) -> tuple[int, ...]:
         """Neurons, the kept ones first, each by the rise of the drift that it saves."""
@@ -74,11 +74,11 @@ class LayerTable:
         """Counts of neurons, rising."""
         return tuple(sorted({*notches_fine(self.sizes.intermediate_size), self.start.neurons}))
 
-    def held(self, setting: Setting) -> frozenset[int]:
+    def held(self, setting: LayerSetting) -> frozenset[int]:
         """KV heads that self heads need."""
         return frozenset(head // self.sizes.group for head in setting.self_heads)
 
-    def vector(self, setting: Setting) -> Array:
+    def vector(self, setting: LayerSetting) -> Array:
         """`[gradients, questions]`: what the setting adds beyond what the layer as it is adds."""
         if setting not in self._known:
             self._known[setting] = self._absolute(setting) - (0 if setting == self.start else self._absolute(self.start))
@@ -86,7 +86,7 @@ class LayerTable:
                 self._known[setting] = np.zeros(self.questions, np.float32)
         return self._known[setting]
 
-    def own(self, setting: Setting) -> float:
+    def own(self, setting: LayerSetting) -> float:
         """The squares of the units' changes from the layer as it is, each by itself, under the probes."""
         if setting not in self._owns:
             start, shared = self.start, setting.self_heads & self.start.self_heads
@@ -104,7 +104,7 @@ class LayerTable:
             self._owns[setting] = total
         return self._owns[setting]
 
-    def _absolute(self, setting: Setting) -> Array:
+    def _absolute(self, setting: LayerSetting) -> Array:
         held, total = self.held(setting), np.zeros(self.questions, np.float32)
         reads = self.prices.read
         for head in setting.read:
@@ -118,7 +118,7 @@ class LayerTable:
                 total = total + vectors[list(units)].sum(0)
         return total + self._sums[setting.neurons] if self._sums else total
 
-    def cost(self, setting: Setting, dead: bool) -> int:
+    def cost(self, setting: LayerSetting, dead: bool) -> int:
         """Visual FLOPs; of a layer whose updates nobody reads (`dead`) only what is read."""
         if (setting, dead) not in self._costs:
             held = 0 if dead else len(self.held(setting))
@@ -129,7 +129,7 @@ class LayerTable:
             self._costs[setting, dead] = _cost(counts, self.plan)
         return self._costs[setting, dead]
 
-    def layer(self, setting: Setting) -> LayerPlan:
+    def layer(self, setting: LayerSetting) -> LayerPlan:
         """The setting as a layer of a plan; a KV head that stays keeps the query heads it had, one that is added comes with all."""
         group = self.sizes.group
         own = [head for head in self.kept.read_heads if head // group in setting.read]
@@ -159,7 +159,7 @@ def _trusted_squares(vectors: Array) -> Array:
     return _squares(vectors[..., :1, :]) + TRUST * _squares(vectors[..., 1:, :])
 
 
-def lower(table: LayerTable, setting: Setting, knobs: Knobs, without: Sequence[str]) -> Iterator[Setting]:
+def lower(table: LayerTable, setting: LayerSetting, knobs: Knobs, without: Sequence[str]) -> Iterator[LayerSetting]:
     """Settings with less: a head less, a notch of neurons, all of a kind, both kinds of updates; a smaller window, a larger stride, a lower
     rank."""
     if setting.read:
@@ -184,7 +184,7 @@ def lower(table: LayerTable, setting: Setting, knobs: Knobs, without: Sequence[s
         yield from (replace(setting, rank=rank) for rank in sorted(ranks, reverse=True)[:2])
 
 
-def higher(table: LayerTable, setting: Setting, knobs: Knobs, without: Sequence[str], dead: bool) -> Iterator[Setting]:
+def higher(table: LayerTable, setting: LayerSetting, knobs: Knobs, without: Sequence[str], dead: bool) -> Iterator[LayerSetting]:
     """Settings with more; what nobody reads is left alone."""
     for head in range(table.sizes.num_key_value_heads):
         if head not in setting.read:
@@ -212,7 +212,7 @@ class Candidates:
     `alone` are the squares of these changes, `owns` by how much those of single units rise, where probes are few.
     """
 
-    settings: tuple[Setting, ...]
+    settings: tuple[LayerSetting, ...]
     changes: Array
     flops: NDArray[np.int64]
     alone: Array
@@ -258,14 +258,14 @@ class Choice:
         while (found := self._best(up=True, limit=limit)) is not None:
             self._take(*found)
 
-    def _take(self, index: int, setting: Setting) -> None:
+    def _take(self, index: int, setting: LayerSetting) -> None:
         depth = self.depth
         self.total = self.total + self.tables[index].vector(setting) - self.tables[index].vector(self.settings[index])
         self.settings[index] = setting
         self._cached = {key: one for key, one in self._cached.items() if key[0] != index and depth == self.depth}
         self.flops = self._flops()
 
-    def _flops(self, index: int = -1, setting: Setting | None = None) -> int:
+    def _flops(self, index: int = -1, setting: LayerSetting | None = None) -> int:
         """The cost of all layers, one of which may have another setting."""
         settings = self.settings if setting is None else [*self.settings[:index], setting, *self.settings[index + 1 :]]
         depth = max((place + 1 for place, one in enumerate(settings) if one.read), default=0)
@@ -295,15 +295,14 @@ class Choice:
         rises: Array = found.alone + found.owns + 2 * np.einsum("spq,pq->s", found.changes, _trusted(self.total))
         return rises
 
-    def _best(self, up: bool, limit: int) -> tuple[int, Setting] | None:
+    def _best(self, up: bool, limit: int) -> tuple[int, LayerSetting] | None:
         """The layer and setting with the lowest price; None where there is none."""
-        best: tuple[float, int, Setting] | None = None
-        depth = self.depth
+        best: tuple[float, int, LayerSetting] | None = None
         for index in range(len(self.tables)):
             found = self.candidates(index, up)
             if not found.settings:
                 continue
-            added = self._real(index, found, depth)
+            added = self.added(index, found)
             rise = self.rises(found)
             if up:
                 allowed = (added > 0) & (self.flops + added <= limit) & (rise < 0)
@@ -319,11 +318,11 @@ class Choice:
                 best = float(price[place]), index, found.settings[place]
         return None if best is None else (best[1], best[2])
 
-    def _real(self, index: int, found: Candidates, depth: int) -> NDArray[np.int64]:
-        """FLOPs that each setting adds, where it changes how deep visual tokens go too."""
+    def added(self, index: int, found: Candidates) -> NDArray[np.int64]:
+        """FLOPs that each setting of a layer adds, where it changes how deep visual tokens go too."""
         now = bool(self.settings[index].read)
         flops = found.flops.copy()
-        if index >= depth - 1:
+        if index >= self.depth - 1:
             for place, setting in enumerate(found.settings):
                 if bool(setting.read) != now:
                     flops[place] = self._flops(index, setting) - self.flops
