@@ -137,7 +137,8 @@ class OpenLayer:
         layer = adapter.model.get_decoder().layers[index]
         self.plan, self.kept, self.sizes = plan, plan.layers[index], plan.sizes
         self.updates = index < plan.visual_depth - 1
-        self.linear: Any = adapter.projections(index)
+        linear: Any = adapter.projections(index)
+        self.linear = linear
         self.maps = VisualMaps.of(adapter, index, compensation)
         self.norms = layer.input_layernorm, layer.post_attention_layernorm
         self.query_norm, self.key_norm = head_norms(layer.self_attn)

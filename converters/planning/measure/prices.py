@@ -7,10 +7,9 @@ the likeliest logits of each answer's token, so that the squares of what a chang
 squared move. Contributions are sums: a set of changes is priced by adding vectors up, and it is seen which changes cancel.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -295,11 +294,10 @@ def _by_unit(sums: Tensor) -> Vectors:
 def _together(parts: Sequence[LayerPrices], order: Sequence[int]) -> LayerPrices:
     """The prices of all questions, in this order."""
 
-    def joined(one: Callable[[LayerPrices], Any]) -> Any:
-        first = one(parts[0])
-        if isinstance(first, dict):
-            return {key: np.take(np.concatenate([one(part)[key] for part in parts], -1), order, -1) for key in first}
-        return np.take(np.concatenate([one(part) for part in parts], -1), order, -1)
+    def joined(name: str) -> Any:
+        found = [getattr(part, name) for part in parts]
+        if isinstance(found[0], dict):
+            return {key: np.take(np.concatenate([one[key] for one in found], -1), order, -1) for key in found[0]}
+        return np.take(np.concatenate(found, -1), order, -1)
 
-    names = ("read", "self_heads", "neurons", "rank", "queries")
-    return LayerPrices(*(joined(attrgetter(name)) for name in names))
+    return LayerPrices(*map(joined, ("read", "self_heads", "neurons", "rank", "queries")))
