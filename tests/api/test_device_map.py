@@ -29,7 +29,7 @@ def layers_on_disk(model: Any) -> int:
 
 
 def test_the_same_plan_as_of_a_model_in_memory(offloaded: yopo.Model) -> None:
-    options: dict[str, Any] = {"count": 17, "effort": 6}
+    options: dict[str, Any] = {"count": 6, "effort": 3}
     whole = yopo.plan(yopo.load("demo", device="cpu"), "demo", [0.2], **options)
     found = yopo.plan(offloaded, "demo", [0.2], **options)
     assert 0 < layers_on_disk(offloaded.torch) < 8

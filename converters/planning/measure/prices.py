@@ -31,6 +31,8 @@ Vectors = NDArray[np.float32]
 
 ROOT_FLOOR = 0.01
 """Squared move, over the margin, below which the slope of the drift does not rise any more."""
+LEAST_MOVE = 0.01
+"""Weighted move of a question below which its way is not much of one: at the dense model it is that of rounding."""
 SCORE_BYTES = 1 << 28
 """Of a layer's attention scores: questions go through it in parts that need no more."""
 
@@ -202,7 +204,7 @@ class _LayerByLayer:
             return values.new_zeros(len(values), len(lengths)).index_add_(1, question, values.sum(-1))
 
         moved = by_question((weight * moves).square()[None])[0].sqrt()
-        along = weight * moves / moved.clamp(min=1e-20)[question][:, None]
+        along = weight * moves / moved.clamp(min=LEAST_MOVE)[question][:, None]
         across = signs - by_question(signs * along)[:, question][..., None] * along
         return weight * torch.cat([along[None], across / max(1, self.pricing.probes) ** 0.5]), moved
 
