@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from benchmarks.heal import UNSEEN, model_right
 from benchmarks.quantised import base_of, pruned
-from benchmarks.study import BATCH, OURS, Setting, Subject, continued
-from benchmarks.study_report import drawn, interval
+from benchmarks.study import BATCH, Setting, Subject, continued
+from benchmarks.study_report import OURS, drawn, interval
 from converters.adapters.adapt import adapt
 from converters.adapters.merge import with_adapter
 from converters.checkpoint.convert import Provenance, convert

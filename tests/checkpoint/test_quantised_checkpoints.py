@@ -21,6 +21,7 @@ from converters.checkpoint.quantised import ByTable
 from converters.checkpoint.reader import open_checkpoint, open_converted
 from converters.errors import YopoError
 from converters.loading import Dtype, load
+from converters.planning.compensation import LinearCompensation
 from converters.runtime.plan import Grid, LayerPlan, Plan, Sizes
 from yopo_cli.app import app
 
@@ -118,7 +119,8 @@ def test_transformers_loads_what_was_converted(tmp_path: Path) -> None:
     from converters.checkpoint.native import converted_model
 
     base = quantised(tmp_path / "base", "int8")
-    out = convert(open_checkpoint(base), MOVING, tmp_path / "out", provenance(base))
+    refits = {1: LinearCompensation(torch.eye(32), torch.zeros(32))}  # visual tokens have K and V of their own there, in floats
+    out = convert(open_checkpoint(base), MOVING, tmp_path / "out", provenance(base), refits=refits)
     yopo.register()
     theirs, ours = AutoModelForImageTextToText.from_pretrained(out).eval(), converted_model(open_converted(out), torch.float32)
     inputs = tiny_inputs(ours.config, (3, 5))
