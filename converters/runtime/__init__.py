@@ -19,6 +19,7 @@ RUNTIME_FILES = (
     "projection.py",
     "call.py",
     "layer_parts.py",
+    "offloaded.py",
     "keys_values.py",
     "layer.py",
     "text_model.py",

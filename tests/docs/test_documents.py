@@ -24,7 +24,10 @@ MARKDOWN = [*DOCUMENTS, ROOT / "CHANGELOG.md", *sorted((ROOT / "benchmarks").glo
 PERCENT = 8.0  # another processor may answer two questions otherwise, of the 28 or 29 of a kind
 NEEDING = re.compile(r"<!-- needs (?P<needs>[^>]*) -->\n(?P<block>```python\n.*?^```\n)", re.DOTALL | re.MULTILINE)
 OTHERS = {"--num_processes", "--nproc-per-node", "--index-url", "--rm"}  # accelerate's, torchrun's, pip's, docker's
-OTHERS |= {"--enforce-eager"}  # vLLM's
+OTHERS |= {
+    "--enforce-eager", "--disable-hybrid-kv-cache-manager", "--backend", "--endpoint", "--dataset-name", "--request-rate", "--ignore-eos",
+    "--random-mm-limit-mm-per-prompt", "--random-mm-bucket-config",
+}  # vLLM's  # fmt: skip
 OTHERS |= {"--model_args", "--tasks", "--batch_size"}  # lmms-eval's
 OTHERS |= {"--model", "--set", "--record", "--plot", "--state", "--scratch", "--answer"}  # the studies'
 SERVICES = re.compile(r"(?m)^(?:import|from) (?:openai|vllm)\b")  # what a block talks to is not running here

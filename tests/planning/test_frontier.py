@@ -53,12 +53,12 @@ def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
 
 def test_the_frontiers_of_the_study_are_read() -> None:
     files = sorted((Path(__file__).parents[2] / "benchmarks" / "study" / "frontiers").glob("*-auto-0.json"))
-    assert len(files) == 5
+    assert len(files) == 6
     for file in files:
         frontier = Frontier.load(file)
         assert frontier.questions_from in file.name or frontier.questions_from == "demo"
         assert frontier.samples == 128
-        assert [point.asked for point in frontier.asked] == [0.5, 0.25, 0.12, 0.06, 0.04, 0.03]
+        assert [point.asked for point in frontier.asked] in ([0.5, 0.25, 0.12, 0.06, 0.04, 0.03], [0.25, 0.12])
         drifts = [point.logit_drift for point in frontier.asked]
         assert drifts == sorted(drifts)  # a larger budget is never worse
 

@@ -15,8 +15,8 @@ def moves_over_margin(pruned: Tensor, dense: Tensor) -> Tensor:
     likeliest = dense.topk(min(LIKELIEST, dense.shape[-1]), -1)
     moved = (pruned - dense).gather(-1, likeliest.indices)
     margin = (likeliest.values[:, 0] - likeliest.values[:, 1]).clamp(min=LEAST_MARGIN)
-    over: Tensor = (moved - moved.mean(-1, keepdim=True)) / (margin[:, None] * moved.shape[-1] ** 0.5)
-    return over
+    moves: Tensor = (moved - moved.mean(-1, keepdim=True)) / (margin[:, None] * float(moved.shape[-1]) ** 0.5)
+    return moves
 
 
 def logit_drift(pruned: Tensor, dense: Tensor) -> Tensor:

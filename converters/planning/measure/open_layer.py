@@ -54,8 +54,8 @@ def open_rows(questions: QuestionBatch, state: LayerInput, strides: Iterable[int
     own = [Image(image.sample - first, image.start, image.grid) for image in split.images if image.sample in range(count)[part]]
 
     def of(rows: Tensor) -> Tensor:
-        own: Tensor = rows.unflatten(0, (count, -1))[part]
-        return own.clone()
+        apart: Tensor = rows.unflatten(0, (count, -1))
+        return apart[part].clone()
 
     def rotary(pair: Rotary) -> Rotary:
         return of(pair[0]), of(pair[1])
@@ -118,9 +118,8 @@ class VisualMaps:
         if compensation.inner is None:
             return cls(made[0], made[1], Plain(linear.query.weight.detach(), linear.query.bias))
         dtype = linear.key.weight.dtype
-        key, value, query = made
-        inner, bias = (part.clone().to(dtype) for part in compensation.inner)
-        return cls(key, value, query, Plain(inner, bias))
+        weight, bias = (part.clone().to(dtype) for part in compensation.inner)
+        return cls(made[0], made[1], made[2], Plain(weight, bias))
 
     def sources(self, normed: Tensor) -> Tensor:
         """What K and V are made from, of normalised rows `[rows, hidden]`."""
@@ -142,7 +141,7 @@ class OpenLayer:
         self.maps = VisualMaps.of(adapter, index, compensation)
         self.norms = layer.input_layernorm, layer.post_attention_layernorm
         self.query_norm, self.key_norm = head_norms(layer.self_attn)
-        self.scale, self.device = layer.self_attn.scaling, self.maps.key.weight.device
+        self.scale, self.device = layer.self_attn.scaling, adapter.kv_weights(index)[0].device
         kept = set(self.kept.neurons)
         self.neurons = [
             self._index(self.kept.neurons),
@@ -246,14 +245,15 @@ class OpenLayer:
     def _text_ffn(self, text: Tensor) -> Tensor:
         normed = _flat(self.norms[1](text))
         neurons = self.linear.activation(self.linear.gate.outputs(normed)) * self.linear.up.outputs(normed)
-        updated: Tensor = text + self.linear.down.inputs(neurons).view_as(text)
-        return updated
+        update: Tensor = self.linear.down.inputs(neurons)
+        return text + update.view_as(text)
 
     def _turned(self, made: Tensor, norm: Any, rotary: Rotary) -> Tensor:
         """Heads `[questions, heads, rows, head_dim]` of products, normalised and turned."""
         heads = made.unflatten(-1, (-1, self.sizes.head_dim))
         heads = heads if norm is None else norm(heads)
-        turned: Tensor = rotate(heads, *(part.flatten(0, 1) for part in rotary)).unflatten(0, rotary[0].shape[:2])
+        cosine, sine = (part.flatten(0, 1) for part in rotary)
+        turned: Tensor = rotate(heads, cosine, sine).unflatten(0, rotary[0].shape[:2])
         return turned.transpose(1, 2)
 
     def _heads(self, made: Tensor, questions: int) -> Tensor:
