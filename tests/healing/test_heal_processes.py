@@ -58,7 +58,7 @@ def check_plans(folder: Path) -> None:
     one, two = (load_file(folder / many / "pruned" / "model.safetensors") for many in ("alone", "both"))
     assert any("visual_k_proj" in name for name in one)
     for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(two[name].float(), tensor.float(), rtol=1e-2, atol=1e-5)  # a bit of bfloat16
 
 
 def test_two_processes_do_what_one_does(tmp_path: Path, converted_demo: Path) -> None:
