@@ -73,6 +73,7 @@ class Effort:
 EFFORTS = "quick", "usual", "thorough"
 FEWEST_MEASURED = 150.0  # forward passes: with fewer a search that measures every move hurries
 PROBES = 4
+AMPLE = 45.0  # forward passes: from there on prices are of 128 questions, under half as many probes
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ def thorough_effort(layers: int) -> Effort:
 
 
 def priced_effort(forwards: float) -> Effort:
-    """So many forward passes by price tables."""
-    return Effort(forwards, few=64, probes=PROBES)
+    """So many forward passes by price tables: made of fewer questions where these are few, although plans then fit these more."""
+    return Effort(forwards, few=128, probes=PROBES // 2) if forwards >= AMPLE else Effort(forwards, few=64, probes=PROBES)
 
 
 def effort_of(asked: str | float, layers: int, budgets: int) -> Effort:
