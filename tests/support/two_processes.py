@@ -19,14 +19,14 @@ def run(*arguments: object) -> None:
 
 
 run("convert", "demo", "--budget", 0.5, "--recipe", "interlaced", "--samples", 9, "--statistics", folder / "statistics", "--dry-run")
-planned = ("--samples", 33, "--statistics", folder / "planned")
-run("plan", "demo", "--budgets", "0.3,0.15", "--effort", 9, *planned, "--output", folder / "frontier.json")
-measuring = {"effort": Effort(8.0, few=16), "statistics": folder / "planned", "state": folder / "search.json"}
-measured = plan("demo", "demo", [0.4], count=33, **measuring)
+planned = ("--samples", 18, "--statistics", folder / "planned")
+run("plan", "demo", "--budgets", "0.3", "--effort", 5, *planned, "--output", folder / "frontier.json")
+measuring = {"effort": Effort(4.0, few=16), "statistics": folder / "planned", "state": folder / "search.json"}
+measured = plan("demo", "demo", [0.4], count=18, **measuring)
 if rank() == 0:
     measured.save(folder / "measured.json")
 run("eval", converted, "--samples", 10, "--batch-size", 4, "--max-new-tokens", 4, "--json")
-run("convert", "demo", "--budget", 0.15, "--frontier", folder / "frontier.json", "--samples", 33, "-o", folder / "pruned")
+run("convert", "demo", "--budget", 0.3, "--frontier", folder / "frontier.json", "--samples", 18, "-o", folder / "pruned")
 run(
     "heal", converted, "--data", "demo", "--samples", 14, "--batch-size", 4, "--micro-batch", 1, "--steps", 12, "-o", folder / "healed"
 )  # fmt: skip
