@@ -12,7 +12,7 @@ SCRATCH := build/demo
 
 demo: $(VENV)/.ready
 	mkdir -p $(SCRATCH)
-	$(BIN)/yopo plan demo --budgets 0.25,0.12 -o $(SCRATCH)/demo-frontier.json --statistics $(SCRATCH)/demo.statistics
+	$(BIN)/yopo plan demo --budgets 0.25,0.12 --effort usual -o $(SCRATCH)/demo-frontier.json --statistics $(SCRATCH)/demo.statistics
 	for budget in 0.25 0.12; do \
 		$(BIN)/yopo convert demo --budget $$budget --frontier $(SCRATCH)/demo-frontier.json -o $(SCRATCH)/demo-yopo-$$budget --force; \
 		$(BIN)/yopo eval $(SCRATCH)/demo-yopo-$$budget --task demo; \
