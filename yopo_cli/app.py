@@ -1,5 +1,6 @@
 """The `yopo` command: which commands there are, and how they end."""
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable
@@ -70,6 +71,8 @@ def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 told what is wrong, 2 wrong usage, 3 a gate failed, 130 interrupted."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries' notes to developers are not for the user
+        for library in ("torchao", "torch.utils._pytree"):  # the first is imported by transformers wherever it is installed
+            logging.getLogger(library).setLevel(logging.ERROR)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # what it cannot encode is written as an escape
             stream.reconfigure(errors="backslashreplace")
