@@ -18,6 +18,7 @@ from converters.evaluation.metrics.yes_no import mme_word, pope_yes
         ("a,b", "b", "ab"),  # the server makes a space of the comma, and then an article of the a; M4C takes it out
         ("1,000", "1000", "1000"),
         ("black/white", "black white", "black white"),
+        ("t-shirt -red", "tshirt red", "tshirt red"),
         ("dont", "don't", "don't"),
         ("A", "", ""),
         ("3.5 ft.", "3.5 ft", "3.5 ft"),

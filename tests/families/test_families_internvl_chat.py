@@ -78,6 +78,15 @@ def test_variants_that_native_internvl_has_not(change: dict[str, Any], sentence:
     assert raised.value.hint
 
 
+def test_a_config_without_ps_version_is_of_the_first_order(tmp_path: Path) -> None:
+    save(tmp_path, "internlm2", SMALL)
+    config = chat_config("internlm2", SMALL)
+    del config["ps_version"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(YopoError, match="ps_version is v1"):
+        open_checkpoint(tmp_path)
+
+
 def test_a_tokenizer_without_the_placeholder(tmp_path: Path) -> None:
     save(tmp_path, "internlm2", SMALL)
     save_tokenizer(tmp_path, WORDS, 60, {60: "<img>"})

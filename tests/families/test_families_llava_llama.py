@@ -16,7 +16,7 @@ from converters.checkpoint.convert import convert
 from converters.checkpoint.reader import open_checkpoint
 from converters.errors import YopoError
 from converters.families import family_of
-from converters.families.family import Grown
+from converters.families.family import Folders, Grown
 from converters.runtime.plan import Grid, Sizes
 
 
@@ -45,6 +45,9 @@ def test_processor_is_transformers_own(tmp_path: Path) -> None:
     text = processor.apply_chat_template(turn, add_generation_prompt=True)
     assert text.startswith("A chat between a curious user")
     assert text.endswith("user's questions. USER: <image>\nhello ASSISTANT:")
+    answered = processor.apply_chat_template([*turn, {"role": "assistant", "content": [{"type": "text", "text": "well"}]}, *turn])
+    assert " ASSISTANT: well</s>USER: <image>" in answered
+    assert json.loads((out / "config.json").read_text())["pad_token_id"] == VOCABULARY + 1
     picture = Image.new("RGB", (16, 8), "red")
     inputs = processor(text="hello<image>", images=picture, return_tensors="pt")
     assert inputs["input_ids"].tolist() == [[1, 3 + WORDS.index("▁hello"), *[VOCABULARY] * 16]]
@@ -86,3 +89,12 @@ def test_variants_that_cannot_be_converted(change: dict[str, Any], sentence: str
     with pytest.raises(YopoError, match=sentence) as raised:
         open_checkpoint(tmp_path / "base")
     assert raised.value.hint
+
+
+def test_the_class_token_is_counted_where_it_is_taken(tmp_path: Path) -> None:
+    save(tmp_path)
+    file = tmp_path / "base" / "config.json"
+    for feature, tokens in (("patch", 16), ("cls_patch", 17)):
+        config = json.loads(file.read_text()) | {"mm_vision_select_feature": feature}
+        native = family_of(config).native(config, Folders(tmp_path / "base", tmp_path / "tower-patch4-16"))
+        assert native["image_seq_length"] == tokens

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
+from converters.planning.cost import window_pairs
 from converters.runtime import attention, windows
 from converters.runtime import full_attention as full
 from converters.runtime.attention import attend, by_kernel, by_products
@@ -32,6 +33,18 @@ def sides(text: list[list[int]], earlier: int = 0) -> tuple[Tensor, ...]:
     key_slots = torch.cat([before, slots, after.where(after < 0, after + earlier)], 1)
     count = key_slots.shape[1]
     return torch.randn(2, 4, 6, 8), torch.randn(2, 2, count, 8), torch.randn(2, 2, count, 8), slots, key_slots
+
+
+@pytest.mark.parametrize("grid", [Grid(24, 24), Grid(27, 37), Grid(5, 4, 2)], ids=str)
+@pytest.mark.parametrize("locality", ["causal", "symmetric"])
+def test_strips_show_what_the_window_shows(grid: Grid, locality: str) -> None:
+    """As many pairs as are counted for the cost, and no row of keys more than the window reaches."""
+    for window in (3, 5):
+        strips = windows.strips(grid, window, locality)
+        assert int(strips.mask.flatten(0, 1)[strips.places].sum()) == window_pairs(grid, window, locality)
+        below = 0 if locality == "causal" and grid.frames == 1 else window // 2
+        rows = (strips.keys[0] % (grid.rows * grid.columns) // grid.columns).unique()
+        assert len(rows) == min(grid.rows, min(windows.STRIP_ROWS, grid.rows) + window // 2 + below)
 
 
 def test_causal_order_is_the_rectangle() -> None:

@@ -1,6 +1,7 @@
 """The runtime against its slow twin, and against the dense model."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,6 +69,18 @@ def forward_parts(own: Any, inputs: Any, cut: int) -> torch.Tensor:
     return torch.cat(parts, 1)
 
 
+def test_all_neurons_but_one() -> None:
+    """Text goes through the last one too."""
+    model, config = tiny_llava(layers=2, heads=4, hidden=32)
+    plan = dense_plan(sizes_of(config), (Grid(4, 4),))
+    plan = replace(plan, layers=(replace(plan.layers[0], neurons=plan.layers[0].neurons[:-1]), *plan.layers[1:]))
+    inputs = tiny_inputs(config, (3, 5))
+    rows = text_rows(inputs, config)
+    with torch.inference_mode():
+        expected = masked_logits(model, inputs, plan)[rows]
+        torch.testing.assert_close(converted(model, plan)(**inputs).logits[rows], expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_second_turn_on_the_same_cache(seed: int) -> None:
     model, config = tiny_llava(layers=3, heads=8, kv_heads=4, hidden=64)
@@ -95,13 +108,18 @@ def test_cache_follows_crop_and_batch_changes(seed: int) -> None:
         assert cache.get_seq_length() == inputs["input_ids"].shape[1] - 4
         again = {"input_ids": inputs["input_ids"][:, -4:], "attention_mask": inputs["attention_mask"]}
         torch.testing.assert_close(own(**again, **{CACHE: cache}).logits, expected, atol=1e-5, rtol=0)
-        cache.crop(-4)
+        cache.crop(-6)  # what comes next is not what was there
+        other = {"input_ids": torch.full_like(inputs["input_ids"][:, -6:], 9), "attention_mask": inputs["attention_mask"]}
+        whole = inputs | {"input_ids": torch.cat([inputs["input_ids"][:, :-6], other["input_ids"]], 1)}
+        torch.testing.assert_close(own(**other, **{CACHE: cache}).logits, own(**whole).logits[:, -6:], atol=1e-5, rtol=0)
+        cache.crop(-6)
+        own(input_ids=inputs["input_ids"][:, -6:-4], attention_mask=inputs["attention_mask"][:, :-4], **{CACHE: cache})
         cache.reorder_cache(torch.tensor([1, 0]))
         swapped = {name: tensor.flip(0) for name, tensor in again.items()}
         torch.testing.assert_close(own(**swapped, **{CACHE: cache}).logits, expected.flip(0), atol=1e-5, rtol=0)
         cache.crop(-4)
         cache.batch_repeat_interleave(2)
-        cache.batch_select_indices(torch.tensor([0, 3]))
+        cache.batch_select_indices(torch.tensor([1, 2]))
         torch.testing.assert_close(own(**swapped, **{CACHE: cache}).logits, expected.flip(0), atol=1e-5, rtol=0)
 
 
