@@ -123,6 +123,20 @@ def test_cache_follows_crop_and_batch_changes(seed: int) -> None:
         torch.testing.assert_close(own(**swapped, **{CACHE: cache}).logits, expected.flip(0), atol=1e-5, rtol=0)
 
 
+def test_a_cache_that_is_cropped_before_its_picture() -> None:
+    """Visual columns come first in the cache: where they go, those of text move."""
+    model, config = tiny_llava(layers=3, heads=8, hidden=64)
+    own = converted(model, random_plan(config, 3))
+    inputs, more = tiny_inputs(config, (3, 9)), torch.full((1, 5), 9)
+    with torch.inference_mode():
+        cache = DynamicCache()
+        own(**inputs, use_cache=True, **{CACHE: cache})
+        own(input_ids=more, **{CACHE: cache})  # now there is room to grow
+        cache.crop(3)
+        expected = own(input_ids=torch.cat([inputs["input_ids"][:, :3], more], 1)).logits[:, 3:]
+        torch.testing.assert_close(own(input_ids=more, **{CACHE: cache}).logits, expected, atol=1e-5, rtol=0)
+
+
 def test_generation_modes_agree() -> None:
     model, config = tiny_llava(layers=3, heads=8, hidden=64)
     own = converted(model, random_plan(config, 3))
