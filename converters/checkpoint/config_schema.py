@@ -48,6 +48,38 @@ class ModelPart(BaseModel):
     dtype: Name | None = None
 
 
+class Quantised(BaseModel):
+    """What is said of weights that are quantised."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class QuantisedNumbers(Quantised):
+    num_bits: int | None = None
+    type: Name | None = None
+    strategy: Name | None = None
+
+
+class QuantisedGroup(Quantised):
+    weights: QuantisedNumbers | None = None
+    input_activations: QuantisedNumbers | None = None
+
+
+class Quantisation(Quantised):
+    quant_method: Name | None = None
+    format: Name | None = None
+    config_groups: dict[str, QuantisedGroup] | None = None
+
+
+class BlockState(Quantised):
+    """What bitsandbytes writes beside a weight of four bits."""
+
+    shape: Annotated[list[Width], Field(min_length=2, max_length=2)]
+    blocksize: Width
+    nested_blocksize: Width = 1
+    nested_offset: float = 0.0
+
+
 class Config(ModelPart):
     """config.json of a vision-language model, in any layout that is read; of a converted one, its section is checked when it is opened."""
 
@@ -55,7 +87,7 @@ class Config(ModelPart):
     text_config: ModelPart | None = None
     vision_config: ModelPart | None = None
     llm_config: ModelPart | None = None
-    quantization_config: dict[str, Any] | None = None
+    quantization_config: Quantisation | None = None
     auto_map: dict[str, Any] | None = None
     image_token_index: Token | None = None
     image_token_id: Token | None = None

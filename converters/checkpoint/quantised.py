@@ -5,7 +5,6 @@ together. bitsandbytes shares a scale among neighbours in memory, so its numbers
 Formats that share one among inputs are refused: neurons in another order would tear such groups apart.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +16,9 @@ import torch
 from torch import Tensor
 
 from ..errors import YopoError
+from ..json_files import conforming, parse_json
 from .config import method_of
+from .config_schema import BlockState
 from .header import DTYPE_NAMES, DTYPES, TensorInfo, read_tensor
 
 COMPANION = re.compile(
@@ -63,25 +64,25 @@ class ByTable:
     """bitsandbytes' 4 bits: a weight's bytes, two numbers each, by a table, and a scale for every block of neighbours."""
 
     parts: Parts
-    state: Mapping[str, Any]
+    state: BlockState
     dtype: str
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(self.state["shape"])
+        return tuple(self.state.shape)
 
     def apply(self, tensor: Tensor) -> Tensor:
         scales = read_tensor(self.parts["weight.absmax"])
         if "weight.nested_absmax" in self.parts:
-            outer = read_tensor(self.parts["weight.nested_absmax"]).repeat_interleave(self.state["nested_blocksize"])[: len(scales)]
-            scales = read_tensor(self.parts["weight.nested_quant_map"])[scales.int()] * outer + self.state["nested_offset"]
+            outer = read_tensor(self.parts["weight.nested_absmax"]).repeat_interleave(self.state.nested_blocksize)[: len(scales)]
+            scales = read_tensor(self.parts["weight.nested_quant_map"])[scales.int()] * outer + self.state.nested_offset
         return self.of(tensor, read_tensor(self.parts["weight.quant_map"]), scales.float())
 
     def of(self, tensor: Tensor, table: Tensor, scales: Tensor) -> Tensor:
         """The numbers: the higher half of a byte comes first."""
         pairs = tensor.contiguous().view(torch.uint8).flatten()
-        codes = torch.stack([pairs >> 4, pairs & 15], 1).flatten()[: prod(self.state["shape"])].int()
-        wide = scales.repeat_interleave(self.state["blocksize"])[: len(codes)]
-        return (table[codes] * wide).view(self.state["shape"]).to(DTYPES[self.dtype])
+        codes = torch.stack([pairs >> 4, pairs & 15], 1).flatten()[: prod(self.state.shape)].int()
+        wide = scales.repeat_interleave(self.state.blocksize)[: len(codes)]
+        return (table[codes] * wide).view(self.state.shape).to(DTYPES[self.dtype])
 
 
 def check_method(config: Mapping[str, Any], path: Path) -> None:
@@ -118,32 +119,55 @@ def readable(tensors: Parts, beside: Mapping[str, Parts], config: Mapping[str, A
 
     Raises YopoError for a weight that is not whole.
     """
-    dtype = DTYPE_NAMES[getattr(torch, str(config.get("dtype", config.get("torch_dtype", "bfloat16"))).removeprefix("torch."))]
-    read = dict(tensors)
+    read, dtype = dict(tensors), str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix("torch.")
+    kind = DTYPE_NAMES.get(getattr(torch, dtype, torch.bfloat16), "BF16")
     for name, parts in beside.items():
         if name not in tensors:
             raise YopoError(f"There are scales of {name!r}, but not the weight.", INSTEAD)
         info = tensors[name]
         if info.change is not None:
             raise YopoError(f"{name!r} is quantised, and another part of a tensor on disk.", INSTEAD)
-        change = _change(name, parts, dtype)
+        change = _change(info, parts, kind)
         if change is not None:
             read[name] = replace(info, shape=change.shape(info.shape), change=change)
     return read
 
 
-def _change(name: str, parts: Parts, dtype: str) -> Scaled | ByTable | None:
+def _change(info: TensorInfo, parts: Parts, dtype: str) -> Scaled | ByTable | None:
     """What makes numbers of a weight; None where there are scales of its inputs alone."""
-    if "weight_scale" in parts:
-        return Scaled(parts["weight_scale"], parts.get("weight_zero_point"), dtype)
-    if "SCB" in parts:
-        return Scaled(parts["SCB"], None, dtype, 1 / 127)
-    states = [info for ending, info in parts.items() if "quant_state" in ending]
+    for ending, unit in (("weight_scale", 1.0), ("SCB", 1 / 127)):
+        if ending in parts:
+            zero = parts.get("weight_zero_point")
+            for one in (parts[ending], *([] if zero is None else [zero])):
+                if len(info.shape) != 2 or prod(one.shape) not in (1, info.shape[0]):
+                    raise YopoError(f"{one.name_on_disk!r} has shape {list(one.shape)}, its weight {list(info.shape)}.", INSTEAD)
+            return Scaled(parts[ending], zero, dtype, unit)
+    states = [one for ending, one in parts.items() if "quant_state" in ending]
     if states and "weight.absmax" in parts and "weight.quant_map" in parts:
-        return ByTable(parts, json.loads(bytes(read_tensor(states[0]).tolist())), dtype)
+        return ByTable(parts, _state(info, parts, states[0]), dtype)
     if parts.keys() <= {"input_scale", "input_zero_point"}:
         return None
-    raise YopoError(f"The weight {name!r} is quantised, but what stands beside it is not whole: {', '.join(sorted(parts))}.", INSTEAD)
+    found = ", ".join(sorted(parts))
+    raise YopoError(f"The weight {info.name_on_disk!r} is quantised, but what stands beside it is not whole: {found}.", INSTEAD)
+
+
+def _state(info: TensorInfo, parts: Parts, told: TensorInfo) -> BlockState:
+    """What is told of a weight of four bits. Raises YopoError where it does not go with the sizes of what is there."""
+    place = f"The tensor {told.name_on_disk!r}"
+    state = conforming(
+        BlockState, parse_json(read_tensor(told).contiguous().view(torch.uint8).numpy().tobytes(), place, INSTEAD), place, INSTEAD
+    )
+    scales, nested = -(-prod(state.shape) // state.blocksize), "weight.nested_absmax" in parts
+    sizes = {"weight.absmax": scales, "weight.quant_map": 16}
+    if nested:
+        if not {"nested_blocksize", "nested_offset"} <= state.model_fields_set or "weight.nested_quant_map" not in parts:
+            raise YopoError(f"{place} does not tell how its scales are quantised.", INSTEAD)
+        sizes |= {"weight.nested_absmax": -(-scales // state.nested_blocksize), "weight.nested_quant_map": 256}
+    counts = [(info, -(-prod(state.shape) // 2)), *((parts[ending], count) for ending, count in sizes.items())]
+    for one, count in counts:
+        if prod(one.shape) * (DTYPES[one.dtype].itemsize if one is info else 1) != count:
+            raise YopoError(f"{one.name_on_disk!r} has shape {list(one.shape)}, which does not go with {place[4:]}.", INSTEAD)
+    return state
 
 
 def without_changes(config: Mapping[str, Any], tensors: Parts, beside: Mapping[str, Parts]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Checkpoints that are quantised already: converted as they are, read as numbers, or refused with the reason."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.checkpoints import config_of, hub_name, save_model, write_checkpoint
 from support.conversions import provenance
+from support.eight_bits import INT4, INT8, quantised, scheme
 from support.tiny import tiny_inputs, tiny_llava
 from support.tiny_runtime import text_rows
-from torch import Tensor
 from typer.testing import CliRunner
 
 import yopo
+from converters.checkpoint.config_schema import BlockState
 from converters.checkpoint.convert import convert
-from converters.checkpoint.quantised import ByTable
+from converters.checkpoint.header import read_header
+from converters.checkpoint.quantised import ByTable, readable
 from converters.checkpoint.reader import open_checkpoint, open_converted
 from converters.errors import YopoError
 from converters.loading import Dtype, load
@@ -27,47 +28,6 @@ from yopo_cli.app import app
 
 SIZES = Sizes(32, 48, 2, 4, 4, 8)
 MOVING = Plan(SIZES, (LayerPlan((0, 2), (2,), (5, 7)), LayerPlan((1, 3), (), ())), (Grid(4, 4),))
-INT8 = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True, "dynamic": False}
-FP8 = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True, "dynamic": False}
-ROWS = {"num_bits": 8, "type": "int", "strategy": "token", "symmetric": True, "dynamic": True}
-INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128, "symmetric": True, "dynamic": False}
-
-
-def scheme(weights: Mapping[str, Any], **others: Any) -> dict[str, Any]:
-    """The section of config.json that compressed-tensors writes."""
-    group = {
-        "targets": ["Linear"],
-        "weights": dict(weights),
-        "input_activations": dict(ROWS, type=weights["type"]),
-        "output_activations": None,
-    }
-    kind = "int-quantized" if weights["type"] == "int" else "float-quantized"
-    facts = {"quant_method": "compressed-tensors", "format": kind, "quantization_status": "compressed", "ignore": ["lm_head"]}
-    return {**facts, "config_groups": {"group_0": group}, "kv_cache_scheme": None, **others}
-
-
-def in_eight_bits(weight: Tensor, kind: str) -> dict[str, Tensor]:
-    """A weight and its scales: integers with one for each output, or floats with one for all."""
-    if kind == "int8":
-        scale = weight.abs().amax(1, keepdim=True) / 127
-        return {"weight": (weight / scale).round().to(torch.int8), "weight_scale": scale}
-    scale = weight.abs().max()[None] / 448
-    return {"weight": (weight / scale).to(torch.float8_e4m3fn), "weight_scale": scale}
-
-
-def quantised(folder: Path, kind: str) -> Path:
-    """A tiny LLaVA whose language model has weights of eight bits, in the layout of the llava-hf repositories."""
-    model, config = tiny_llava()
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        module, _, ending = hub_name(name).rpartition(".")
-        if "language_model.layers" in name and ending == "weight" and tensor.dim() == 2:
-            tensors |= {f"{module}.{part}": value.contiguous() for part, value in in_eight_bits(tensor, kind).items()}
-        else:
-            tensors[hub_name(name)] = tensor.clone()
-    facts = config_of(config) | {"dtype": "float32", "quantization_config": scheme(INT8 if kind == "int8" else FP8)}
-    write_checkpoint(folder, facts, tensors)
-    return folder
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
@@ -135,7 +95,7 @@ def test_transformers_loads_what_was_converted(tmp_path: Path) -> None:
 
 def test_four_bits_are_read_as_numbers() -> None:
     """Eight numbers of four bits, the higher half of a byte first; a scale for each row of four."""
-    change = ByTable({}, {"shape": [2, 4], "blocksize": 4}, "F32")
+    change = ByTable({}, BlockState(shape=[2, 4], blocksize=4), "F32")
     table, scales = torch.arange(16.0) - 8, torch.tensor([1.0, 0.5])
     numbers = change.of(torch.tensor([[0x8F], [0x07], [0x9A], [0xF8]], dtype=torch.uint8), table, scales)
     assert numbers.tolist() == [[0, 7, -8, -1], [0.5, 1, 3.5, 0]]
@@ -184,6 +144,75 @@ def test_what_shares_scales_among_inputs_is_refused(tmp_path: Path, section: dic
     with pytest.raises(YopoError, match=sentence) as raised:
         open_checkpoint(tmp_path / "model")
     assert "quantise what yopo writes when you load it" in (raised.value.hint or "")
+
+
+def test_a_dtype_that_is_not_told(tmp_path: Path) -> None:
+    """Configs with `torch_dtype: null` are on the Hub."""
+    save_model(tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    for name in ("dtype", "torch_dtype"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {name: None}))
+        assert open_checkpoint(tmp_path / "model").tensors
+
+
+@pytest.mark.parametrize(
+    ("groups", "sentence"),
+    [
+        ([1], "quantization_config.config_groups is"),
+        ({"a": 3}, "quantization_config.config_groups.a is 3, but"),
+        ({"a": {"weights": [1]}}, "quantization_config.config_groups.a.weights is"),
+        ({"a": {"weights": INT8, "input_activations": "x"}}, "quantization_config.config_groups.a.input_activations is 'x', but"),
+    ],
+)
+def test_sections_of_other_types(tmp_path: Path, groups: Any, sentence: str) -> None:
+    save_model(tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": scheme(INT8, config_groups=groups)}))
+    with pytest.raises(YopoError, match=sentence):
+        open_checkpoint(tmp_path / "model")
+
+
+FOUR = {"weight": (4, 1), "weight.absmax": (2,), "weight.quant_map": (16,)}
+NESTED = FOUR | {"weight.absmax": (2,), "weight.nested_absmax": (1,), "weight.nested_quant_map": (256,)}
+TOLD: dict[str, Any] = {"shape": [2, 4], "blocksize": 4}
+
+
+@pytest.mark.parametrize(
+    ("told", "shapes", "sentence"),
+    [
+        (TOLD, FOUR, None),
+        (TOLD | {"nested_blocksize": 2, "nested_offset": 0.5}, NESTED, None),
+        (TOLD, NESTED, "does not tell how its scales are quantised"),
+        (TOLD | {"nested_blocksize": 1, "nested_offset": 0.5}, NESTED, "nested_absmax' has shape"),
+        (TOLD | {"shape": [2, 6]}, FOUR, "weight' has shape"),
+        (TOLD | {"blocksize": 2}, FOUR, "absmax' has shape"),
+        (TOLD | {"blocksize": 0}, FOUR, "blocksize is 0, but"),
+        (TOLD, FOUR | {"weight.quant_map": (8,)}, "quant_map' has shape"),
+        ("{", FOUR, "is not JSON"),
+    ],
+)
+def test_four_bits_are_held_against_what_is_told_of_them(tmp_path: Path, told: Any, shapes: Any, sentence: str | None) -> None:
+    text = told if isinstance(told, str) else json.dumps(told)
+    tensors = {f"m.{name}": torch.zeros(shape, dtype=torch.uint8) for name, shape in shapes.items()}
+    state = "weight.quant_state.bitsandbytes__nf4"
+    save_file(tensors | {f"m.{state}": torch.tensor(list(text.encode()), dtype=torch.uint8)}, tmp_path / "file.safetensors")
+    header = read_header(tmp_path / "file.safetensors")
+    parts = {name.removeprefix("m."): info for name, info in header.items() if name != "m.weight"}
+    given = {"m.weight": header["m.weight"]}, {"m.weight": parts}, {}
+    if sentence is None:
+        assert readable(*given)["m.weight"].shape == (2, 4)
+    else:
+        with pytest.raises(YopoError, match=sentence):
+            readable(*given)
+
+
+@pytest.mark.parametrize("ending", ["weight_scale", "weight_zero_point"])
+def test_scales_that_are_not_one_for_each_output(tmp_path: Path, ending: str) -> None:
+    tensors = {"weight": torch.zeros(4, 6, dtype=torch.int8), "weight_scale": torch.ones(4, 1), "weight_zero_point": torch.zeros(4, 1)}
+    save_file(tensors | {ending: torch.ones(3, 1)}, tmp_path / "file.safetensors")
+    header = read_header(tmp_path / "file.safetensors")
+    with pytest.raises(YopoError, match=rf"'{ending}' has shape \[3, 1\], its weight \[4, 6\]"):
+        readable({"m.weight": header.pop("weight")}, {"m.weight": header}, {})
 
 
 def test_a_weight_without_its_scales_is_refused(tmp_path: Path) -> None:

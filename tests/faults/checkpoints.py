@@ -10,6 +10,7 @@ from zlib import crc32
 
 from hypothesis import strategies as st
 from support.checkpoints import listing, save_model
+from support.eight_bits import quantised
 from support.random_plans import random_plan
 
 from converters.checkpoint.reader import open_checkpoint, open_converted
@@ -19,7 +20,10 @@ from .cases import Tally, hidden, run, yopo
 from .mutations import FILES, Change, changed, changes, damaged, drawn
 
 LAYOUTS = {"one": {}, "shards": {"shards": 2}, "bin": {"binary": True}}
-DOCUMENTS = ("config.json", "config.json", "config.json", "model.safetensors.index.json", "header")
+DOCUMENTS = (
+    *[("shards", "config.json")] * 3, ("shards", "model.safetensors.index.json"), ("shards", "header"),
+    *[("quantised", "config.json")] * 2, ("quantised", "header"),
+)  # fmt: skip
 
 
 def attack(tally: Tally, cases: int, number: int) -> None:
@@ -28,13 +32,14 @@ def attack(tally: Tally, cases: int, number: int) -> None:
         bases = {name: Path(place) / name for name in LAYOUTS}
         for name, options in LAYOUTS.items():
             save_model(bases[name], **options)
+        bases["quantised"] = quantised(Path(place) / "quantised", "int8")
         plan = Path(place) / "plan.json"
         plan.write_text(json.dumps(to_json(random_plan(open_checkpoint(bases["one"]).sizes, 0, (Grid(4, 4),)))))
         what = st.tuples(st.sampled_from(DOCUMENTS), changes())
         files = st.tuples(st.sampled_from(sorted(LAYOUTS)), st.integers(0, 20), st.sampled_from(sorted(FILES)))
         pickles = st.tuples(st.just("bin"), changes())
         third = cases // 4
-        drawn(what, cases - 2 * third, number, lambda case: _document(tally, bases["shards"], plan, *case))
+        drawn(what, cases - 2 * third, number, lambda case: _document(tally, bases[case[0][0]], plan, case[0][1], case[1]))
         drawn(files, third, number, lambda case: _file(tally, bases[case[0]], plan, *case[1:]))
         drawn(pickles, third, number, lambda case: _pickle(tally, bases["bin"], plan, case[1]))
 
@@ -42,11 +47,11 @@ def attack(tally: Tally, cases: int, number: int) -> None:
 def _document(tally: Tally, base: Path, plan: Path, document: str, change: Change) -> None:
     def harm(folder: Path) -> None:
         if document == "header":
-            _change_header(folder / "model-00001-of-00002.safetensors", change)
+            _change_header(min(folder.glob("*.safetensors")), change)
         else:
             (folder / document).write_bytes(changed(json.loads((folder / document).read_text()), change))
 
-    _convert(tally, base, plan, harm, f"{document} {change!r:.200}")
+    _convert(tally, base, plan, harm, f"{base.name} {document} {change!r:.200}")
 
 
 def _change_header(file: Path, change: Change) -> None:
