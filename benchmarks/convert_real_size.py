@@ -24,7 +24,7 @@ from convert_time import example_plan, watch
 
 HERE = Path(__file__).parent
 MEASURED = HERE.parent / "converters" / "bench" / "configs"
-CONFIGS = MEASURED / "published"  # as their repositories have them
+CONFIGS = MEASURED / "published"  # in the layouts of their repositories; the long and short RoPE factors of internvl2-4b are stand-ins
 PICTURE = (448, 448)  # one tile of InternVL: thirteen take bfloat16 on two cores longer than nine minutes
 
 
